@@ -1,0 +1,138 @@
+"""What the runtime knows of a core: the protocol that user shards and treasuries share.
+
+A machine is a deterministic state machine. ``decide`` looks at one input and emits *deltas*; each delta is
+folded into the state as soon as it is emitted, so that the next rule sees it. ``fold`` applies the deltas of a
+record that was read back. Both end in the same ``apply`` of one delta: there is no second implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from adgovernor.contracts.ledger import Draft, ReadRecord
+
+RULES: Final = 1
+"""Version of the rules. It rises when the same inputs would give another record."""
+
+Fields = dict[str, dict[str, bytes | None]]
+"""State as a store holds it: bucket → field → value; None deletes the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """An input that is not what its topic promises."""
+
+    reason: str
+    """Short and machine-readable: ``not_json``, ``invalid``, ``empty``…"""
+    message: str
+
+
+@dataclass(slots=True)
+class Input:
+    """One input, decoded.
+
+    Attributes:
+        event: the contract's model, or `Poison`.
+        time_ms: event time; -1 where the input has none (side messages, poison): it is handled first.
+        routing: the person that the input is about; empty where it is about nobody.
+        state_key: the name under which the state that it needs is stored; empty where it needs none.
+        is_json: the value can be spliced into the ledger as it is.
+    """
+
+    topic: str
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    event: object
+    time_ms: int
+    routing: str = ""
+    session: str | None = None
+    state_key: str = ""
+    is_json: bool = True
+
+
+@dataclass(slots=True)
+class Links:
+    """Numbers and hashes of the side messages exchanged with other shards."""
+
+    sent: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Destination shard → (number, hash) of the last message sent."""
+    taken: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Source shard → (number, hash) of the last message taken."""
+
+
+class Machine(Protocol):
+    """One shard's core."""
+
+    shard: str
+    watermark_ms: int
+
+    def read(self, topic: str, offset: int, key: bytes | None, value: bytes | None) -> Input:
+        """Decodes an input. Never raises for what the input holds: bad bytes become `Poison`. Pure."""
+        ...
+
+    def missing(self, inputs: Iterable[Input]) -> list[str]:
+        """The state keys that these inputs need and that are not in memory, each once."""
+        ...
+
+    def missing_for_fold(self, records: Iterable[ReadRecord]) -> list[str]:
+        """The state keys that folding these records needs and that are not in memory, each once."""
+        ...
+
+    def load(self, state_key: str, value: bytes | None) -> None:
+        """Takes a state read from the store (bucket ``users``); None: there is none yet. Deltas folded while it
+        was unknown (see ``decide``) are applied on top."""
+        ...
+
+    def unloaded(self) -> list[str]:
+        """State keys with deltas folded on an unknown base: `load` them before anything is written."""
+        ...
+
+    def open_block(self, height: int, now_ms: int, drained: bool) -> Draft | None:
+        """Begins a block. Where it is drained and time alone changes something, the tick's draft."""
+        ...
+
+    def due(self, now_ms: int) -> bool:
+        """Whether a drained block at ``now_ms`` would have a tick worth a block."""
+        ...
+
+    def decide(self, event: Input, *, unknown: bool = False) -> Draft:
+        """What happens, and why; the state moves on. ``unknown``: the state under ``state_key`` could not be
+        read, so it is assumed as the campaigns' policies say, and recorded."""
+        ...
+
+    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
+        """Begins a block that is read back."""
+        ...
+
+    def fold(self, draft: Draft, routing: str | None, session: str | None) -> None:
+        """Applies one record of the block; routing and session come from its personal part, None where that
+        cannot be read any more (then only what concerns nobody is applied)."""
+        ...
+
+    def take_changes(self) -> dict[str, set[str]]:
+        """Which fields (by bucket) changed since the last call."""
+        ...
+
+    def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
+        """The present values of these fields."""
+        ...
+
+    def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Takes the whole of the state but the ``users`` bucket, as `resident_buckets` were read."""
+        ...
+
+    def resident_buckets(self) -> tuple[str, ...]:
+        """The buckets that are always in memory."""
+        ...
+
+    def evict(self, keep: int, pinned: set[str]) -> int:
+        """Drops the least recently used states beyond ``keep``, never one in ``pinned`` nor one with deltas on
+        an unknown base. Gives how many left."""
+        ...
+
+    def resident(self) -> int:
+        """How many states are in memory."""
+        ...

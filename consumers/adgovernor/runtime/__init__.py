@@ -1,0 +1,1 @@
+"""Shards at work: ownership, chunks, the ledger chain, takeover, publishing, quarantine, backpressure."""

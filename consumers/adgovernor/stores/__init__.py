@@ -1,0 +1,1 @@
+"""Materialised state: what the ledger proves, where another worker, a query or a dashboard can read it."""

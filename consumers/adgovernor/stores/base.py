@@ -1,0 +1,82 @@
+"""The one small protocol of every store.
+
+A shard's state is a set of buckets (``meta``, ``campaigns``, ``open``, ``users``…), each a map from field to
+bytes, and a *tip*: the place in the ledger whose fold the state is. All mutation is one call: compare the tip,
+swap it, write the changed fields, atomically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """A place in a shard's ledger."""
+
+    ledger: str
+    """The ledger's id: the chain of its first valid block; empty before there is one."""
+    height: int
+    """Of the last block folded; 0 before the first."""
+    chain: str
+    """Of that block; empty before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a store says of a shard."""
+
+    tip: Tip
+    spine: bytes
+    """The runtime's own part (ledger offset after the tip, positions, numbers), opaque to the store."""
+
+
+class Store(Protocol):
+    """One deployment's store. Every method raises `Unavailable` where the answer is not known; a mutation is
+    then never repeated blindly: read the tip first."""
+
+    async def read_meta(self, shard: str) -> Meta | None:
+        """The shard's tip and spine; None where there is nothing."""
+        ...
+
+    async def read_buckets(
+        self, shard: str, buckets: Sequence[str]
+    ) -> tuple[Meta | None, dict[str, dict[str, bytes]]]:
+        """Whole buckets, and the tip that they all belong to."""
+        ...
+
+    async def read_fields(
+        self, shard: str, bucket: str, fields: Sequence[str]
+    ) -> tuple[Meta | None, list[bytes | None]]:
+        """Some fields of one bucket, and the tip that they all belong to; one round trip."""
+        ...
+
+    async def swap(
+        self,
+        shard: str,
+        expected: Tip,
+        meta: Meta,
+        changes: Mapping[str, Mapping[str, bytes | None]],
+    ) -> Meta | None:
+        """Where the tip is ``expected``: becomes ``meta`` with the changes; answers None. Elsewhere nothing
+        changes and the present meta is the answer (tip `NOTHING` where there is none)."""
+        ...
+
+    async def reset(self, shard: str, expected: Tip | None, meta: Meta) -> Meta | None:
+        """Where the tip is ``expected`` (None: there is nothing): drops every bucket and becomes ``meta``;
+        answers as `swap` does."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises `Unavailable` where the store cannot be used."""
+        ...
+
+    async def close(self) -> None:
+        """Lets connections go."""
+        ...
+
+
+NOTHING = Tip("", 0, "")
+"""The tip of an empty ledger, and what an empty store answers."""

@@ -1,0 +1,23 @@
+"""What every public model shares: frozen, strict about types, tolerant of fields that it does not know."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Micros = Annotated[
+    int, Field(ge=0, le=2**62, description="An amount of money in micro-units of the currency.")
+]
+TimeMs = Annotated[
+    int, Field(ge=0, le=2**52, description="A point in time: milliseconds since 1970-01-01 UTC.")
+]
+DurationMs = Annotated[int, Field(ge=0, le=2**52, description="A length of time in milliseconds.")]
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Contract(BaseModel):
+    """A frozen value. Types are strict (the text ``"5"`` is not the number 5); unknown fields are ignored,
+    so that a newer publisher can talk to an older reader."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True)

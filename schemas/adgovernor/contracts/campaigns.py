@@ -1,0 +1,313 @@
+"""Campaigns, accounts, the commands that change them (topic ``campaigns``) and the events about them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator, model_validator
+
+from adgovernor.contracts.base import Contract, DurationMs, Id, Micros, TimeMs
+from adgovernor.contracts.money import price_of_cpm
+from adgovernor.contracts.zones import zone
+
+DAY_MS = 86_400_000
+WEEK_MS = 7 * DAY_MS
+MONTH_MS = 30 * DAY_MS
+
+_CALENDAR_LENGTHS = {"day": DAY_MS, "week": WEEK_MS, "month": MONTH_MS}
+
+
+class Cap(Contract):
+    """At most ``limit`` servings of a scope in a window. A limit of 0 means never.
+
+    ``rolling``: any ``length_ms``, exact to the millisecond, half-open. ``calendar``: the account's day, ISO
+    week or month, named by ``length_ms`` of 1, 7 or 28-31 days (the words ``day``, ``week`` and ``month`` are
+    read as these). ``lifetime``, ``pod`` (one request) and ``stream`` (one session) have no length.
+    """
+
+    scope: Literal["creative", "campaign", "advertiser", "category", "label"] = "campaign"
+    window: Literal["rolling", "calendar", "lifetime", "pod", "stream"] = "rolling"
+    length_ms: DurationMs | None = None
+    limit: int = Field(ge=0)
+    label: str | None = None
+    """For scope ``label``: which, such as ``placement:preroll``. For scope ``category``: only this one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calendar_words(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            word = str(value.get("window", "")).removeprefix("calendar").lstrip("_-: ")
+            if word in _CALENDAR_LENGTHS:
+                return {**value, "window": "calendar", "length_ms": _CALENDAR_LENGTHS[word]}
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Cap:
+        if self.window == "rolling" and not self.length_ms:
+            raise ValueError("a rolling cap needs length_ms above 0")
+        if self.window == "calendar" and self.calendar_unit() is None:
+            raise ValueError(
+                "a calendar cap needs length_ms of one day (86400000), one ISO week (604800000) or one month "
+                "(28 to 31 days); or the window 'day', 'week' or 'month'"
+            )
+        if self.scope == "label" and not self.label:
+            raise ValueError("a cap of scope label needs the label that it counts")
+        return self
+
+    def calendar_unit(self) -> Literal["day", "week", "month"] | None:
+        """Which calendar window ``length_ms`` names, or None."""
+        if self.length_ms == DAY_MS:
+            return "day"
+        if self.length_ms == WEEK_MS:
+            return "week"
+        if self.length_ms is not None and 28 * DAY_MS <= self.length_ms <= 31 * DAY_MS:
+            return "month"
+        return None
+
+
+class Pacing(Contract):
+    """How fast the treasury releases a campaign's money (the day's, or the flight's where there is no daily
+    budget)."""
+
+    mode: Literal["asap", "even", "front_loaded", "hourly"] = "asap"
+    lead_percent: int = Field(default=25, ge=0, le=100)
+    """front_loaded: how far the release runs ahead of even at the middle, in percent of the whole."""
+    hourly_weights: tuple[int, ...] = ()
+    """hourly: 24 weights, one for each hour of the account's day."""
+
+    @model_validator(mode="after")
+    def _weights(self) -> Pacing:
+        if self.mode == "hourly" and (
+            len(self.hourly_weights) != 24 or min(self.hourly_weights) < 0 or not sum(self.hourly_weights)
+        ):
+            raise ValueError("hourly pacing needs 24 hourly_weights, none negative, not all 0")
+        return self
+
+
+class Policies(Contract):
+    """What a campaign prefers where the answer is a matter of taste."""
+
+    no_identity: Literal["skip", "session"] = "skip"
+    """Nobody known, and the campaign has caps: skip it, or cap by session."""
+    degraded: Literal["open", "closed", "bounded"] = "open"
+    """The store is away and the person's history is not in memory: serve, do not, or serve at most
+    ``degraded_limit`` times."""
+    degraded_limit: int = Field(default=1, ge=0)
+
+
+class Campaign(Contract):
+    """A campaign as its account defines it. Amounts are micros of ``currency``."""
+
+    campaign_id: Id
+    account_id: Id
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    """ISO 4217."""
+    budget_micros: Micros
+    """The total budget, absolute: an upsert moves only the difference to the previous one."""
+    daily_budget_micros: Micros | None = None
+    """At most so much on one day of the account's time zone."""
+    price_micros: Micros | None = None
+    """The price of one impression."""
+    cpm_micros: Micros | None = None
+    """The price of a thousand impressions; see ``money.price_of_cpm``. Not together with ``price_micros``."""
+    min_price_micros: Micros | None = None
+    """The least price of one impression, and the unit of leases; a cheaper candidate is refused. Left out:
+    the campaign's own price."""
+    start_ms: TimeMs | None = None
+    end_ms: TimeMs | None = None
+    """The flight: from ``start_ms``, up to but not including ``end_ms``."""
+    caps: tuple[Cap, ...] = ()
+    categories: tuple[str, ...] = ()
+    pacing: Pacing = Pacing()
+    policies: Policies = Policies()
+    thresholds_percent: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (50, 80, 100)
+    """At which shares of the budget spent a ``budget-thresholds`` event is emitted, once an episode."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pacing_word(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("pacing"), str):
+            return {**value, "pacing": {"mode": value["pacing"].replace("-", "_")}}
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Campaign:
+        if self.price_micros is not None and self.cpm_micros is not None:
+            raise ValueError("give price_micros or cpm_micros, not both")
+        if self.start_ms is not None and self.end_ms is not None and self.end_ms <= self.start_ms:
+            raise ValueError("end_ms must be after start_ms")
+        return self
+
+    def price(self) -> int:
+        """The price of one impression in micros; 0 for a campaign that names none."""
+        if self.price_micros is not None:
+            return self.price_micros
+        return 0 if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
+
+    def one_price(self) -> int:
+        """The least price of one impression in micros: the unit of leases and of exhaustion."""
+        return self.price() if self.min_price_micros is None else self.min_price_micros
+
+
+class Account(Contract):
+    """An advertiser: whose campaigns share a treasury shard and a calendar."""
+
+    account_id: Id
+    time_zone: str = "UTC"
+    """IANA name, such as ``Europe/Berlin``: whose days its daily budgets and calendar caps follow."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            zone(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(
+                f"unknown time zone {value!r}; use an IANA name such as Europe/Berlin"
+            ) from error
+        return value
+
+
+class _Command(Contract):
+    command_id: Id
+    """Each id once: a command seen before has no effect."""
+    account_id: Id
+    """Also the message's key."""
+    time_ms: TimeMs = 0
+    """When it was given."""
+
+
+class UpsertAccount(_Command):
+    """Defines an account, or changes it."""
+
+    command: Literal["account"]
+    account: Account
+
+
+class UpsertCampaign(_Command):
+    """Defines a campaign, or changes it. A lower budget takes only money that is unleased."""
+
+    command: Literal["upsert"]
+    campaign: Campaign
+
+    @model_validator(mode="after")
+    def _same_account(self) -> UpsertCampaign:
+        if self.campaign.account_id != self.account_id:
+            raise ValueError(
+                f"the campaign's account_id is {self.campaign.account_id!r}, "
+                f"the command's is {self.account_id!r}: they must be one"
+            )
+        return self
+
+
+class MoneyCommand(_Command):
+    """Adds to a budget (``top-up``; ``credit``, as for invalid traffic) or takes from it (``decrease``)."""
+
+    command: Literal["top-up", "credit", "decrease"]
+    campaign_id: Id
+    amount_micros: Annotated[int, Field(gt=0, le=2**62)]
+
+
+class StatusCommand(_Command):
+    """Pauses a campaign by hand, resumes it, or ends it for good."""
+
+    command: Literal["pause", "resume", "archive"]
+    campaign_id: Id
+
+
+Command = Annotated[
+    UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand, Field(discriminator="command")
+]
+
+
+class _FromTreasury(Contract):
+    account_id: Id
+    campaign_id: Id
+    time_ms: TimeMs
+    """The treasury's watermark when it happened."""
+    shard: str
+    height: int
+    index: int
+    dn: int = Field(ge=1)
+
+
+class CampaignChange(_FromTreasury):
+    """What became of a command (topic ``campaign-changes``)."""
+
+    command_id: Id
+    command: str
+    accepted: bool
+    reason: str | None = None
+    """Why it was refused: ``duplicate``, ``unknown_campaign``, ``other_account``, ``too_little_unleased``…"""
+    topped_up_micros: Micros = 0
+    """The campaign's whole money after it: budget + top-ups + credits − decreases."""
+    campaign_id: str = ""
+    """Empty for an account's command."""
+
+
+class CampaignPaused(_FromTreasury):
+    """A campaign stopped being served (topic ``campaign-paused``)."""
+
+    episode: int
+    reasons: tuple[str, ...]
+    """Any of ``exhausted``, ``day``, ``manual``, ``flight``, ``archived``."""
+
+
+class CampaignResumed(_FromTreasury):
+    """A campaign is served again (topic ``campaign-resumed``)."""
+
+    episode: int
+
+
+class BudgetExhausted(_FromTreasury):
+    """Less than one price is left (topic ``budget-exhausted``); once an episode."""
+
+    episode: int
+    scope: Literal["total", "day", "account"]
+    currency: str
+    topped_up_micros: Micros
+    spent_micros: Micros
+    """As reported when it happened."""
+    reserved_micros: Micros
+    """Reserved and not yet settled: if it expires, the campaign resumes."""
+    day: int | None = None
+    """scope ``day``: which, as YYYYMMDD in the account's zone."""
+    cause_topic: str
+    cause_offset: int
+    """The input that showed it."""
+
+
+class BudgetThreshold(_FromTreasury):
+    """A share of the budget is spent (topic ``budget-thresholds``); each once an episode."""
+
+    episode: int
+    percent: int
+    currency: str
+    topped_up_micros: Micros
+    spent_micros: Micros
+
+
+CampaignEvent = CampaignChange | CampaignPaused | CampaignResumed | BudgetExhausted | BudgetThreshold
+
+__all__ = [
+    "DAY_MS",
+    "MONTH_MS",
+    "WEEK_MS",
+    "Account",
+    "BudgetExhausted",
+    "BudgetThreshold",
+    "Campaign",
+    "CampaignChange",
+    "CampaignEvent",
+    "CampaignPaused",
+    "CampaignResumed",
+    "Cap",
+    "Command",
+    "MoneyCommand",
+    "Pacing",
+    "Policies",
+    "StatusCommand",
+    "UpsertAccount",
+    "UpsertCampaign",
+]

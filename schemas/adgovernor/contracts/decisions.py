@@ -1,0 +1,110 @@
+"""Decisions: what is shown, and for everything else every reason why not (topic ``decisions``)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from adgovernor.contracts.base import Contract, DurationMs, Id, Micros, TimeMs
+
+
+class ReasonCode(StrEnum):
+    """Why a candidate lost, or a slot was not filled. One code, one rule."""
+
+    # The candidate was good, another was better.
+    OUTBID = "outbid"
+    # Caps and people.
+    CAPPED = "capped"
+    NO_IDENTITY = "no_identity"
+    OPTED_OUT = "opted_out"
+    STATE_UNKNOWN = "state_unknown"
+    # Money.
+    NO_LEASE = "no_lease"
+    EXHAUSTED = "exhausted"
+    DAILY_BUDGET = "daily_budget"
+    PRICE_BELOW_MINIMUM = "price_below_minimum"
+    # The campaign.
+    UNKNOWN_CAMPAIGN = "unknown_campaign"
+    PAUSED = "paused"
+    FLIGHT = "flight"
+    ARCHIVED = "archived"
+    # The slot or pod.
+    FLOOR = "floor"
+    DURATION = "duration"
+    CREATIVE_REPEATED = "creative_repeated"
+    ADVERTISER_SEPARATION = "advertiser_separation"
+    CATEGORY_SEPARATION = "category_separation"
+    # The request.
+    NO_CANDIDATE = "no_candidate"
+    LATE = "late"
+    FUTURE = "future"
+    DEADLINE = "deadline"
+    MISROUTED = "misrouted"
+
+
+class Reason(Contract):
+    """One reason. The fields below ``code`` are those of the cap that blocked, where one did."""
+
+    code: ReasonCode
+    scope: str | None = None
+    """What the cap counts, such as ``campaign:c1`` or ``label:placement:preroll``."""
+    window: str | None = None
+    """``rolling``, ``calendar``, ``lifetime``, ``pod`` or ``stream``."""
+    length_ms: DurationMs | None = None
+    limit: int | None = None
+    count: int | None = None
+    """How many servings were counted before this one."""
+
+
+class Winner(Contract):
+    """The ad that a slot got. Its price is reserved until the deadline."""
+
+    campaign_id: Id
+    creative_id: Id
+    account_id: Id
+    price_micros: Micros
+    currency: str
+    deadline_ms: TimeMs
+    """The reservation's deadline in event time: an impression after it counts as late."""
+    duration_ms: DurationMs | None = None
+
+
+class DecisionSlot(Contract):
+    """One slot: a winner, or the reason why there is none."""
+
+    slot: int
+    winner: Winner | None = None
+    no_fill: ReasonCode | None = None
+
+
+class Loser(Contract):
+    """A candidate that got no slot, with every reason."""
+
+    candidate: int
+    """The candidate's place in the request, from 0."""
+    campaign_id: Id
+    creative_id: Id
+    reasons: tuple[Reason, ...]
+
+
+class Decision(Contract):
+    """What to show for one ad request."""
+
+    decision_id: Id
+    """The request's id."""
+    routing_id: Id
+    """To be echoed as field and key of impressions, clicks and views."""
+    time_ms: TimeMs
+    """The request's event time."""
+    slots: tuple[DecisionSlot, ...]
+    losers: tuple[Loser, ...] = ()
+    degraded: bool = False
+    """Decided without the person's history, because the store was away."""
+    shard: str
+    height: int
+    """The block of the ledger that holds the record."""
+    index: int
+    """The record's place in that block."""
+    dn: int = Field(ge=1)
+    """The output's number, contiguous from 1 in each partition of a topic: take last + 1, ignore the rest."""

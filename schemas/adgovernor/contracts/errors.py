@@ -1,0 +1,56 @@
+"""The error tree, divided by who is at fault.
+
+    AdGovernorError
+    ├── BadInput             what somebody gave us is wrong; says what, where and how to mend it
+    │   ├── Undecodable      an event that is not what its topic promises (goes to the DLQ)
+    │   └── BadSettings      a setting, or the set-up of a server, is wrong (nothing starts)
+    ├── Halted               a shard must not go on until a person has looked
+    └── Unavailable          a server did not do what was asked; trying again later may help
+
+Expected refusals (a cap, an exhausted budget) are values, never exceptions. Anything that is not in this
+tree is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class AdGovernorError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+
+class BadInput(AdGovernorError):
+    """What somebody gave us is wrong. The message says what, where, and how to mend it."""
+
+
+class Undecodable(BadInput):
+    """An event's bytes are not what its topic promises.
+
+    Attributes:
+        reason: a short machine-readable code, such as ``not_json`` or ``invalid``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BadSettings(BadInput):
+    """A setting or a server's set-up is wrong, so the program refuses to start."""
+
+
+class Halted(AdGovernorError):
+    """A shard stopped because going on could lose or double money.
+
+    Attributes:
+        shard: the shard, such as ``u3`` or ``t0``.
+        reason: a short machine-readable code, such as ``ledger_truncated``.
+    """
+
+    def __init__(self, shard: str, reason: str, message: str) -> None:
+        super().__init__(f"shard {shard} halted ({reason}): {message}")
+        self.shard = shard
+        self.reason = reason
+
+
+class Unavailable(AdGovernorError):
+    """A server could not be reached, or did not answer before the deadline."""

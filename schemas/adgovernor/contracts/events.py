@@ -1,0 +1,74 @@
+"""What happened after a decision, and what people want (topics ``impressions`` and ``user-events``)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from adgovernor.contracts.base import Contract, Id, Micros, TimeMs
+
+
+class Impression(Contract):
+    """A decided ad was shown: its reservation becomes spend."""
+
+    type: Literal["impression"] = "impression"
+    decision_id: Id
+    """The decision's id, which is its request's id."""
+    slot: int = Field(default=0, ge=0)
+    """Which of the decision's slots was shown."""
+    routing_id: Id
+    """The decision's routing id, echoed; it is also the event's key."""
+    time_ms: TimeMs
+    """Event time: when it was shown."""
+    price_micros: Micros | None = None
+    """The price really paid. Below the reservation the rest returns to the lease; above it the reserved
+    price is charged and the record flagged. Left out: the reserved price."""
+
+
+class Click(Contract):
+    """A shown ad was clicked. Recorded; it moves no money of campaigns priced by impression."""
+
+    type: Literal["click"]
+    decision_id: Id
+    slot: int = Field(default=0, ge=0)
+    routing_id: Id
+    time_ms: TimeMs
+
+
+class CompletedView(Contract):
+    """A shown ad played to its end. Recorded; it moves no money of campaigns priced by impression."""
+
+    type: Literal["view"]
+    decision_id: Id
+    slot: int = Field(default=0, ge=0)
+    routing_id: Id
+    time_ms: TimeMs
+
+
+Engagement = Annotated[Impression | Click | CompletedView, Field(discriminator="type")]
+
+
+class OptOut(Contract):
+    """A person no longer wants ads: all of them, one advertiser's, or one category's. Honoured from the next
+    event on."""
+
+    type: Literal["opt-out"]
+    routing_id: Id
+    time_ms: TimeMs
+    scope: Literal["all", "advertiser", "category"] = "all"
+    value: str | None = None
+    """The account id or the category; nothing for ``all``."""
+
+
+class OptIn(Contract):
+    """Takes an opt-out of the same scope and value back."""
+
+    type: Literal["opt-in"]
+    routing_id: Id
+    time_ms: TimeMs
+    scope: Literal["all", "advertiser", "category"] = "all"
+    value: str | None = None
+
+
+UserEvent = Annotated[OptOut | OptIn, Field(discriminator="type")]

@@ -1,0 +1,113 @@
+"""Ad requests: what a publisher asks for, and what may be shown (topic ``ad-requests``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from adgovernor.contracts.base import Contract, DurationMs, Id, Micros, TimeMs
+from adgovernor.contracts.money import price_of_cpm
+from adgovernor.contracts.routing import routing_id
+
+
+class Candidate(Contract):
+    """One ad that could be shown. A candidate without a price has its campaign's."""
+
+    campaign_id: Id
+    creative_id: Id
+    price_micros: Micros | None = None
+    """The price of one impression, in micros of the campaign's currency."""
+    cpm_micros: Micros | None = None
+    """The price of a thousand impressions; see ``money.price_of_cpm``. Not together with ``price_micros``."""
+    duration_ms: DurationMs | None = None
+    """How long the creative plays; needed where a slot or pod restricts durations."""
+    categories: tuple[str, ...] = ()
+    """IAB content categories of the creative, in addition to its campaign's."""
+    advertiser_domain: str | None = None
+    """The landing domain (OpenRTB ``adomain``), for competitive separation."""
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Candidate:
+        if self.price_micros is not None and self.cpm_micros is not None:
+            raise ValueError("give price_micros or cpm_micros, not both")
+        return self
+
+    def price(self) -> int | None:
+        """The price of one impression in micros, or None where the campaign's own price applies."""
+        if self.price_micros is not None:
+            return self.price_micros
+        return None if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
+
+
+class SlotSpec(Contract):
+    """One place for one ad."""
+
+    min_duration_ms: DurationMs | None = None
+    max_duration_ms: DurationMs | None = None
+    allowed_durations_ms: tuple[DurationMs, ...] = ()
+    """Exactly these durations (OpenRTB ``rqddurs``); empty: any."""
+    floor_micros: Micros = 0
+    """The least price of one impression in this slot."""
+
+
+class PodSpec(Contract):
+    """A dynamic pod: time to fill rather than slots (OpenRTB 2.6 ``poddur``, ``maxseq``)."""
+
+    total_duration_ms: DurationMs
+    max_ads: int = Field(default=12, ge=1)
+    min_duration_ms: DurationMs | None = None
+    max_duration_ms: DurationMs | None = None
+    allowed_durations_ms: tuple[DurationMs, ...] = ()
+    floor_micros: Micros = 0
+    separate_advertisers: bool = True
+    """No two ads of one advertiser domain in the pod."""
+    separate_categories: bool = False
+    """No two ads that share a category in the pod."""
+
+
+class AdRequest(Contract):
+    """A publisher asks what to show to somebody. Without ``slots`` or ``pod`` it asks for one ad."""
+
+    request_id: Id
+    time_ms: TimeMs
+    """Event time: when the person asked."""
+    household_id: str | None = None
+    user_id: str | None = None
+    device_id: str | None = None
+    session_id: str | None = None
+    """The stream or visit, for caps of window ``stream``."""
+    placement: str | None = None
+    """Where the ad goes, such as ``preroll``; counts as the label ``placement:preroll``."""
+    labels: tuple[str, ...] = ()
+    """Any words that caps may name."""
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    """The publisher's own; stored with the request, never read."""
+    deadline_ms: TimeMs | None = None
+    """After this moment an answer is of no use; the request is then a no-fill (``deadline``)."""
+    slots: tuple[SlotSpec, ...] | None = Field(default=None, max_length=64)
+    """The slots to fill, in order; a bare number N means N slots without restrictions."""
+    pod: PodSpec | None = None
+    candidates: tuple[Candidate, ...] = Field(default=(), max_length=1000)
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _count_of_slots(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not 0 < value <= 64:
+                raise ValueError("slots must be between 1 and 64")
+            return tuple(SlotSpec() for _ in range(value))
+        return value
+
+    @model_validator(mode="after")
+    def _slots_or_pod(self) -> AdRequest:
+        if self.slots is not None:
+            if self.pod is not None:
+                raise ValueError("give slots or pod, not both")
+            if not self.slots:
+                raise ValueError("slots is empty; leave it out to ask for one ad")
+        return self
+
+    def routing_id(self) -> str:
+        """The identity that this request is filed under (see ``routing``)."""
+        return routing_id(self.household_id, self.user_id, self.device_id, self.session_id, self.request_id)

@@ -1,0 +1,59 @@
+"""Routing: which identity an event is filed under, and which partition that identity belongs to.
+
+The routing id is the widest identity that the publisher gives (household, else user, device, session, else
+the request id), prefixed by its kind, so that two kinds with the same text are two people. Partitions are
+those of Kafka's Java clients: murmur2 of the key, sign bit cleared, modulo the partition count.
+"""
+
+from __future__ import annotations
+
+_M = 0x5BD1E995
+_MASK = 0xFFFFFFFF
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's murmur2 (seed 0x9747b28c) of ``data``, as an unsigned 32-bit number."""
+    length = len(data)
+    h = (0x9747B28C ^ length) & _MASK
+    whole = length & ~3
+    for i in range(0, whole, 4):
+        k = int.from_bytes(data[i : i + 4], "little")
+        k = (k * _M) & _MASK
+        k ^= k >> 24
+        k = (k * _M) & _MASK
+        h = ((h * _M) & _MASK) ^ k
+    rest = length & 3
+    if rest:
+        if rest == 3:
+            h ^= data[whole + 2] << 16
+        if rest >= 2:
+            h ^= data[whole + 1] << 8
+        h ^= data[whole]
+        h = (h * _M) & _MASK
+    h ^= h >> 13
+    h = (h * _M) & _MASK
+    return h ^ (h >> 15)
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of ``key`` among ``partitions``, as Kafka's default (Java) partitioner gives it."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def routing_id(
+    household_id: str | None,
+    user_id: str | None,
+    device_id: str | None,
+    session_id: str | None,
+    request_id: str,
+) -> str:
+    """The widest identity given, prefixed by its kind: ``h:``, ``u:``, ``d:``, ``s:`` or ``r:``."""
+    if household_id:
+        return "h:" + household_id
+    if user_id:
+        return "u:" + user_id
+    if device_id:
+        return "d:" + device_id
+    if session_id:
+        return "s:" + session_id
+    return "r:" + request_id
