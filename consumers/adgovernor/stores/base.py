@@ -1,15 +1,16 @@
 """The one small protocol of every store.
 
-A shard's state is a set of buckets (``meta``, ``campaigns``, ``open``, ``users``…), each a map from field to
-bytes, and a *tip*: the place in the ledger whose fold the state is. All mutation is one call: compare the tip,
-swap it, write the changed fields, atomically.
+A shard's state is a set of buckets (``campaigns``, ``open``, ``users``…), each a map from field to bytes, and a
+*tip*: the place in the ledger whose fold the state is. All mutation is one call: compare the tip, swap it, write
+the changed fields, atomically. The bucket name ``meta`` is the store's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,13 @@ class Store(Protocol):
         changes: Mapping[str, Mapping[str, bytes | None]],
     ) -> Meta | None:
         """Where the tip is ``expected``: becomes ``meta`` with the changes; answers None. Elsewhere nothing
-        changes and the present meta is the answer (tip `NOTHING` where there is none)."""
+        changes and the present meta is the answer (tip `NOTHING` where there is none). Where there is nothing,
+        the tip counts as `NOTHING`. At most `SWAP_LIMIT` fields; `ValueError` beyond it, and nothing is sent."""
         ...
 
     async def reset(self, shard: str, expected: Tip | None, meta: Meta) -> Meta | None:
         """Where the tip is ``expected`` (None: there is nothing): drops every bucket and becomes ``meta``;
-        answers as `swap` does."""
+        answers as `swap` does. An ``expected`` of `NOTHING` holds where there is nothing, too."""
         ...
 
     async def ping(self) -> None:
@@ -78,5 +80,27 @@ class Store(Protocol):
         ...
 
 
-NOTHING = Tip("", 0, "")
+NOTHING: Final = Tip("", 0, "")
 """The tip of an empty ledger, and what an empty store answers."""
+
+SWAP_LIMIT: Final = 250_000
+"""Most fields that one swap changes: servers take about a million arguments in one command, and one that large
+already keeps a server from its other work for a good part of a second. Larger changes go in several steps."""
+
+_BUCKET = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+def check_buckets(buckets: Iterable[str]) -> None:
+    """Raises `ValueError` for a name that is no bucket's: lower-case letters, digits, ``_`` and ``-``, never
+    ``meta``, which is the store's own."""
+    for bucket in buckets:
+        if bucket == "meta" or not _BUCKET.fullmatch(bucket):
+            raise ValueError(f"bucket name {bucket!r}: use lower-case letters, digits, _ and -; not 'meta'")
+
+
+def check_changes(changes: Mapping[str, Mapping[str, bytes | None]]) -> None:
+    """Raises `ValueError` where a swap names a bucket that cannot be, or changes more than `SWAP_LIMIT` fields."""
+    check_buckets(changes)
+    size = sum(map(len, changes.values()))
+    if size > SWAP_LIMIT:
+        raise ValueError(f"one swap of {size} fields: change at most {SWAP_LIMIT}, in several steps")
