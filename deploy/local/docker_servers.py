@@ -1,0 +1,141 @@
+"""Kafka and Redis in containers, through testcontainers.
+
+The containers bind the same port inside and outside, so that the address they advertise holds on both sides.
+testcontainers is a development dependency and imported only here, inside the functions: these scripts also run
+where it is not installed.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from local_kafka import COMMON_SETTINGS, Jvm, internal_replication, kafka_version
+from local_redis import NO_DISK, cluster_formed, form_cluster
+from supervised import ServerFailed, free_ports
+
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
+
+REDIS_IMAGE = "redis:7"
+_READY_TIMEOUT_S = 120
+"""Images may have to be pulled first; that is not counted."""
+
+
+def no_docker_because() -> str | None:
+    """Why no container can be started here, or None when an engine answers."""
+    try:
+        from docker.errors import DockerException
+        from testcontainers.core.docker_client import DockerClient
+    except ImportError:
+        return "testcontainers is not installed"
+    try:
+        DockerClient().client.ping()
+    except DockerException as error:
+        return f"no container engine answers ({str(error)[:120]})"
+    return None
+
+
+def start_kafka_container(jvm: Jvm, *, kept: bool) -> tuple[str, DockerContainer]:
+    """Start one broker in KRaft mode; its bootstrap address and the container."""
+    (port,) = free_ports(1)
+    host = _host()
+    settings = {
+        **COMMON_SETTINGS,
+        **internal_replication(1),
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": "1@localhost:9093",
+        "listeners": f"PLAINTEXT://0.0.0.0:{port},CONTROLLER://0.0.0.0:9093",
+        "advertised.listeners": f"PLAINTEXT://{host}:{port}",
+    }
+    environment = {f"KAFKA_{name.replace('.', '_').upper()}": value for name, value in settings.items()}
+    environment["KAFKA_HEAP_OPTS"] = " ".join(jvm.flags()[:2])
+    environment["KAFKA_JVM_PERFORMANCE_OPTS"] = " ".join(jvm.options)
+    environment["CLUSTER_ID"] = (
+        base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+    )
+    image = f"apache/kafka:{kafka_version()}"
+    return f"{host}:{port}", _start(image, [port], "Kafka Server started", environment=environment, kept=kept)
+
+
+def start_redis_container(*, kept: bool) -> tuple[str, DockerContainer]:
+    """Start one Redis; its URL and the container."""
+    (port,) = free_ports(1)
+    command = ["redis-server", "--port", str(port), *NO_DISK]
+    container = _start(REDIS_IMAGE, [port], "Ready to accept connections", command=command, kept=kept)
+    return f"redis://{_host()}:{port}/0", container
+
+
+def start_redis_cluster_container(masters: int = 3) -> tuple[str, DockerContainer]:
+    """Start a Cluster of masters, all in one container, so that 127.0.0.1 means the same inside and outside."""
+    if _host() not in ("localhost", "127.0.0.1"):
+        raise ServerFailed(
+            "a Redis Cluster in a container needs an engine on this machine: its nodes name 127.0.0.1"
+        )
+    chosen = free_ports(2 * masters)
+    ports, bus_ports = chosen[:masters], chosen[masters:]
+    nodes = [
+        f"redis-server --port {port} --cluster-enabled yes --cluster-port {bus_port} --cluster-node-timeout 2000"
+        f" --cluster-config-file nodes-{port}.conf --protected-mode no --save '' --maxmemory-policy noeviction &"
+        for port, bus_port in zip(ports, bus_ports, strict=True)
+    ]
+    command = ["sh", "-c", " ".join([*nodes, "wait"])]
+    container = _start(
+        REDIS_IMAGE, ports, "Ready to accept connections", times=masters, command=command, kept=False
+    )
+    try:
+        form_cluster(ports, bus_ports)
+        _wait_formed(ports)
+    except BaseException:
+        container.stop()
+        raise
+    return f"redis://127.0.0.1:{ports[0]}/0", container
+
+
+def _wait_formed(ports: Sequence[int]) -> None:
+    from testcontainers.core.waiting_utils import wait_for
+
+    wait_for(lambda: all(cluster_formed(port, len(ports)) for port in ports))
+
+
+def _host() -> str:
+    """The host under which the engine's bound ports are reached from here."""
+    from testcontainers.core.docker_client import DockerClient
+
+    return DockerClient().host()
+
+
+def _start(
+    image: str,
+    ports: Sequence[int],
+    ready: str,
+    *,
+    times: int = 1,
+    command: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
+    kept: bool,
+) -> DockerContainer:
+    from testcontainers.core.config import testcontainers_config
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+    if kept:
+        # The reaper removes containers when this process ends, which is what --keep must not have.
+        testcontainers_config.ryuk_disabled = True
+    container = DockerContainer(image)
+    if command:
+        container.with_kwargs(command=list(command))
+    container.with_envs(**(environment or {}))
+    for port in ports:
+        container.with_bind_ports(port, port)
+    container.waiting_for(LogMessageWaitStrategy(ready, times=times).with_startup_timeout(_READY_TIMEOUT_S))
+    try:
+        container.start()
+    except BaseException:
+        if container.get_wrapped_container() is not None:
+            container.stop()
+        raise
+    return container

@@ -1,0 +1,278 @@
+"""Apache Kafka brokers as local processes, from the jars that `pom.xml` names.
+
+The jars are kept in the user's cache (44 MB) and fetched by Maven once for each content of `pom.xml`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from supervised import PortTaken, ServerFailed, Supervised, free_ports
+
+_HERE = Path(__file__).resolve().parent
+_POM = _HERE / "pom.xml"
+_FETCH_TIMEOUT_S = 600.0
+_FORMAT_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 90.0
+"""Ports are up after 3-5 s on an idle machine; a machine at full load takes several times that."""
+_PORT_ATTEMPTS = 3
+OLDEST_JAVA = 17
+
+BLOCK_LIMIT_BYTES = 12 * 1024 * 1024
+"""Room for a ledger block of 8 MB and its framing."""
+
+COMMON_SETTINGS: Mapping[str, str] = {
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    "auto.create.topics.enable": "false",
+    "message.max.bytes": str(BLOCK_LIMIT_BYTES),
+    "replica.fetch.max.bytes": str(BLOCK_LIMIT_BYTES),
+    "replica.fetch.response.max.bytes": str(BLOCK_LIMIT_BYTES),
+    "log.cleaner.dedupe.buffer.size": "16777216",
+    # Tests make and drop many topics: few internal partitions, and the files of a dropped topic go soon.
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.num.partitions": "4",
+    "log.segment.delete.delay.ms": "1000",
+}
+"""What every broker of tests, demo and benchmarks is given, in a container too."""
+
+
+def internal_replication(brokers: int) -> dict[str, str]:
+    """Replication of the broker's own topics, for that many brokers."""
+    replication, in_sync = str(min(3, brokers)), str(2 if brokers >= 3 else 1)
+    return {
+        "offsets.topic.replication.factor": replication,
+        "transaction.state.log.replication.factor": replication,
+        "transaction.state.log.min.isr": in_sync,
+        "share.coordinator.state.topic.replication.factor": replication,
+        "share.coordinator.state.topic.min.isr": in_sync,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Jvm:
+    """Size of a broker's heap, its collector and its compiler."""
+
+    heap_mb: int
+    options: tuple[str, ...]
+
+    def flags(self) -> list[str]:
+        """The arguments of `java`."""
+        return [f"-Xms{self.heap_mb}m", f"-Xmx{self.heap_mb}m", *self.options]
+
+
+TEST_JVM = Jvm(192, ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"))
+BENCH_JVM = Jvm(1024, ("-XX:+UseG1GC",))
+
+
+def kafka_version() -> str:
+    """The version of Apache Kafka that `pom.xml` names."""
+    version = ElementTree.parse(_POM).findtext(".//{*}kafka.version")
+    assert version, f"{_POM} names no kafka.version"
+    return version
+
+
+def find_java() -> Path | None:
+    """A Java of version 17 or newer: of JAVA_HOME, of the path or of the system's folder, or None."""
+    home, on_path = os.environ.get("JAVA_HOME"), shutil.which("java")
+    candidates = [Path(home) / "bin/java"] if home else []
+    candidates += [Path(on_path)] if on_path else []
+    candidates += sorted(Path("/usr/lib/jvm").glob("*/bin/java"))
+    return next((java for java in candidates if _java_version(java) >= OLDEST_JAVA), None)
+
+
+def _java_version(java: Path) -> int:
+    try:
+        told = subprocess.run(
+            [java, "-version"], capture_output=True, text=True, timeout=30, check=False
+        ).stderr
+    except OSError:
+        return 0
+    found = re.search(r'version "(?:1\.)?(\d+)', told)
+    return int(found[1]) if found else 0
+
+
+def jar_folder() -> Path:
+    """Where the jars are or will be: a folder of the user's cache that the content of `pom.xml` names."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    content = hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]
+    return cache / "adgovernor" / f"kafka-{kafka_version()}-{content}"
+
+
+def fetch_jars() -> None:
+    """Have Maven fetch the jars if they are not there; raises ServerFailed with Maven's words when it cannot."""
+    folder = jar_folder()
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetching-") as partial:
+        libraries = Path(partial) / "libs"
+        # --strict-checksums: a jar that is not what its repository says is refused, not warned about.
+        command = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", str(_POM),
+                   "dependency:copy-dependencies", f"-DoutputDirectory={libraries}"]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_FETCH_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ServerFailed(f"Maven did not fetch Kafka's jars in {_FETCH_TIMEOUT_S:.0f} s") from None
+        if done.returncode != 0:
+            raise ServerFailed(f"Maven could not fetch Kafka's jars:\n{(done.stdout + done.stderr)[-3000:]}")
+        try:
+            libraries.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # Otherwise another process was quicker; its jars are the same.
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class LocalKafka:
+    """Running brokers. Each of `brokers` can be killed, paused and started again on its data."""
+
+    bootstrap: str
+    brokers: tuple[Supervised, ...]
+    ports: tuple[int, ...]
+
+    def start_again(self, index: int) -> None:
+        """Start a broker that died, on its data, and wait until it serves."""
+        self.brokers[index].start()
+        _wait_ready(self.brokers[index], self.ports[index])
+
+    def stop(self) -> None:
+        """Kill all brokers and delete their data."""
+        for broker in self.brokers:
+            broker.stop()
+
+
+def start_kafka(
+    brokers: int = 1, *, jvm: Jvm = TEST_JVM, settings: Mapping[str, str] | None = None, kept: bool = False
+) -> LocalKafka:
+    """Start a cluster of combined brokers and controllers on free ports and wait until all serve.
+
+    `settings` are laid over the broker's own. Raises ServerFailed when there is no Java, the jars cannot be fetched
+    or a broker does not start, with the tail of its log.
+    """
+    fetch_jars()
+    for attempt in range(1, _PORT_ATTEMPTS + 1):
+        try:
+            return _start_kafka(brokers, jvm, settings or {}, kept)
+        except PortTaken:
+            if attempt == _PORT_ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _start_kafka(count: int, jvm: Jvm, settings: Mapping[str, str], kept: bool) -> LocalKafka:
+    chosen = free_ports(2 * count)
+    ports, controller_ports = chosen[:count], chosen[count:]
+    java = find_java()
+    if java is None:
+        raise ServerFailed(f"Kafka needs Java {OLDEST_JAVA} or newer and there is none")
+    cluster, quorum = _kafka_id(), ",".join(f"127.0.0.1:{port}" for port in controller_ports)
+    voters = ",".join(
+        f"{node}@127.0.0.1:{port}:{_kafka_id()}" for node, port in enumerate(controller_ports, 1)
+    )
+    started: list[Supervised] = []
+    formatting: list[tuple[Supervised, subprocess.Popen[bytes]]] = []
+    classes = [
+        str(java),
+        "-cp",
+        f"{jar_folder()}/*",
+        f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}",
+    ]
+    try:
+        for node, (port, controller_port) in enumerate(zip(ports, controller_ports, strict=True), 1):
+            directory = Path(tempfile.mkdtemp(prefix=f"adgovernor-kafka-{node}-"))
+            properties = directory / "server.properties"
+            values = {
+                **COMMON_SETTINGS,
+                **internal_replication(count),
+                **(_SEVERAL_BROKERS if count > 1 else {}),
+                "process.roles": "broker,controller",
+                "node.id": str(node),
+                "controller.quorum.bootstrap.servers": quorum,
+                "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+                "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+                "log.dirs": str(directory / "data"),
+                **settings,
+            }
+            properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+            broker = Supervised(
+                f"kafka-{node}",
+                [*classes, *jvm.flags(), "kafka.Kafka", str(properties)],
+                directory,
+                kept=kept,
+            )
+            started.append(broker)
+            with broker.log.open("wb") as log:
+                formatting.append((broker, subprocess.Popen(
+                    [*classes, *TEST_JVM.flags(), "kafka.tools.StorageTool", "format", "--cluster-id", cluster,
+                     "--initial-controllers", voters, "--config", str(properties)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                )))  # fmt: skip
+        for broker, process in formatting:
+            if process.wait(_FORMAT_TIMEOUT_S) != 0:
+                raise ServerFailed(
+                    f"the storage of {broker.name} could not be formatted\n{broker.log_tail()}"
+                )
+        for broker in started:
+            broker.start()
+        for broker, port in zip(started, ports, strict=True):
+            _wait_ready(broker, port)
+    except BaseException:
+        for _, process in formatting:
+            process.kill()
+            process.wait()
+        for broker in started:
+            broker.stop()
+        raise
+    return LocalKafka(",".join(f"127.0.0.1:{port}" for port in ports), tuple(started), tuple(ports))
+
+
+_SEVERAL_BROKERS = {
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    # A killed leader is replaced after 4-6 s instead of 9-10 s.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+}
+
+
+def _kafka_id() -> str:
+    """An id in Kafka's form, base64 of 16 bytes; one that begins with a dash would read as an option."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
+def _wait_ready(broker: Supervised, port: int) -> None:
+    def serves() -> bool:
+        if "Kafka Server started" not in broker.output():
+            return False
+        with socket.socket() as connection:
+            connection.settimeout(1.0)
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    broker.wait_ready(serves, _READY_TIMEOUT_S)
