@@ -43,6 +43,7 @@ from local_redis import (
     LocalRedis,
     LocalSentinel,
     find_redis,
+    redis_command,
     start_redis,
     start_redis_cluster,
     start_redis_sentinel,
@@ -53,10 +54,27 @@ if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
 __all__ = [
-    "BENCH_JVM", "TEST_JVM", "Jvm", "LocalKafka", "LocalRedis", "LocalSentinel", "Server", "ServerFailed",
-    "ServersUnavailable", "Supervised", "obtain_kafka", "obtain_redis", "obtain_redis_cluster", "prepare",
-    "start_kafka", "start_redis", "start_redis_cluster", "start_redis_sentinel",
-]  # fmt: skip
+    "BENCH_JVM",
+    "TEST_JVM",
+    "Jvm",
+    "LocalKafka",
+    "LocalRedis",
+    "LocalSentinel",
+    "Server",
+    "ServerFailed",
+    "ServersUnavailable",
+    "Supervised",
+    "obtain_kafka",
+    "obtain_redis",
+    "obtain_redis_cluster",
+    "prepare",
+    "redis_command",
+    "require_local",
+    "start_kafka",
+    "start_redis",
+    "start_redis_cluster",
+    "start_redis_sentinel",
+]
 
 KAFKA_VARIABLE = "ADGOVERNOR_TEST_KAFKA"
 REDIS_VARIABLE = "ADGOVERNOR_TEST_REDIS"

@@ -67,6 +67,8 @@ class Supervised:
              str(self.directory), "--log", str(self.log), "--", *self._command],
             stdin=subprocess.DEVNULL if self._kept else subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # A kept server must not hold open a pipe that this process's messages go to.
+            stderr=subprocess.DEVNULL if self._kept else None,
             # A new session keeps a terminal's Ctrl-C away: servers stop after their users, not with them.
             start_new_session=True,
         )  # fmt: skip

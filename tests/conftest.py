@@ -1,0 +1,84 @@
+"""Fixtures for tests that need a real Kafka or a real Redis.
+
+`./deploy/test` starts the servers once and hands their addresses on; a bare `pytest` starts them when the first test
+asks (each pytest-xdist worker its own). A test that uses one of these fixtures carries the mark `servers` by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient
+from redis.asyncio import Redis
+
+import servers
+
+_SERVER_FIXTURES = {"kafka_bootstrap", "redis_url", "redis_cluster_url"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that uses a server, so that `-m 'not servers'` leaves all of them out."""
+    for item in items:
+        if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+
+
+def _address(obtain: Callable[[], servers.Server]) -> Iterator[str]:
+    """Hold a server for the session; skip where none can be had, unless the run insists on servers."""
+    try:
+        server = obtain()
+    except servers.ServersUnavailable as error:
+        if os.environ.get(servers.REQUIRE_VARIABLE):
+            raise
+        pytest.skip(f"servers cannot be had here: {error}")
+    try:
+        yield server.address
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """The bootstrap address of a Kafka broker that all tests of the session share."""
+    yield from _address(servers.obtain_kafka)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a Redis that all tests of the session share."""
+    yield from _address(servers.obtain_redis)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """The URL of one node of a Redis Cluster of three masters that all tests of the session share."""
+    yield from _address(servers.obtain_redis_cluster)
+
+
+@pytest_asyncio.fixture
+async def topic_prefix(kafka_bootstrap: str) -> AsyncIterator[str]:
+    """A prefix for one test's topics; what it created under the prefix is deleted afterwards."""
+    prefix = f"t{uuid.uuid4().hex[:12]}"
+    yield prefix
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    try:
+        own = [topic for topic in await admin.list_topics() if topic.startswith(prefix)]
+        if own:
+            await admin.delete_topics(own)
+    finally:
+        await admin.close()
+
+
+@pytest_asyncio.fixture
+async def redis_namespace(redis_url: str) -> AsyncIterator[str]:
+    """A word for one test's Redis keys; every key that contains it is deleted afterwards."""
+    namespace = f"t{uuid.uuid4().hex[:12]}"
+    yield namespace
+    async with Redis.from_url(redis_url) as client:
+        async for key in client.scan_iter(match=f"*{namespace}*", count=1000):
+            await client.unlink(key)
