@@ -1,0 +1,24 @@
+"""The publishing SDK: typed events, keyed to the right shard, idempotent and acknowledged by every replica.
+
+async with Publisher("localhost:9092", prefix="prod") as publisher:
+    await publisher.ad_request(request)
+"""
+
+from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.publish.kafka import discard_producer, start_producer
+from adgovernor.publish.lanes import Published
+from adgovernor.publish.lines import BadLine, LinesSummary, StoppedAt, publish_lines
+from adgovernor.publish.publisher import Bulk, Publisher
+
+__all__ = [
+    "BadLine",
+    "Bulk",
+    "KafkaConnection",
+    "LinesSummary",
+    "Published",
+    "Publisher",
+    "StoppedAt",
+    "discard_producer",
+    "publish_lines",
+    "start_producer",
+]

@@ -1,0 +1,126 @@
+"""Bulk publishing of JSON lines: a bad line is named by its number and reason, the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from adgovernor.contracts.catalogue import contract_of
+from adgovernor.contracts.errors import AdGovernorError, BadInput, BadSettings, Unavailable, Undecodable
+from adgovernor.publish.publisher import Bulk, Publisher
+
+KEPT_BAD_LINES: Final = 100
+"""How many bad lines a summary names; a file of another kind would otherwise fill the memory."""
+
+Reader = Callable[[bytes], Iterable[Any]]
+"""Turns one line into events; raises `BadInput` for a line that it cannot read."""
+BadLineSeen = Callable[["BadLine"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that was not published. Lines count from 1; ``reason`` is a short code."""
+
+    number: int
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class LinesSummary:
+    """What became of the lines."""
+
+    lines: int = 0
+    published: int = 0
+    """Messages acknowledged."""
+    bad: int = 0
+    blank: int = 0
+    bad_lines: list[BadLine] = field(default_factory=list)
+    """The first bad lines, at most `KEPT_BAD_LINES`."""
+
+
+class StoppedAt(Unavailable):
+    """Publishing stopped because Kafka did not answer.
+
+    Attributes:
+        summary: what was done until then; every line after ``summary.published`` good ones must be published
+            again, and publishing more of them again is safe.
+    """
+
+    def __init__(self, summary: LinesSummary, cause: AdGovernorError) -> None:
+        super().__init__(
+            f"{cause}; of {summary.lines} lines read, {summary.published} messages are acknowledged; publish the "
+            "file again once Kafka is back (what landed already is recognised by its ids)"
+        )
+        self.summary = summary
+
+
+async def publish_lines(
+    publisher: Publisher,
+    topic: str,
+    lines: Iterable[bytes] | AsyncIterable[bytes],
+    *,
+    reader: Reader | None = None,
+    on_bad: BadLineSeen | None = None,
+    on_line: Callable[[int], None] | None = None,
+) -> LinesSummary:
+    """Publishes one event a line to an input topic (logical name); the line's own bytes, once they are valid.
+
+    Args:
+        reader: for lines of another format: gives the events of a line, which are then encoded.
+        on_bad: called with each bad line.
+        on_line: called after each line with its size in bytes, for a progress bar.
+
+    Raises:
+        StoppedAt: where Kafka does not answer.
+    """
+    contract = contract_of(topic)
+    summary = LinesSummary()
+    bulk = Bulk(publisher, topic)
+    try:
+        async for line in _each(lines):
+            summary.lines += 1
+            text = line.strip()
+            try:
+                if not text:
+                    summary.blank += 1
+                elif reader is None:
+                    await bulk.put(*publisher.message(topic, contract.parse(text), text))
+                else:
+                    for event in reader(text):
+                        await bulk.put(*publisher.message(topic, event))
+            except BadSettings:
+                # Wrong for every line alike.
+                raise
+            except BadInput as error:
+                _note(summary, error, on_bad)
+            if on_line is not None:
+                on_line(len(line))
+        await bulk.finish()
+    except Unavailable as error:
+        summary.published = bulk.acknowledged
+        raise StoppedAt(summary, error) from error
+    finally:
+        bulk.abandon()
+    summary.published = bulk.acknowledged
+    return summary
+
+
+def _note(summary: LinesSummary, error: BadInput, on_bad: BadLineSeen | None) -> None:
+    reason = error.reason if isinstance(error, Undecodable) else "invalid"
+    bad = BadLine(summary.lines, reason, str(error))
+    summary.bad += 1
+    if len(summary.bad_lines) < KEPT_BAD_LINES:
+        summary.bad_lines.append(bad)
+    if on_bad is not None:
+        on_bad(bad)
+
+
+async def _each(lines: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(lines, AsyncIterable):
+        async for line in lines:
+            yield line
+    else:
+        for line in lines:
+            yield line
