@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,20 @@ class Meta:
     tip: Tip
     spine: bytes
     """The runtime's own part (ledger offset after the tip, positions, numbers), opaque to the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at in a server's set-up."""
+
+    level: Literal["ok", "warning", "error"]
+    """``error``: do not run with this. ``warning``: it works, and may not on a bad day."""
+    subject: str
+    """What was looked at: ``version``, ``eviction``…"""
+    message: str
+    """What was found."""
+    mend: str = ""
+    """What to do about it; empty where all is well."""
 
 
 class Store(Protocol):
