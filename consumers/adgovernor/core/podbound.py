@@ -196,7 +196,9 @@ class Model:
                 add(sum(sizes), inside)
         if self.part_places:
             fixed = sorted({mask & self.fixed_mask for mask in masks if mask & self.fixed_mask})
-            for places in sorted({self.fixed_mask & union, *fixed}, key=lambda mask: (-mask.bit_count(), mask)):
+            for places in sorted(
+                {self.fixed_mask & union, *fixed}, key=lambda mask: (-mask.bit_count(), mask)
+            ):
                 inside = [
                     o
                     for o, ad in enumerate(self.ad_of)
@@ -238,12 +240,7 @@ class Model:
         for _ in range(sweeps):
             moved = False
             for resource in self.resources:
-                price = self._best_price(resource)
-                delta = price - resource.price
-                if delta:
-                    moved = True
-                    resource.price = price
-                    self._reprice(resource, delta)
+                moved |= self._set_price(resource, self._best_price(resource))
             if not moved:
                 break
         return self.bound()
@@ -258,7 +255,11 @@ class Model:
                 total += best
         return total
 
-    def _reprice(self, resource: Resource, delta: int) -> None:
+    def _set_price(self, resource: Resource, price: int) -> bool:
+        delta = price - resource.price
+        if not delta:
+            return False
+        resource.price = price
         reduced = self.reduced
         if resource.amounts is None:
             for option in resource.users:
@@ -266,6 +267,7 @@ class Model:
         else:
             for option, amount in resource.amounts.items():
                 reduced[option] -= delta * amount
+        return True
 
     def _best_price(self, resource: Resource) -> int:
         """Give the price that minimises the bound while all other prices stay."""

@@ -18,6 +18,13 @@ from dataclasses import dataclass
 from adgovernor.core.podbound import Model, SearchProblem
 from adgovernor.core.podorder import FIXED, Row, arrange
 
+EARLY_NODES = 400
+"""Steps given to the first passes. Nine pods in ten are proved within them; the others need a better set first."""
+IMPROVE_WIDTH = 100
+"""Ads that are forced into the best set, least loss first."""
+IMPROVE_NODES = 20
+"""Steps that one such trial counts for: about what it takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -75,6 +82,7 @@ class _Search:
         self.proved = 0
         self.budget = 0
         self.stopped = False
+        self.stop_at = max_nodes
         self.losses: list[int] = []
         self.choices: list[list[tuple[int, int, int]]] = []
 
@@ -83,23 +91,30 @@ class _Search:
         model = self.model
         self.bound = self.proved = model.tighten()
         ranked, skips = self._rank()
-        self._greedy(ranked)
+        self._greedy([choice for row in ranked for choice in row], seat_each=True)
         weights = model.weights
         plain = sorted([c for row in ranked for c in row], key=lambda c: -weights[c[1]])
-        self._greedy([[choice] for choice in plain])
+        self._greedy(plain, seat_each=True)
         budget = max(1, (self.bound - self.best_weight) >> 6)
+        improved = False
         proven = False
         while not proven:
             gap = self.bound - self.best_weight - 1
             if gap < 0:
                 proven = True
                 break
+            self.stop_at = self.max_nodes if improved else min(self.max_nodes, EARLY_NODES)
             self.budget = min(budget, gap)
             reach = self.budget
             self._prepare(ranked, skips)
             self._descend(0, 0, 0, 0)
             if self.stopped:
-                break
+                if improved or self.nodes > self.max_nodes:
+                    break
+                # The bound is too loose to lead to the best set soon: better the answer in hand first.
+                improved, self.stopped = True, False
+                self._improve(ranked)
+                continue
             if self.bound - self.best_weight - 1 <= reach:
                 proven = True
             else:
@@ -137,7 +152,12 @@ class _Search:
 
     def _descend(self, start: int, loss: int, weight: int, forbidden: int) -> None:
         """Extend the set in hand by one ad of any later clique, as long as the loss stays in the budget."""
-        choices, losses, weights, conflicts = self.choices, self.losses, self.model.weights, self.model.conflicts
+        choices, losses, weights, conflicts = (
+            self.choices,
+            self.losses,
+            self.model.weights,
+            self.model.conflicts,
+        )
         for clique in range(start, len(choices)):
             for step, ad, kind in choices[clique]:
                 total = loss + step
@@ -146,7 +166,7 @@ class _Search:
                 if forbidden >> ad & 1:
                     continue
                 self.nodes += 1
-                if self.nodes > self.max_nodes:
+                if self.nodes > self.stop_at:
                     self.stopped = True
                     return
                 undo = self._place(ad, kind)
@@ -256,28 +276,62 @@ class _Search:
         self.nodes += steps
         return row is not None
 
-    def _greedy(self, ranked: list[list[tuple[int, int, int]]]) -> None:
-        """Add whatever fits, in the order given, and keep the best lawful set met on the way."""
+    def _greedy(self, ranked: list[tuple[int, int, int]], *, seat_each: bool) -> bool:
+        """Add whatever fits, in the order given; tell whether the set became the best.
+
+        With `seat_each` every ad must leave a lawful play order behind, else only the whole set must have one.
+        """
+        seat_each = seat_each and self.problem.ordered
         weight, forbidden = 0, 0
         trail: list[tuple[int, int, list[int]]] = []
         weights, conflicts = self.model.weights, self.model.conflicts
-        for choices in ranked:
-            for _, ad, kind in choices:
-                if forbidden >> ad & 1 or weights[ad] <= 0:
+        for _, ad, kind in ranked:
+            if forbidden >> ad & 1:
+                continue
+            undo = self._place(ad, kind)
+            if undo is not None:
+                if seat_each and not self._arrangeable():
+                    self._take_back(ad, kind, undo)
                     continue
-                undo = self._place(ad, kind)
-                if undo is not None:
-                    if self.problem.ordered and not self._arrangeable():
-                        self._take_back(ad, kind, undo)
-                        continue
-                    trail.append((ad, kind, undo))
-                    weight += weights[ad]
-                    forbidden |= conflicts[ad] | 1 << ad
+                trail.append((ad, kind, undo))
+                weight += weights[ad]
+                forbidden |= conflicts[ad] | 1 << ad
+                if self.ads_left < 1:
                     break
-        if weight > self.best_weight:
-            self._accept(weight)
+        better = weight > self.best_weight and self._accept(weight)
         for ad, kind, undo in reversed(trail):
             self._take_back(ad, kind, undo)
+        return better
+
+    def _improve(self, ranked: list[list[tuple[int, int, int]]]) -> None:
+        """Force one ad after the other into the best set, let go what it excludes, and fill up again."""
+        weights = self.model.weights
+        flat = sorted([choice for row in ranked for choice in row])
+        better = True
+        while better and self.nodes < self.max_nodes:
+            better = False
+            # A choice whose own loss exceeds the gap is in no set better than the one in hand.
+            gap = self.bound - self.best_weight
+            flat = [choice for choice in flat if choice[0] < gap]
+            # What is worth least stands last, so that it gives way where there is no room.
+            kept = sorted([(0, ad, kind) for ad, kind in self.best], key=lambda choice: -weights[choice[1]])
+            inside = {ad for ad, _ in self.best}
+            for choice in flat[:IMPROVE_WIDTH]:
+                if choice[1] in inside:
+                    continue
+                self.nodes += IMPROVE_NODES
+                if self._greedy([choice, *kept, *flat], seat_each=False):
+                    better = True
+                    break
+            if better:
+                continue
+            for dropped in kept:
+                rest = [choice for choice in kept if choice is not dropped]
+                others = [choice for choice in flat if choice[1] != dropped[1]]
+                self.nodes += IMPROVE_NODES
+                if self._greedy([*rest, *others, dropped], seat_each=False):
+                    better = True
+                    break
 
     def _result(self, proven: bool) -> SearchResult:
         problem, model = self.problem, self.model
