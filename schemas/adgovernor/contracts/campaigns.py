@@ -71,7 +71,7 @@ class Pacing(Contract):
     budget)."""
 
     mode: Literal["asap", "even", "front_loaded", "hourly"] = "asap"
-    lead_percent: int = Field(default=25, ge=0, le=100)
+    lead_percent: int = Field(default=25, ge=0, le=25)
     """front_loaded: how far the release runs ahead of even at the middle, in percent of the whole."""
     hourly_weights: tuple[int, ...] = ()
     """hourly: 24 weights, one for each hour of the account's day."""
@@ -145,9 +145,15 @@ class Campaign(Contract):
             return self.price_micros
         return 0 if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
 
-    def one_price(self) -> int:
-        """The least price of one impression in micros: the unit of leases and of exhaustion."""
+    def least_price(self) -> int:
+        """The least price of one impression in micros; a cheaper candidate is refused."""
         return self.price() if self.min_price_micros is None else self.min_price_micros
+
+    def one_price(self) -> int:
+        """The unit of leases and of exhaustion, in micros: the least price, and at least 1 where there is a
+        budget to spend. 0 only for what costs nothing and has no budget, such as house ads."""
+        least = self.least_price()
+        return 1 if not least and self.budget_micros else least
 
 
 class Account(Contract):

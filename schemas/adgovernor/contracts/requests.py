@@ -1,10 +1,13 @@
-"""Ad requests: what a publisher asks for, and what may be shown (topic ``ad-requests``)."""
+"""Ad requests: what a publisher asks for, and what may be shown (topic ``ad-requests``).
+
+Requests are decoded on the hot path: constraints here are those that pydantic checks without calling Python.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from adgovernor.contracts.base import Contract, DurationMs, Id, Micros, TimeMs
 from adgovernor.contracts.money import price_of_cpm
@@ -19,19 +22,13 @@ class Candidate(Contract):
     price_micros: Micros | None = None
     """The price of one impression, in micros of the campaign's currency."""
     cpm_micros: Micros | None = None
-    """The price of a thousand impressions; see ``money.price_of_cpm``. Not together with ``price_micros``."""
+    """The price of a thousand impressions; see ``money.price_of_cpm``. Not read where ``price_micros`` is given."""
     duration_ms: DurationMs | None = None
     """How long the creative plays; needed where a slot or pod restricts durations."""
     categories: tuple[str, ...] = ()
     """IAB content categories of the creative, in addition to its campaign's."""
     advertiser_domain: str | None = None
     """The landing domain (OpenRTB ``adomain``), for competitive separation."""
-
-    @model_validator(mode="after")
-    def _one_price(self) -> Candidate:
-        if self.price_micros is not None and self.cpm_micros is not None:
-            raise ValueError("give price_micros or cpm_micros, not both")
-        return self
 
     def price(self) -> int | None:
         """The price of one impression in micros, or None where the campaign's own price applies."""
@@ -81,12 +78,13 @@ class AdRequest(Contract):
     """Where the ad goes, such as ``preroll``; counts as the label ``placement:preroll``."""
     labels: tuple[str, ...] = ()
     """Any words that caps may name."""
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
     """The publisher's own; stored with the request, never read."""
     deadline_ms: TimeMs | None = None
     """After this moment an answer is of no use; the request is then a no-fill (``deadline``)."""
-    slots: tuple[SlotSpec, ...] | None = Field(default=None, max_length=64)
-    """The slots to fill, in order; a bare number N means N slots without restrictions."""
+    slots: tuple[SlotSpec, ...] | None = Field(default=None, min_length=1, max_length=64)
+    """The slots to fill, in order; a bare number N means N slots without restrictions. Together with ``pod``
+    they come first (a hybrid pod)."""
     pod: PodSpec | None = None
     candidates: tuple[Candidate, ...] = Field(default=(), max_length=1000)
 
@@ -98,15 +96,6 @@ class AdRequest(Contract):
                 raise ValueError("slots must be between 1 and 64")
             return tuple(SlotSpec() for _ in range(value))
         return value
-
-    @model_validator(mode="after")
-    def _slots_or_pod(self) -> AdRequest:
-        if self.slots is not None:
-            if self.pod is not None:
-                raise ValueError("give slots or pod, not both")
-            if not self.slots:
-                raise ValueError("slots is empty; leave it out to ask for one ad")
-        return self
 
     def routing_id(self) -> str:
         """The identity that this request is filed under (see ``routing``)."""

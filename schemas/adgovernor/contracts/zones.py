@@ -76,3 +76,8 @@ def day_bounds(day: int, time_zone: str) -> tuple[int, int]:
     """The day YYYYMMDD in the zone as ``[start_ms, end_ms)``."""
     ordinal = date(day // 10000, day // 100 % 100, day % 100).toordinal()
     return _bounds(time_zone, "day", ordinal)
+
+
+def hour_of(time_ms: int, time_zone: str) -> int:
+    """The hour, 0 to 23, that the zone's clocks show."""
+    return datetime.fromtimestamp(time_ms // 1000, tz=zone(time_zone)).hour

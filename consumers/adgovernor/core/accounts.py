@@ -1,0 +1,222 @@
+"""A campaign as its treasury knows it: all its money, who holds how much of it, and its episode.
+
+    topped_up = unleased + Σ over shards and days of leased
+
+``leased`` is what was granted less what came back; of it the shard's last report says how much is idle
+(lease), reserved and spent. What is leased and not reported yet is in flight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from adgovernor.contracts import zones
+from adgovernor.contracts.campaigns import Campaign
+from adgovernor.core import pacing
+from adgovernor.core.leases import campaign_data, campaign_of
+
+
+class Round:
+    """A recall under way: shards that have not answered, and whether a grant was made meanwhile."""
+
+    __slots__ = ("dirty", "number", "waiting")
+
+    def __init__(self, number: int, waiting: list[str], dirty: bool = False) -> None:
+        self.number = number
+        self.waiting = waiting
+        self.dirty = dirty
+
+
+class TreasuryCampaign:
+    """One campaign's money and status. Mutated by folds only. Amounts are micros."""
+
+    __slots__ = (
+        "asks",
+        "budget",
+        "campaign",
+        "data",
+        "decreases",
+        "episode",
+        "exhausted_day",
+        "idle_by_day",
+        "leased",
+        "leased_by_day",
+        "one_price",
+        "opened_day",
+        "reasons",
+        "reports",
+        "reserved_micros",
+        "round",
+        "rounds",
+        "spent_by_day",
+        "thresholds",
+        "time_zone",
+        "topped_up",
+        "unleased",
+    )
+
+    def __init__(self, campaign: Campaign, time_zone: str) -> None:
+        self.topped_up = 0
+        self.unleased = 0
+        self.budget = 0
+        """The budget as defined, so far as it was accepted: an upsert moves the difference to it."""
+        self.leased: dict[str, dict[int, int]] = {}
+        """Shard → day → granted less returned."""
+        self.reports: dict[str, dict[int, tuple[int, int, int]]] = {}
+        """Shard → day → (lease, reserved, spent) as last reported."""
+        self.asks: dict[tuple[str, int], tuple[int, bool]] = {}
+        """(Shard, day) → (the lease that it needs, whether its lease is empty), first come first."""
+        self.round: Round | None = None
+        self.rounds = 0
+        self.decreases: list[list[Any]] = []
+        """Decreases that wait for a recall: [command id, command, amount still to take, amount taken]."""
+        self.episode = 1
+        self.reasons: tuple[str, ...] = ()
+        self.exhausted_day = 0
+        """The day that the reason ``day`` is about."""
+        self.opened_day = 0
+        """The last day whose first leases were given."""
+        self.thresholds: list[int] = []
+        """Thresholds passed in this episode, percent."""
+        self.leased_by_day: dict[int, int] = {}
+        self.idle_by_day: dict[int, int] = {}
+        self.spent_by_day: dict[int, int] = {}
+        self.reserved_micros = 0
+        self.define(campaign, time_zone)
+
+    def define(self, campaign: Campaign, time_zone: str) -> None:
+        """Takes a new definition; its budget is not looked at."""
+        self.campaign = campaign
+        self.data = campaign_data(campaign)
+        self.time_zone = time_zone
+        self.one_price = campaign.one_price()
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def spent(self) -> int:
+        """Spent, as reported."""
+        return sum(self.spent_by_day.values())
+
+    @property
+    def outstanding(self) -> int:
+        """Leased and not reported as spent: idle, reserved or in flight."""
+        return self.topped_up - self.unleased - self.spent
+
+    def reported_idle(self) -> int:
+        """Idle money on all shards, as reported."""
+        return sum(self.idle_by_day.values())
+
+    def day_of(self, time_ms: int) -> int:
+        """The account day whose money a request of this time draws on; 0 without a daily budget."""
+        return 0 if self.campaign.daily_budget_micros is None else zones.day_of(time_ms, self.time_zone)
+
+    def room(self, day: int) -> int:
+        """What could still be leased for the day, money withheld by pacing included."""
+        daily = self.campaign.daily_budget_micros
+        if not day or daily is None:
+            return self.unleased
+        return max(0, min(self.unleased, daily - self.leased_by_day.get(day, 0)))
+
+    def available(self, day: int, watermark_ms: int) -> int:
+        """What may be leased for the day now."""
+        daily = self.campaign.daily_budget_micros
+        budget = self.topped_up if not day or daily is None else daily
+        released = pacing.released_micros(self.campaign, budget, day, self.time_zone, watermark_ms)
+        return max(0, min(self.room(day), released - self.leased_by_day.get(day, 0)))
+
+    def shard_idle(self, shard: str, day: int) -> int:
+        """A shard's idle money for the day, as reported."""
+        return self.reports.get(shard, {}).get(day, (0, 0, 0))[0]
+
+    def holders(self) -> list[str]:
+        """Shards with money that they have not reported as spent."""
+        found = []
+        for shard, days in self.leased.items():
+            spent = sum(row[2] for row in self.reports.get(shard, {}).values())
+            if sum(days.values()) > spent:
+                found.append(shard)
+        return sorted(found, key=lambda name: int(name[1:]))
+
+    def lease_size(self, available: int, divisor: int) -> int:
+        """How much one lease gets: a fair part of what is available, in whole prices, shrinking with it."""
+        share = available // divisor
+        unit = max(1, self.one_price)
+        return share - share % unit
+
+    # ------------------------------------------------------------------ changing (by folds)
+
+    def lease(self, shard: str, day: int, amount: int) -> None:
+        """Unleased → leased to a shard; a negative amount comes back."""
+        self.unleased -= amount
+        days = self.leased.setdefault(shard, {})
+        days[day] = days.get(day, 0) + amount
+        self.leased_by_day[day] = self.leased_by_day.get(day, 0) + amount
+        assert min(self.unleased, days[day]) >= 0, "money became negative"
+
+    def report(self, shard: str, row: list[int]) -> None:
+        """Takes a shard's [day, lease, reserved, spent]."""
+        day, lease, reserved, spent = row
+        days = self.reports.setdefault(shard, {})
+        before = days.get(day, (0, 0, 0))
+        days[day] = (lease, reserved, spent)
+        self.idle_by_day[day] = self.idle_by_day.get(day, 0) + lease - before[0]
+        self.reserved_micros += reserved - before[1]
+        self.spent_by_day[day] = self.spent_by_day.get(day, 0) + spent - before[2]
+
+    # ------------------------------------------------------------------ the store
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return orjson.dumps(
+            {
+                "campaign": self.data,
+                "time_zone": self.time_zone,
+                "topped_up": self.topped_up,
+                "unleased": self.unleased,
+                "budget": self.budget,
+                "leased": {shard: sorted(days.items()) for shard, days in sorted(self.leased.items())},
+                "reports": {
+                    shard: [[day, *row] for day, row in sorted(days.items())]
+                    for shard, days in sorted(self.reports.items())
+                },
+                "asks": [[shard, day, level, empty] for (shard, day), (level, empty) in self.asks.items()],
+                "round": None
+                if self.round is None
+                else [self.round.number, self.round.waiting, self.round.dirty],
+                "rounds": self.rounds,
+                "decreases": self.decreases,
+                "episode": self.episode,
+                "reasons": self.reasons,
+                "exhausted_day": self.exhausted_day,
+                "opened_day": self.opened_day,
+                "thresholds": self.thresholds,
+            }
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> TreasuryCampaign:
+        """From the stored form."""
+        data = orjson.loads(value)
+        self = cls(campaign_of(data["campaign"]), data["time_zone"])
+        self.topped_up = self.unleased = data["topped_up"]
+        for shard, days in data["leased"].items():
+            for day, amount in days:
+                self.lease(shard, day, amount)
+        assert self.unleased == data["unleased"], "the stored money does not add up"
+        self.budget = data["budget"]
+        for shard, rows in data["reports"].items():
+            for row in rows:
+                self.report(shard, row)
+        self.asks = {(shard, day): (level, empty) for shard, day, level, empty in data["asks"]}
+        self.round = None if data["round"] is None else Round(*data["round"])
+        self.rounds = data["rounds"]
+        self.decreases = data["decreases"]
+        self.episode = data["episode"]
+        self.reasons = tuple(data["reasons"])
+        self.exhausted_day = data["exhausted_day"]
+        self.opened_day = data["opened_day"]
+        self.thresholds = data["thresholds"]
+        return self

@@ -1,0 +1,132 @@
+"""Frequency caps: does one more serving leave every window that it is in at or under the limit?
+
+A serving at time t is in every window of length L that ends in [t, t + L). Events come out of order, so later
+servings may already be there: the rule must hold for windows that end later too. Windows are half-open: a
+serving exactly L older than t no longer counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from adgovernor.contracts import zones
+from adgovernor.contracts.campaigns import DAY_MS, Cap
+from adgovernor.core.history import Person, Serving
+
+ROLLING: Final = "rolling"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The request that a serving would belong to."""
+
+    request_id: str
+    time_ms: int
+    session: str | None
+    labels: tuple[str, ...]
+    watermark_ms: int
+
+
+def horizon_ms(caps: tuple[Cap, ...]) -> int:
+    """How far back these caps can look, from the watermark."""
+    longest = 0
+    for cap in caps:
+        length = cap.length_ms or 0
+        # A calendar window may be a day longer than its name where clocks change or months are long.
+        longest = max(longest, length + 2 * DAY_MS if cap.window == "calendar" else length)
+    return longest
+
+
+def scopes_of(
+    cap: Cap, creative: str, campaign: str, account: str, categories: list[str], labels: tuple[str, ...]
+) -> list[str]:
+    """The scopes of this cap that the serving would be in; none: the cap does not bear on it."""
+    kind = cap.scope
+    if kind == "campaign":
+        return ["campaign:" + campaign]
+    if kind == "creative":
+        return ["creative:" + creative]
+    if kind == "advertiser":
+        return ["advertiser:" + account]
+    if kind == "category":
+        return [
+            "category:" + category for category in categories if cap.label is None or cap.label == category
+        ]
+    return ["label:" + cap.label] if cap.label is not None and cap.label in labels else []
+
+
+def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str) -> int:
+    """The servings already in the fullest window that one more at the request's time would be in."""
+    window = cap.window
+    servings = person.by_scope.get(scope)
+    if window == "lifetime":
+        total = person.totals.get(scope, 0)
+        return total + (_matching(servings, context.watermark_ms) if servings else 0)
+    if not servings:
+        return 0
+    if window == ROLLING:
+        return _fullest(servings, context, cap.length_ms or 0)
+    watermark = context.watermark_ms
+    if window == "pod":
+        request = context.request_id
+        return sum(1 for s in servings if s.decision_id == request and s.counts(watermark))
+    if window == "stream":
+        session = context.session
+        return sum(1 for s in servings if s.session == session and s.counts(watermark)) if session else 0
+    unit = cap.calendar_unit()
+    assert unit is not None
+    start, end = zones.window_of(context.time_ms, time_zone, unit)
+    return sum(1 for s in servings if start <= s.time_ms < end and s.counts(watermark))
+
+
+def _matching(servings: list[Serving], watermark_ms: int) -> int:
+    return sum(1 for serving in servings if serving.counts(watermark_ms))
+
+
+def _fullest(servings: list[Serving], context: Context, length_ms: int) -> int:
+    time_ms = context.time_ms
+    watermark = context.watermark_ms
+    low, high = time_ms - length_ms, time_ms + length_ms
+    times = [
+        s.time_ms
+        for s in servings
+        if low < s.time_ms < high and (s.deadline_ms == 0 or s.deadline_ms > watermark)
+    ]
+    if not times or max(times) <= time_ms:
+        return len(times)
+    times.sort()
+    # Windows worth looking at end at the request itself or at a later serving; both ends move forward.
+    best = first = last = 0
+    for end in [time_ms, *[t for t in times if t > time_ms]]:
+        while last < len(times) and times[last] <= end:
+            last += 1
+        while times[first] <= end - length_ms:
+            first += 1
+        best = max(best, last - first)
+    return best
+
+
+def blockers(
+    person: Person,
+    caps: tuple[Cap, ...],
+    creative: str,
+    campaign: str,
+    account: str,
+    categories: list[str],
+    context: Context,
+    time_zone: str,
+) -> list[dict[str, Any]]:
+    """Every cap that forbids the serving, as reasons."""
+    found: list[dict[str, Any]] = []
+    for cap in caps:
+        for scope in scopes_of(cap, creative, campaign, account, categories, context.labels):
+            seen = count(person, cap, scope, context, time_zone)
+            if seen >= cap.limit:
+                reason: dict[str, Any] = {"code": "capped", "scope": scope, "window": cap.window}
+                if cap.length_ms is not None:
+                    reason["length_ms"] = cap.length_ms
+                reason["limit"] = cap.limit
+                reason["count"] = seen
+                found.append(reason)
+    return found

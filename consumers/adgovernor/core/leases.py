@@ -1,0 +1,192 @@
+"""A user shard's share of a campaign: its definition, its status, and the money that it may spend.
+
+Money moves between three amounts for each account day (day 0 where the campaign has no daily budget):
+``lease`` (free to spend), ``reserved`` (promised to a decision) and ``spent``. Only a grant adds to their sum,
+only a return takes from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from adgovernor.contracts import zones
+from adgovernor.contracts.campaigns import Campaign
+
+STATUS_CODES = {
+    "exhausted": "exhausted",
+    "day": "daily_budget",
+    "manual": "paused",
+    "flight": "flight",
+    "archived": "archived",
+}
+"""What a request is told for each reason of a pause."""
+
+
+class Book:
+    """The money of one campaign and account day on one shard, in micros."""
+
+    __slots__ = ("lease", "reserved", "spent")
+
+    def __init__(self, lease: int = 0, reserved: int = 0, spent: int = 0) -> None:
+        self.lease = lease
+        self.reserved = reserved
+        self.spent = spent
+
+    def move(self, lease: int = 0, reserved: int = 0, spent: int = 0) -> None:
+        """Adds these amounts; none may become negative."""
+        self.lease += lease
+        self.reserved += reserved
+        self.spent += spent
+        assert min(self.lease, self.reserved, self.spent) >= 0, "money became negative"
+
+
+class CampaignShare:
+    """One campaign as a user shard knows it. Mutated by folds only."""
+
+    __slots__ = (
+        "_day",
+        "asks",
+        "books",
+        "campaign",
+        "categories",
+        "changed",
+        "data",
+        "dearest_micros",
+        "denied",
+        "episode",
+        "last_grant_micros",
+        "least_price",
+        "one_price",
+        "owed",
+        "paused",
+        "price",
+        "time_zone",
+        "treasury",
+        "unfunded_micros",
+    )
+
+    def __init__(self, campaign: Campaign, time_zone: str, treasury: str) -> None:
+        self.define(campaign, time_zone)
+        self.treasury = treasury
+        self.episode = 0
+        self.paused: tuple[str, ...] = ()
+        self.books: dict[int, Book] = {}
+        self.asks: dict[int, int] = {}
+        """Outstanding asks: day → the price asked for."""
+        self.denied: dict[int, int] = {}
+        """Day → the watermark from which on it may ask again."""
+        self.owed: list[list[Any]] = []
+        """Late impressions that no lease could pay: [decision id, slot, day, amount, until_ms]."""
+        self.dearest_micros = 0
+        self.last_grant_micros = 0
+        self.unfunded_micros = 0
+        """Over-delivery: late impressions that were never paid."""
+        self.changed: set[int] = set()
+        """The days whose money moved since the last report."""
+
+    def define(self, campaign: Campaign, time_zone: str) -> None:
+        """Takes a new definition."""
+        self.campaign = campaign
+        self.data = campaign_data(campaign)
+        self.time_zone = time_zone
+        self.price = campaign.price()
+        self.least_price = campaign.least_price()
+        self.one_price = campaign.one_price()
+        self.categories = list(campaign.categories)
+        self._day = (0, 0, 0)
+
+    def day_of(self, time_ms: int) -> int:
+        """The account day whose money a request of this time draws on; 0 without a daily budget."""
+        if self.campaign.daily_budget_micros is None:
+            return 0
+        start, end, day = self._day
+        if not start <= time_ms < end:
+            day = zones.day_of(time_ms, self.time_zone)
+            self._day = (*zones.day_bounds(day, self.time_zone), day)
+        return day
+
+    def book(self, day: int) -> Book:
+        """The day's money, begun at nothing."""
+        if day in self.books:
+            return self.books[day]
+        book = self.books[day] = Book()
+        return book
+
+    def lease(self, day: int) -> int:
+        """What may still be spent on the day, in micros."""
+        book = self.books.get(day)
+        return 0 if book is None else book.lease
+
+    def low_water(self) -> int:
+        """Below this, more is asked for: the dearest request seen, or a quarter of the last grant."""
+        return max(self.one_price, self.dearest_micros, self.last_grant_micros // 4)
+
+    def is_over(self, day: int, watermark_ms: int) -> bool:
+        """Whether the account day has passed."""
+        return day != 0 and zones.day_bounds(day, self.time_zone)[1] <= watermark_ms
+
+    def owed_on(self, day: int) -> int:
+        """What late impressions of the day are owed."""
+        return sum(entry[3] for entry in self.owed if entry[2] == day)
+
+    def held(self) -> int:
+        """All money here, whatever its day and kind: what was granted less what was returned."""
+        return sum(book.lease + book.reserved + book.spent for book in self.books.values())
+
+    def rows(self, days: Iterable[int]) -> list[list[int]]:
+        """[day, lease, reserved, spent] for reports."""
+        return [
+            [day, book.lease, book.reserved, book.spent]
+            for day in sorted(days)
+            if (book := self.books.get(day)) is not None
+        ]
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return orjson.dumps(
+            {
+                "campaign": self.data,
+                "time_zone": self.time_zone,
+                "treasury": self.treasury,
+                "episode": self.episode,
+                "paused": self.paused,
+                "books": self.rows(self.books),
+                "asks": sorted(self.asks.items()),
+                "denied": sorted(self.denied.items()),
+                "owed": self.owed,
+                "dearest_micros": self.dearest_micros,
+                "last_grant_micros": self.last_grant_micros,
+                "unfunded_micros": self.unfunded_micros,
+                "changed": sorted(self.changed),
+            }
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> CampaignShare:
+        """From the stored form."""
+        data = orjson.loads(value)
+        share = cls(campaign_of(data["campaign"]), data["time_zone"], data["treasury"])
+        share.episode = data["episode"]
+        share.paused = tuple(data["paused"])
+        share.books = {day: Book(lease, reserved, spent) for day, lease, reserved, spent in data["books"]}
+        share.asks = dict(data["asks"])
+        share.denied = dict(data["denied"])
+        share.owed = data["owed"]
+        share.dearest_micros = data["dearest_micros"]
+        share.last_grant_micros = data["last_grant_micros"]
+        share.unfunded_micros = data["unfunded_micros"]
+        share.changed = set(data["changed"])
+        return share
+
+
+def campaign_of(data: dict[str, Any]) -> Campaign:
+    """A definition from the plain data of a record, a message or a store."""
+    return Campaign.model_validate_json(orjson.dumps(data))
+
+
+def campaign_data(campaign: Campaign) -> dict[str, Any]:
+    """A definition as plain data, short."""
+    return campaign.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,59 @@
+"""The parameters of the rules. They are part of a shard's state: the ledger records which were in force."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from adgovernor.contracts.errors import BadSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """All times in milliseconds of event time (watermark) unless said otherwise."""
+
+    partitions: int = 1
+    """How many user shards, and how many treasuries, there are. Fixed for a deployment."""
+    lateness_ms: int = 10_000
+    """How far events may come out of order: watermark = newest accepted event time − this."""
+    skew_ms: int = 5_000
+    """How far ahead of the worker's clock a request may claim to be."""
+    reservation_ms: int = 60_000
+    """How long a decided ad's price stays reserved, from its request's time."""
+    late_grace_ms: int = 1_800_000
+    """How long after that an impression is still accepted as late."""
+    dedupe_ms: int = 3_600_000
+    """How long a request id, its reservations and tombstones are remembered, from its request's time."""
+    history_ms: int = 86_400_000
+    """How long servings are kept even where no cap in force needs them."""
+    ask_cooldown_ms: int = 1_000
+    """How long a shard waits after a deny before it asks again."""
+    report_interval_ms: int = 1_000
+    """At most one report on ticks in so much of the worker's clock."""
+    early_lease_ms: int = 60_000
+    """How long before midnight the next day's leases may be granted."""
+    lease_divisor: int = 2
+    """A lease is the available money divided by the number of shards times this."""
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            if getattr(self, name) < 0:
+                raise BadSettings(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.partitions < 1 or self.lease_divisor < 1 or self.reservation_ms < 1:
+            raise BadSettings("partitions, lease_divisor and reservation_ms must be at least 1")
+        least = self.lateness_ms + self.reservation_ms + self.late_grace_ms
+        if self.dedupe_ms < least:
+            raise BadSettings(
+                f"dedupe_ms is {self.dedupe_ms}, but lateness_ms + reservation_ms + late_grace_ms is {least}: "
+                "a request would be forgotten while its impressions may still come; raise dedupe_ms"
+            )
+
+    def as_dict(self) -> dict[str, int]:
+        """As recorded in the ledger."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Rules:
+        """As read back; parameters that this release does not know are ignored."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})

@@ -1,0 +1,294 @@
+"""The state of a treasury, and what each delta does to it. Nothing else changes it.
+
+Deltas (first word → what follows). Amounts are micros, times ms.
+
+    rules      {parameters}                       the rules in force from here on
+    wm         watermark
+    took       source, number, hash               a side message was taken
+    command    command id                         never again
+    account    account id, time zone
+    define     {campaign}, time zone
+    budget     campaign, the budget as accepted
+    money      campaign, amount                   topped up and unleased by so much more (or less)
+    grant      campaign, shard, day, amount, asked     unleased → leased
+    returned   campaign, shard, day, amount       leased → unleased
+    report     campaign, shard, [day, lease, reserved, spent]
+    ask        campaign, shard, day, level, empty
+    denied     campaign, shard, day               the ask is answered
+    round      campaign, [shards]                 a recall began
+    replied    campaign, shard
+    round_end  campaign
+    decrease   campaign, command id, command, left, taken   waits for the recall under way
+    decreased  campaign                           none waits any more
+    status     campaign, episode, [reasons], day  asks and a recall under way are dropped when it pauses or resumes
+    threshold  campaign, percent
+    opened     campaign, day                      first leases of the day were given
+    ticked     clock
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.ledger import Draft, ReadRecord
+from adgovernor.core import links
+from adgovernor.core.accounts import Round, TreasuryCampaign
+from adgovernor.core.leases import campaign_of
+from adgovernor.core.machine import Fields, Input, Links
+from adgovernor.core.rules import Rules
+
+
+class TreasuryState:
+    """Accounts, campaigns, commands seen, links."""
+
+    def __init__(self, shard: str) -> None:
+        self.shard = shard
+        self.partition = topics.partition_of_shard(shard)
+        self.rules = Rules(partitions=1)
+        self.has_rules = False
+        self.watermark_ms = 0
+        self.last_tick_ms = 0
+        self.links = Links()
+        self.accounts: dict[str, str] = {}
+        """Account id → time zone."""
+        self.campaigns: dict[str, TreasuryCampaign] = {}
+        self.commands: set[str] = set()
+        self.now_ms = 0
+        self.height = 0
+        self.index = -1
+        self._draft = Draft({})
+        self._changed: dict[str, set[str]] = {}
+        self._ops: dict[str, Callable[..., None]] = {
+            "rules": self._on_rules,
+            "wm": self._on_wm,
+            "took": self._on_took,
+            "command": self._on_command,
+            "account": self._on_account,
+            "define": self._on_define,
+            "budget": self._on_budget,
+            "money": self._on_money,
+            "grant": self._on_grant,
+            "returned": self._on_returned,
+            "report": self._on_report,
+            "ask": self._on_ask,
+            "denied": self._on_denied,
+            "round": self._on_round,
+            "replied": self._on_replied,
+            "round_end": self._on_round_end,
+            "decrease": self._on_decrease,
+            "decreased": self._on_decreased,
+            "status": self._on_status,
+            "threshold": self._on_threshold,
+            "opened": self._on_opened,
+            "ticked": self._on_ticked,
+        }
+
+    # ------------------------------------------------------------------ folding
+
+    def apply(self, delta: list[Any]) -> None:
+        """Applies one delta."""
+        self._ops[delta[0]](*delta[1:])
+
+    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
+        """See `machine.Machine.begin_fold`."""
+        self.height = height
+        self.now_ms = now_ms
+        self.index = -1
+
+    def fold(self, draft: Draft, routing: str | None, session: str | None) -> None:
+        """See `machine.Machine.fold`. A treasury knows no person, so routing and session say nothing to it."""
+        self.index += 1
+        for delta in draft.deltas:
+            self.apply(delta)
+        for destination, number, digest, _ in draft.send:
+            self.links.sent[destination] = (number, digest)
+            self._mark("core", "state")
+
+    def _mark(self, bucket: str, name: str) -> None:
+        self._changed.setdefault(bucket, set()).add(name)
+
+    def _campaign(self, campaign: str) -> TreasuryCampaign:
+        self._mark("campaigns", campaign)
+        return self.campaigns[campaign]
+
+    def _on_rules(self, parameters: dict[str, Any]) -> None:
+        self.rules = Rules.from_dict(parameters)
+        self.has_rules = True
+        self._mark("core", "state")
+
+    def _on_wm(self, watermark_ms: int) -> None:
+        assert watermark_ms > self.watermark_ms, "the watermark never goes back"
+        self.watermark_ms = watermark_ms
+        self._mark("core", "state")
+
+    def _on_took(self, source: str, number: int, digest: str) -> None:
+        self.links.taken[source] = (number, digest)
+        self._mark("core", "state")
+
+    def _on_command(self, command_id: str) -> None:
+        self.commands.add(command_id)
+        self._mark("commands", command_id)
+
+    def _on_account(self, account_id: str, time_zone: str) -> None:
+        self.accounts[account_id] = time_zone
+        self._mark("accounts", account_id)
+
+    def _on_define(self, campaign: dict[str, Any], time_zone: str) -> None:
+        definition = campaign_of(campaign)
+        known = self.campaigns.get(definition.campaign_id)
+        if known is None:
+            self.campaigns[definition.campaign_id] = TreasuryCampaign(definition, time_zone)
+        else:
+            known.define(definition, time_zone)
+        self._mark("campaigns", definition.campaign_id)
+
+    def _on_budget(self, campaign: str, budget: int) -> None:
+        self._campaign(campaign).budget = budget
+
+    def _on_money(self, campaign: str, amount: int) -> None:
+        known = self._campaign(campaign)
+        known.topped_up += amount
+        known.unleased += amount
+        assert min(known.topped_up, known.unleased) >= 0, "money became negative"
+
+    def _on_grant(self, campaign: str, shard: str, day: int, amount: int, asked: bool) -> None:
+        known = self._campaign(campaign)
+        known.lease(shard, day, amount)
+        if asked:
+            known.asks.pop((shard, day), None)
+        if known.round is not None:
+            known.round.dirty = True
+
+    def _on_returned(self, campaign: str, shard: str, day: int, amount: int) -> None:
+        self._campaign(campaign).lease(shard, day, -amount)
+
+    def _on_report(self, campaign: str, shard: str, row: list[int]) -> None:
+        self._campaign(campaign).report(shard, row)
+
+    def _on_ask(self, campaign: str, shard: str, day: int, level: int, empty: bool) -> None:
+        self._campaign(campaign).asks[(shard, day)] = (level, empty)
+
+    def _on_denied(self, campaign: str, shard: str, day: int) -> None:
+        self._campaign(campaign).asks.pop((shard, day), None)
+
+    def _on_round(self, campaign: str, shards: list[str]) -> None:
+        known = self._campaign(campaign)
+        known.rounds += 1
+        known.round = Round(known.rounds, list(shards))
+
+    def _on_replied(self, campaign: str, shard: str) -> None:
+        known = self._campaign(campaign)
+        assert known.round is not None
+        known.round.waiting.remove(shard)
+
+    def _on_round_end(self, campaign: str) -> None:
+        self._campaign(campaign).round = None
+
+    def _on_decrease(self, campaign: str, command_id: str, command: str, left: int, taken: int) -> None:
+        self._campaign(campaign).decreases.append([command_id, command, left, taken])
+
+    def _on_decreased(self, campaign: str) -> None:
+        self._campaign(campaign).decreases = []
+
+    def _on_status(self, campaign: str, episode: int, reasons: list[str], day: int) -> None:
+        known = self._campaign(campaign)
+        if bool(known.reasons) != bool(reasons):
+            known.asks.clear()
+        if episode != known.episode:
+            known.thresholds = []
+        known.episode = episode
+        known.reasons = tuple(reasons)
+        known.exhausted_day = day
+
+    def _on_threshold(self, campaign: str, percent: int) -> None:
+        self._campaign(campaign).thresholds.append(percent)
+
+    def _on_opened(self, campaign: str, day: int) -> None:
+        self._campaign(campaign).opened_day = day
+
+    def _on_ticked(self, now_ms: int) -> None:
+        self.last_tick_ms = now_ms
+        self._mark("core", "state")
+
+    # ------------------------------------------------------------------ the store
+
+    def resident_buckets(self) -> tuple[str, ...]:
+        """See `machine.Machine.resident_buckets`."""
+        return ("core", "accounts", "campaigns", "commands")
+
+    def take_changes(self) -> dict[str, set[str]]:
+        """See `machine.Machine.take_changes`."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
+        """See `machine.Machine.encode`."""
+        fields: Fields = {}
+        for bucket, names in changes.items():
+            if bucket == "campaigns":
+                fields[bucket] = {name: self.campaigns[name].encode() for name in names}
+            elif bucket == "accounts":
+                fields[bucket] = {name: self.accounts[name].encode() for name in names}
+            elif bucket == "commands":
+                fields[bucket] = dict.fromkeys(names, b"1")
+            else:
+                fields[bucket] = {"state": self._encode_core()}
+        return fields
+
+    def _encode_core(self) -> bytes:
+        return orjson.dumps(
+            {
+                "rules": self.rules.as_dict() if self.has_rules else None,
+                "watermark_ms": self.watermark_ms,
+                "last_tick_ms": self.last_tick_ms,
+                "links": links.encode_links(self.links),
+            }
+        )
+
+    def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
+        """See `machine.Machine.restore`."""
+        core = fields.get("core", {}).get("state")
+        if core is not None:
+            data = orjson.loads(core)
+            if data["rules"] is not None:
+                self.rules = Rules.from_dict(data["rules"])
+                self.has_rules = True
+            self.watermark_ms = data["watermark_ms"]
+            self.last_tick_ms = data["last_tick_ms"]
+            self.links = links.decode_links(data["links"])
+        self.accounts = {name: value.decode() for name, value in fields.get("accounts", {}).items()}
+        self.campaigns = {
+            name: TreasuryCampaign.decode(value)
+            for name, value in sorted(fields.get("campaigns", {}).items())
+        }
+        self.commands = set(fields.get("commands", {}))
+
+    # A treasury's whole state is always in memory.
+
+    def missing(self, events: Iterable[Input]) -> list[str]:
+        """See `machine.Machine.missing`."""
+        return []
+
+    def missing_for_fold(self, records: Iterable[ReadRecord]) -> list[str]:
+        """See `machine.Machine.missing_for_fold`."""
+        return []
+
+    def load(self, state_key: str, value: bytes | None) -> None:
+        """See `machine.Machine.load`."""
+        raise AssertionError("a treasury has no states to load")
+
+    def unloaded(self) -> list[str]:
+        """See `machine.Machine.unloaded`."""
+        return []
+
+    def evict(self, keep: int, pinned: set[str]) -> int:
+        """See `machine.Machine.evict`."""
+        return 0
+
+    def resident(self) -> int:
+        """See `machine.Machine.resident`."""
+        return 0

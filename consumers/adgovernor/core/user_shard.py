@@ -1,0 +1,414 @@
+"""The user shard: ad requests become decisions, impressions become spend, directives become leases.
+
+The state is people (`history`), the shard's share of each campaign (`leases`), open reservations and links.
+Every change of it is a delta, applied by exactly one method of `UserState`; this module decides which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.events import Click, CompletedView, Impression, OptIn, OptOut
+from adgovernor.contracts.ledger import Draft, ReadRecord
+from adgovernor.contracts.requests import AdRequest
+from adgovernor.contracts.routing import partition_of
+from adgovernor.core import inputs, links
+from adgovernor.core.history import SHOWN, Person
+from adgovernor.core.leases import CampaignShare
+from adgovernor.core.machine import Input, Poison
+from adgovernor.core.rules import Rules
+from adgovernor.core.selection import Selector
+from adgovernor.core.user_state import UserState, open_key
+
+
+class UserShard(UserState):
+    """The machine (see `machine.Machine`) of one user shard."""
+
+    def __init__(self, shard: str, rules: Rules) -> None:
+        super().__init__(shard)
+        self.configured = rules
+        self._selector = Selector(self)
+        self._items: dict[str, dict[str, dict[str, Any]]] = {}
+        self.tally: dict[str, int] = {}
+
+    # ------------------------------------------------------------------ what the runtime asks
+
+    def read(self, topic: str, offset: int, key: bytes | None, value: bytes | None) -> Input:
+        """See `machine.Machine.read`."""
+        return inputs.read(topic, offset, key, value)
+
+    def missing(self, events: Iterable[Input]) -> list[str]:
+        """See `machine.Machine.missing`."""
+        persons = self.persons
+        keys = {
+            event.state_key: None for event in events if event.state_key and event.state_key not in persons
+        }
+        return [key for key in keys if self._is_mine(key)]
+
+    def missing_for_fold(self, records: Iterable[ReadRecord]) -> list[str]:
+        """See `machine.Machine.missing_for_fold`."""
+        keys: dict[str, None] = {}
+        for record in records:
+            routing = record.personal.get("routing")
+            if routing and routing not in self.persons and record.data["deltas"]:
+                keys[routing] = None
+        return [key for key in keys if self._is_mine(key)]
+
+    def open_block(self, height: int, now_ms: int, drained: bool) -> Draft | None:
+        """See `machine.Machine.open_block`."""
+        self.begin_fold(height, now_ms, drained)
+        draft = self._begin({"kind": "tick"})
+        if self.configured != self.rules:
+            draft.assumed = {"rules": self.configured.as_dict()}
+            self.emit(["rules", self.configured.as_dict()])
+        if drained:
+            self._advance(now_ms - self.rules.lateness_ms)
+            if now_ms >= self.last_report_ms + self.rules.report_interval_ms:
+                self._tick_reports()
+        self._flush()
+        if not draft.deltas:
+            self.index -= 1
+            return None
+        return draft
+
+    def due(self, now_ms: int) -> bool:
+        """See `machine.Machine.due`."""
+        if self.configured != self.rules:
+            return True
+        target = max(self.watermark_ms, now_ms - self.rules.lateness_ms)
+        if self.next_deadline_ms() <= target:
+            return True
+        if now_ms < self.last_report_ms + self.rules.report_interval_ms:
+            return False
+        return any(share.changed or self._idle(share, target) for share in self.shares.values())
+
+    def decide(self, event: Input, *, unknown: bool = False, assumed: dict[str, Any] | None = None) -> Draft:
+        """See `machine.Machine.decide`."""
+        draft = self._begin({})
+        self._routing = event.routing
+        self._session = event.session
+        what = event.event
+        if isinstance(what, AdRequest):
+            self._request(draft, what, event, unknown, assumed)
+        elif isinstance(what, Poison):
+            draft.result = {"kind": "poison", "reason": what.reason}
+            # The explanation may quote the input, so it is in the message and not in the ledger's open part.
+            draft.out.append(
+                [topics.dlq(event.topic), None, {"reason": what.reason, "message": what.message}]
+            )
+        elif isinstance(what, Impression | Click | CompletedView):
+            self._engagement(draft, what, event, unknown)
+        elif isinstance(what, OptOut | OptIn):
+            self._opt(draft, what, event, unknown)
+        else:
+            assert isinstance(what, dict)
+            self._directive(draft, what)
+        self._flush()
+        kind = draft.result["kind"]
+        self.tally[kind] = self.tally.get(kind, 0) + 1
+        return draft
+
+    def take_tally(self) -> dict[str, int]:
+        """Outcomes counted since the last call; for metrics only."""
+        tally, self.tally = self.tally, {}
+        return tally
+
+    # ------------------------------------------------------------------ shared steps
+
+    def _begin(self, result: dict[str, Any]) -> Draft:
+        self.index += 1
+        self._routing = None
+        self._session = None
+        self._draft = draft = Draft(result)
+        return draft
+
+    def emit(self, delta: list[Any]) -> None:
+        self._draft.deltas.append(delta)
+        self.apply(delta)
+
+    def _is_mine(self, routing: str) -> bool:
+        return partition_of(routing.encode(), self.rules.partitions) == self.partition
+
+    def _advance(self, watermark_ms: int) -> None:
+        """Moves the watermark, and lets expire what is then due, before anything else is decided."""
+        if watermark_ms <= self.watermark_ms:
+            return
+        self.emit(["wm", watermark_ms])
+        while (due := self.pop_due()) is not None:
+            decision_id, slot, campaign, day, price = due
+            self.emit(["expire", decision_id, slot, campaign, day, price])
+
+    def _person(self, routing: str, unknown: bool) -> Person | None:
+        """The person, most recently used from now on; None where they belong to another shard."""
+        person = self.persons.pop(routing, None)
+        if person is None:
+            if not self._is_mine(routing):
+                return None
+            person = Person()
+            if unknown:
+                person.ops = []
+        self.persons[routing] = person
+        return person
+
+    # ------------------------------------------------------------------ ad requests
+
+    def _request(
+        self, draft: Draft, request: AdRequest, event: Input, unknown: bool, assumed: dict[str, Any] | None
+    ) -> None:
+        person = self._person(event.routing, unknown)
+        if person is None:
+            draft.result = {"kind": "decided"}
+            self._no_fill(draft, request, "misrouted")
+            return
+        degraded = person.ops is not None or assumed is not None
+        if degraded:
+            # What is known of the person is an input of this decision; an audit uses it instead of the truth.
+            draft.assumed = (
+                assumed if assumed is not None else {"history": (person.encode() or b"{}").decode()}
+            )
+            if assumed is not None:
+                person = Person.decode(assumed["history"].encode())
+        time_ms = request.time_ms
+        first = person.requests.get(request.request_id)
+        if first is not None and first[0] + self.rules.dedupe_ms > self.watermark_ms:
+            draft.result = {"kind": "duplicate", "height": first[1], "index": first[2]}
+            return
+        draft.result = {"kind": "decided"}
+        latest_ms = self.now_ms + self.rules.skew_ms
+        refusal = None
+        if time_ms < self.watermark_ms:
+            refusal = "late"
+        elif time_ms > latest_ms:
+            refusal = "future"
+        else:
+            self._advance(time_ms - self.rules.lateness_ms)
+            if request.deadline_ms is not None and request.deadline_ms < self.now_ms:
+                refusal = "deadline"
+        self.emit(["seen", request.request_id, min(time_ms, latest_ms)])
+        if refusal is not None:
+            self._no_fill(draft, request, refusal)
+            return
+        body = self._selector.select(draft, request, person, degraded)
+        draft.out.append([topics.DECISIONS, None, body])
+
+    def _no_fill(self, draft: Draft, request: AdRequest, code: str) -> None:
+        slots = range(len(request.slots)) if request.slots else range(1)
+        body: dict[str, Any] = {
+            "decision_id": request.request_id,
+            "time_ms": request.time_ms,
+            "slots": [{"slot": slot, "no_fill": code} for slot in slots],
+        }
+        if draft.assumed is not None:
+            body["degraded"] = True
+        draft.out.append([topics.DECISIONS, None, body])
+        self.count("no_fill:" + code)
+
+    def count(self, what: str) -> None:
+        """Counts an outcome; for metrics only."""
+        self.tally[what] = self.tally.get(what, 0) + 1
+
+    # ------------------------------------------------------------------ impressions, clicks, views
+
+    def _engagement(
+        self, draft: Draft, what: Impression | Click | CompletedView, event: Input, unknown: bool
+    ) -> None:
+        person = self._person(event.routing, unknown)
+        if person is None:
+            draft.result = {"kind": "misrouted"}
+            return
+        if what.time_ms <= self.now_ms + self.rules.skew_ms:
+            self._advance(what.time_ms - self.rules.lateness_ms)
+        serving = person.find(what.decision_id, what.slot)
+        if serving is not None and serving.time_ms + self.rules.dedupe_ms <= self.watermark_ms:
+            serving = None
+        if not isinstance(what, Impression):
+            known = serving is not None
+            draft.result = {"kind": what.type if known else "orphan", "event": what.type}
+            return
+        reservation = self.open.get(open_key(what.decision_id, what.slot))
+        if reservation is not None:
+            _, campaign, day, price = reservation
+            charged = price if what.price_micros is None else min(price, what.price_micros)
+            self.emit(["settle", what.decision_id, what.slot, campaign, day, price, charged])
+            draft.result = {"kind": "settled", "campaign": campaign, "day": day, "charged_micros": charged}
+            if what.price_micros is not None and what.price_micros > price:
+                draft.result["flag"] = "price_above_reservation"
+            if charged < price:
+                self._ask(self.shares[campaign], day, 0)
+        elif serving is None:
+            draft.result = {"kind": "orphan", "event": what.type}
+            if person.ops is not None:
+                draft.assumed = {"history": "{}"}
+        elif serving.deadline_ms == SHOWN:
+            draft.result = {"kind": "duplicate", "event": what.type}
+        else:
+            share = self.shares[serving.campaign]
+            price = serving.price_micros
+            charged = price if what.price_micros is None else min(price, what.price_micros)
+            place = [what.decision_id, what.slot, serving.campaign, serving.day, charged]
+            if share.lease(serving.day) >= charged:
+                self.emit(["late", *place])
+                outcome = "late_funded"
+            else:
+                self.emit(["owe", *place, serving.time_ms + self.rules.dedupe_ms])
+                outcome = "owed"
+            draft.result = {
+                "kind": outcome,
+                "campaign": serving.campaign,
+                "day": serving.day,
+                "charged_micros": charged,
+            }
+            self._ask(share, serving.day, 0)
+
+    def _opt(self, draft: Draft, what: OptOut | OptIn, event: Input, unknown: bool) -> None:
+        if self._person(event.routing, unknown) is None:
+            draft.result = {"kind": "misrouted"}
+            return
+        if what.time_ms <= self.now_ms + self.rules.skew_ms:
+            self._advance(what.time_ms - self.rules.lateness_ms)
+        self.emit(["opt", what.type, what.scope, what.value])
+        draft.result = {"kind": what.type, "scope": what.scope}
+
+    # ------------------------------------------------------------------ money: directives, asks, reports
+
+    def _directive(self, draft: Draft, message: dict[str, Any]) -> None:
+        what = links.verdict(self.links, self.shard, message)
+        if what != "take":
+            draft.result = {
+                "kind": "directive_" + what,
+                "source": message["source"],
+                "number": message["number"],
+            }
+            return
+        source = message["source"]
+        self.emit(["took", source, message["number"], message["hash"]])
+        draft.result = {"kind": "directive", "source": source, "number": message["number"]}
+        for item in message["payload"]["items"]:
+            self._obey(draft, source, item)
+
+    def _obey(self, draft: Draft, source: str, item: dict[str, Any]) -> None:
+        what = item["do"]
+        campaign = item["campaign_id"]
+        share = self.shares.get(campaign)
+        if what == "define":
+            if share is not None and share.treasury != source:
+                draft.result.setdefault("refused", []).append(campaign)
+                return
+            self.emit(["define", item["campaign"], item["time_zone"], source])
+        elif share is None or share.treasury != source:
+            # Another treasury's campaign of the same id: its money goes straight back, so that none is stuck.
+            draft.result.setdefault("refused", []).append(campaign)
+            if what == "grant":
+                self._bounce(source, campaign, item["day"], item["amount_micros"])
+        elif what == "grant":
+            self.emit(["grant", campaign, item["day"], item["amount_micros"], item["asked"]])
+            self._pay_owed(share, item["day"])
+        elif what == "deny":
+            self.emit(["deny", campaign, item["day"], self.watermark_ms + self.rules.ask_cooldown_ms])
+        elif what == "recall":
+            self._return(share, item["round"], over_only=False)
+        else:
+            assert what == "status", f"unknown directive {what}"
+            self.emit(["status", campaign, item["episode"], item["reasons"]])
+            if share.paused:
+                self._return(share, None, over_only=False)
+            else:
+                for day in sorted({entry[2] for entry in share.owed}):
+                    self._ask(share, day, 0)
+
+    def _pay_owed(self, share: CampaignShare, day: int) -> None:
+        for entry in [entry for entry in share.owed if entry[2] == day]:
+            decision_id, slot, _, amount, until_ms = entry
+            place = [decision_id, slot, share.campaign.campaign_id, day, amount]
+            if until_ms <= self.watermark_ms:
+                self.emit(["unfund", *place])
+            elif share.lease(day) >= amount:
+                self.emit(["paid", *place])
+            else:
+                return
+
+    def _ask(self, share: CampaignShare, day: int, price: int) -> None:
+        """Asks for money where there is too little for ``price``, for the low-water mark, or for what is owed."""
+        if share.paused or day in share.asks or self.watermark_ms < share.denied.get(day, 0):
+            return
+        lease = share.lease(day)
+        owed = share.owed_on(day)
+        over = share.is_over(day, self.watermark_ms)
+        if not owed and (over or lease >= max(price, share.low_water())):
+            return
+        if over:
+            level = lease
+        elif price > lease:
+            level = price
+        else:
+            # Nothing is refused yet: one price more than there is will do, or one price where there is none.
+            level = share.one_price + (lease if lease >= share.one_price else 0)
+        campaign = share.campaign.campaign_id
+        self.emit(["asked", campaign, day, price])
+        self._item(share)["ask"] = {"day": day, "level": level + owed, "empty": lease < share.one_price}
+
+    def ask_for(self, share: CampaignShare, day: int, price: int) -> None:
+        """What a decision found lacking."""
+        self._ask(share, day, price)
+
+    def _item(self, share: CampaignShare) -> dict[str, Any]:
+        """The campaign's part of the report that goes out with this record; money that moved rides on it."""
+        campaign = share.campaign.campaign_id
+        items = self._items.setdefault(share.treasury, {})
+        if campaign not in items:
+            items[campaign] = {"campaign_id": campaign}
+        return items[campaign]
+
+    def _idle(self, share: CampaignShare, watermark_ms: int) -> list[int]:
+        """The days with money that this shard has no more use for."""
+        return [
+            day
+            for day in sorted(share.books)
+            if share.books[day].lease > 0 and (share.paused or share.is_over(day, watermark_ms))
+        ]
+
+    def _return(self, share: CampaignShare, round_id: int | None, *, over_only: bool) -> None:
+        campaign = share.campaign.campaign_id
+        item = self._item(share)
+        days = self._idle(share, self.watermark_ms) if over_only else sorted(share.books)
+        for day in days:
+            amount = share.lease(day)
+            if amount:
+                self.emit(["return", campaign, day, amount])
+                item.setdefault("returned", []).append([day, amount])
+        if round_id is not None:
+            item["round"] = round_id
+
+    def _bounce(self, source: str, campaign: str, day: int, amount: int) -> None:
+        item = self._items.setdefault(source, {}).setdefault(campaign, {"campaign_id": campaign})
+        item.setdefault("returned", []).append([day, amount])
+
+    def _tick_reports(self) -> None:
+        for campaign in sorted(self.shares):
+            share = self.shares[campaign]
+            for entry in [entry for entry in share.owed if entry[4] <= self.watermark_ms]:
+                self.emit(["unfund", entry[0], entry[1], campaign, entry[2], entry[3]])
+            if self._idle(share, self.watermark_ms):
+                self._return(share, None, over_only=True)
+            elif share.changed:
+                self._item(share)
+        if self._items:
+            self.emit(["reported_at", self.now_ms])
+
+    def _flush(self) -> None:
+        """Sends what the record has to report: one message a treasury."""
+        if not self._items:
+            return
+        for treasury in sorted(self._items, key=topics.partition_of_shard):
+            items = self._items[treasury]
+            for campaign, item in items.items():
+                share = self.shares.get(campaign)
+                if share is not None and share.treasury == treasury and share.changed:
+                    item["books"] = share.rows(share.changed)
+                    self.emit(["reported", campaign])
+            payload = {"watermark_ms": self.watermark_ms, "items": list(items.values())}
+            self._draft.send.append(links.next_message(self.links, treasury, payload))
+            self.touch_core()
+        self._items = {}

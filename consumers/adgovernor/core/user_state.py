@@ -1,0 +1,479 @@
+"""The state of a user shard, and what each delta does to it. Nothing else changes it.
+
+Deltas (first word → what follows). Amounts are micros, times ms.
+
+    rules        {parameters}                                  the rules in force from here on
+    wm           watermark
+    seen         request id, time                              a request is remembered
+    reserve      slot, campaign, day, price, deadline, creative, account, [categories], [labels]
+                                                               of the request seen just before: lease → reserved
+    expire       decision id, slot, campaign, day, price       reserved → lease
+    settle       decision id, slot, campaign, day, price, charged   reserved → spent, the rest → lease
+    late         decision id, slot, campaign, day, amount      lease → spent
+    owe          decision id, slot, campaign, day, amount, until    remembered, to be paid by a grant
+    paid         decision id, slot, campaign, day, amount      owed; lease → spent
+    unfund       decision id, slot, campaign, day, amount      owed, never paid: over-delivery
+    opt          opt-out | opt-in, scope, value
+    took         source, number, hash                          a side message was taken
+    define       {campaign}, time zone, treasury
+    status       campaign, episode, [reasons]                  paused for these; none: resumed
+    grant        campaign, day, amount, asked                  → lease
+    deny         campaign, day, watermark of the next ask
+    return       campaign, day, amount                         lease → treasury
+    asked        campaign, day, the price that was lacking (0: only the low-water mark was missed)
+    reported     campaign                                      its changed books ride on this record's message
+    reported_at  clock
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+import orjson
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.ledger import Draft
+from adgovernor.core import caps, links
+from adgovernor.core.history import SHOWN, Person, Serving
+from adgovernor.core.leases import CampaignShare, campaign_of
+from adgovernor.core.machine import Fields, Links
+from adgovernor.core.rules import Rules
+
+NEVER = 2**62
+
+
+def open_key(decision_id: str, slot: int) -> str:
+    """The name of a reservation."""
+    return f"{slot}|{decision_id}"
+
+
+class UserState:
+    """People, shares of campaigns, open reservations, links."""
+
+    def __init__(self, shard: str) -> None:
+        self.shard = shard
+        self.partition = topics.partition_of_shard(shard)
+        self.rules: Rules = Rules(partitions=1)
+        self.has_rules = False
+        self.watermark_ms = 0
+        self.last_report_ms = 0
+        self.links = Links()
+        self.shares: dict[str, CampaignShare] = {}
+        self.persons: dict[str, Person] = {}
+        """Least recently used first."""
+        self.open: dict[str, tuple[int, str, int, int]] = {}
+        """Open reservations: name → (deadline, campaign, day, price)."""
+        self._deadlines: list[tuple[int, str, int]] = []
+        self.horizon_ms = self.rules.history_ms
+        self.now_ms = 0
+        self.height = 0
+        self.index = -1
+        self._routing: str | None = None
+        self._session: str | None = None
+        self._request_id = ""
+        self._request_ms = 0
+        self._pod_micros: dict[str, int] = {}
+        """What the request at hand has reserved, by campaign."""
+        self._draft = Draft({})
+        self._changed: dict[str, set[str]] = {}
+        self._ops: dict[str, Callable[..., None]] = {
+            "rules": self._on_rules,
+            "wm": self._on_wm,
+            "seen": self._on_seen,
+            "reserve": self._on_reserve,
+            "expire": self._on_expire,
+            "settle": self._on_settle,
+            "late": self._on_late,
+            "owe": self._on_owe,
+            "paid": self._on_paid,
+            "unfund": self._on_unfund,
+            "opt": self._on_opt,
+            "took": self._on_took,
+            "define": self._on_define,
+            "status": self._on_status,
+            "grant": self._on_grant,
+            "deny": self._on_deny,
+            "return": self._on_return,
+            "asked": self._on_asked,
+            "reported": self._on_reported,
+            "reported_at": self._on_reported_at,
+        }
+
+    # ------------------------------------------------------------------ folding
+
+    def apply(self, delta: list[Any]) -> None:
+        """Applies one delta."""
+        self._ops[delta[0]](*delta[1:])
+
+    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
+        """See `machine.Machine.begin_fold`."""
+        self.height = height
+        self.now_ms = now_ms
+        self.index = -1
+
+    def fold(self, draft: Draft, routing: str | None, session: str | None) -> None:
+        """See `machine.Machine.fold`."""
+        self.index += 1
+        self._routing = routing
+        self._session = session
+        ops = self._ops
+        for delta in draft.deltas:
+            ops[delta[0]](*delta[1:])
+        for destination, number, digest, _ in draft.send:
+            self.links.sent[destination] = (number, digest)
+            self.touch_core()
+
+    def touch_core(self) -> None:
+        """Marks what is neither a person nor a campaign nor a reservation as changed."""
+        self._mark("core", "state")
+
+    def _mark(self, bucket: str, name: str) -> None:
+        if bucket in self._changed:
+            self._changed[bucket].add(name)
+        else:
+            self._changed[bucket] = {name}
+
+    def _share(self, campaign: str) -> CampaignShare:
+        self._mark("campaigns", campaign)
+        return self.shares[campaign]
+
+    def _of_person(self, op: Callable[..., None], *args: Any) -> None:
+        """Applies an operation to the person that the record is about, where they are known."""
+        routing = self._routing
+        if routing is None:
+            return
+        person = self.persons.get(routing)
+        if person is None:
+            person = self.persons[routing] = Person()
+            person.ops = []
+        if person.ops is not None:
+            person.ops.append((op, *args, self.watermark_ms, self.rules.dedupe_ms, self.horizon_ms))
+        op(person, *args, self.watermark_ms, self.rules.dedupe_ms, self.horizon_ms)
+        self._mark("users", routing)
+
+    # ------------------------------------------------------------------ one method a delta
+
+    def _on_rules(self, parameters: dict[str, Any]) -> None:
+        self.rules = Rules.from_dict(parameters)
+        self.has_rules = True
+        self._set_horizon()
+        self.touch_core()
+
+    def _on_wm(self, watermark_ms: int) -> None:
+        assert watermark_ms > self.watermark_ms, "the watermark never goes back"
+        self.watermark_ms = watermark_ms
+        self.touch_core()
+
+    def _on_seen(self, request_id: str, time_ms: int) -> None:
+        self._request_id = request_id
+        self._request_ms = time_ms
+        self._pod_micros = {}
+        self._of_person(_seen, request_id, time_ms, self.height, self.index)
+
+    def _on_reserve(
+        self,
+        slot: int,
+        campaign: str,
+        day: int,
+        price: int,
+        deadline_ms: int,
+        creative: str,
+        account: str,
+        categories: list[str],
+        labels: list[str],
+    ) -> None:
+        share = self._share(campaign)
+        share.book(day).move(lease=-price, reserved=price)
+        share.changed.add(day)
+        pod = self._pod_micros[campaign] = self._pod_micros.get(campaign, 0) + price
+        share.dearest_micros = max(share.dearest_micros, pod)
+        decision_id = self._request_id
+        name = open_key(decision_id, slot)
+        self.open[name] = (deadline_ms, campaign, day, price)
+        heappush(self._deadlines, (deadline_ms, decision_id, slot))
+        self._mark("open", name)
+        row = (
+            self._request_ms,
+            decision_id,
+            slot,
+            creative,
+            campaign,
+            account,
+            categories,
+            labels,
+            self._session,
+            deadline_ms,
+            day,
+            price,
+        )
+        self._of_person(_reserve, row)
+
+    def _on_expire(self, decision_id: str, slot: int, campaign: str, day: int, price: int) -> None:
+        self._close(decision_id, slot)
+        share = self._share(campaign)
+        share.book(day).move(reserved=-price, lease=price)
+        share.changed.add(day)
+
+    def _on_settle(
+        self, decision_id: str, slot: int, campaign: str, day: int, price: int, charged: int
+    ) -> None:
+        self._close(decision_id, slot)
+        share = self._share(campaign)
+        share.book(day).move(reserved=-price, spent=charged, lease=price - charged)
+        share.changed.add(day)
+        self._of_person(_shown, decision_id, slot)
+
+    def _on_late(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
+        self._spend(campaign, day, amount)
+        self._of_person(_shown, decision_id, slot)
+
+    def _on_owe(
+        self, decision_id: str, slot: int, campaign: str, day: int, amount: int, until_ms: int
+    ) -> None:
+        self._share(campaign).owed.append([decision_id, slot, day, amount, until_ms])
+        self._of_person(_shown, decision_id, slot)
+
+    def _on_paid(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
+        self._spend(campaign, day, amount)
+        self._settle_debt(campaign, decision_id, slot)
+
+    def _on_unfund(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
+        self._share(campaign).unfunded_micros += amount
+        self._settle_debt(campaign, decision_id, slot)
+
+    def _on_opt(self, kind: str, scope: str, value: str | None) -> None:
+        self._of_person(_opt, kind, scope, value)
+
+    def _on_took(self, source: str, number: int, digest: str) -> None:
+        self.links.taken[source] = (number, digest)
+        self.touch_core()
+
+    def _on_define(self, campaign: dict[str, Any], time_zone: str, treasury: str) -> None:
+        definition = campaign_of(campaign)
+        share = self.shares.get(definition.campaign_id)
+        if share is None:
+            self.shares[definition.campaign_id] = CampaignShare(definition, time_zone, treasury)
+        else:
+            share.define(definition, time_zone)
+        self._mark("campaigns", definition.campaign_id)
+        self._set_horizon()
+
+    def _on_status(self, campaign: str, episode: int, reasons: list[str]) -> None:
+        share = self._share(campaign)
+        share.episode = episode
+        share.paused = tuple(reasons)
+        share.asks.clear()
+        share.denied.clear()
+
+    def _on_grant(self, campaign: str, day: int, amount: int, asked: bool) -> None:
+        share = self._share(campaign)
+        share.book(day).move(lease=amount)
+        share.last_grant_micros = amount
+        share.changed.add(day)
+        if asked:
+            share.asks.pop(day, None)
+
+    def _on_deny(self, campaign: str, day: int, until_ms: int) -> None:
+        share = self._share(campaign)
+        share.asks.pop(day, None)
+        share.denied[day] = until_ms
+
+    def _on_return(self, campaign: str, day: int, amount: int) -> None:
+        share = self._share(campaign)
+        share.book(day).move(lease=-amount)
+        share.changed.add(day)
+
+    def _on_asked(self, campaign: str, day: int, price: int) -> None:
+        share = self._share(campaign)
+        share.asks[day] = price
+        share.denied.pop(day, None)
+        share.dearest_micros = max(share.dearest_micros, price)
+
+    def _on_reported(self, campaign: str) -> None:
+        self._share(campaign).changed.clear()
+
+    def _on_reported_at(self, now_ms: int) -> None:
+        self.last_report_ms = now_ms
+        self.touch_core()
+
+    def _close(self, decision_id: str, slot: int) -> None:
+        name = open_key(decision_id, slot)
+        del self.open[name]
+        self._mark("open", name)
+
+    def _spend(self, campaign: str, day: int, amount: int) -> None:
+        share = self._share(campaign)
+        share.book(day).move(lease=-amount, spent=amount)
+        share.changed.add(day)
+
+    def _settle_debt(self, campaign: str, decision_id: str, slot: int) -> None:
+        share = self.shares[campaign]
+        share.owed = [entry for entry in share.owed if (entry[0], entry[1]) != (decision_id, slot)]
+
+    def _set_horizon(self) -> None:
+        longest = max((caps.horizon_ms(share.campaign.caps) for share in self.shares.values()), default=0)
+        horizon = max(self.rules.history_ms, longest)
+        if horizon != self.horizon_ms:
+            self.horizon_ms = horizon
+            for person in self.persons.values():
+                person.next_prune_ms = 0
+
+    # ------------------------------------------------------------------ deadlines
+
+    def next_deadline_ms(self) -> int:
+        """The earliest deadline of an open reservation."""
+        deadlines = self._deadlines
+        while deadlines:
+            deadline_ms, decision_id, slot = deadlines[0]
+            entry = self.open.get(open_key(decision_id, slot))
+            if entry is not None and entry[0] == deadline_ms:
+                return deadline_ms
+            heappop(deadlines)
+        return NEVER
+
+    def pop_due(self) -> tuple[str, int, str, int, int] | None:
+        """The next reservation to expire, by (deadline, id): decision id, slot, campaign, day, price."""
+        if self.next_deadline_ms() > self.watermark_ms:
+            return None
+        _, decision_id, slot = heappop(self._deadlines)
+        _, campaign, day, price = self.open[open_key(decision_id, slot)]
+        return decision_id, slot, campaign, day, price
+
+    # ------------------------------------------------------------------ the store
+
+    def resident_buckets(self) -> tuple[str, ...]:
+        """See `machine.Machine.resident_buckets`."""
+        return ("core", "campaigns", "open")
+
+    def take_changes(self) -> dict[str, set[str]]:
+        """See `machine.Machine.take_changes`."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
+        """See `machine.Machine.encode`."""
+        fields: Fields = {}
+        for bucket, names in changes.items():
+            if bucket == "users":
+                persons = self.persons
+                fields[bucket] = {name: persons[name].encode() for name in names}
+            elif bucket == "open":
+                opened = self.open
+                fields[bucket] = {
+                    name: orjson.dumps(opened[name]) if name in opened else None for name in names
+                }
+            elif bucket == "campaigns":
+                fields[bucket] = {name: self.shares[name].encode() for name in names}
+            else:
+                fields[bucket] = {"state": self._encode_core()}
+        return fields
+
+    def _encode_core(self) -> bytes:
+        return orjson.dumps(
+            {
+                "rules": self.rules.as_dict() if self.has_rules else None,
+                "watermark_ms": self.watermark_ms,
+                "last_report_ms": self.last_report_ms,
+                "links": links.encode_links(self.links),
+            }
+        )
+
+    def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
+        """See `machine.Machine.restore`."""
+        core = fields.get("core", {}).get("state")
+        if core is not None:
+            data = orjson.loads(core)
+            if data["rules"] is not None:
+                self.rules = Rules.from_dict(data["rules"])
+                self.has_rules = True
+            self.watermark_ms = data["watermark_ms"]
+            self.last_report_ms = data["last_report_ms"]
+            self.links = links.decode_links(data["links"])
+        self.shares = {
+            name: CampaignShare.decode(value) for name, value in fields.get("campaigns", {}).items()
+        }
+        for name, value in fields.get("open", {}).items():
+            deadline_ms, campaign, day, price = orjson.loads(value)
+            self.open[name] = (deadline_ms, campaign, day, price)
+            slot, _, decision_id = name.partition("|")
+            self._deadlines.append((deadline_ms, decision_id, int(slot)))
+        heapify(self._deadlines)
+        self._set_horizon()
+
+    def load(self, state_key: str, value: bytes | None) -> None:
+        """See `machine.Machine.load`."""
+        before = self.persons.get(state_key)
+        if before is not None and before.ops is None:
+            return
+        person = Person.decode(value)
+        if before is not None and before.ops is not None:
+            for op, *args in before.ops:
+                op(person, *args)
+        self.persons[state_key] = person
+
+    def unloaded(self) -> list[str]:
+        """See `machine.Machine.unloaded`."""
+        return [name for name, person in self.persons.items() if person.ops is not None]
+
+    def evict(self, keep: int, pinned: set[str]) -> int:
+        """See `machine.Machine.evict`."""
+        surplus = len(self.persons) - keep
+        if surplus <= 0:
+            return 0
+        dirty = self._changed.get("users", ())
+        leaving = []
+        for name, person in self.persons.items():
+            if len(leaving) == surplus:
+                break
+            if name not in pinned and name not in dirty and person.ops is None:
+                leaving.append(name)
+        for name in leaving:
+            del self.persons[name]
+        return len(leaving)
+
+    def resident(self) -> int:
+        """See `machine.Machine.resident`."""
+        return len(self.persons)
+
+
+# What happens to a person. Each takes the person, its own arguments, and what pruning needs.
+
+
+def _seen(
+    person: Person,
+    request_id: str,
+    time_ms: int,
+    height: int,
+    index: int,
+    watermark: int,
+    dedupe: int,
+    horizon: int,
+) -> None:
+    person.prune(watermark, dedupe, horizon)
+    person.requests[request_id] = (time_ms, height, index)
+    person.expect_prune(time_ms + dedupe)
+
+
+def _reserve(person: Person, row: tuple[Any, ...], watermark: int, dedupe: int, horizon: int) -> None:
+    person.add(Serving(*row))
+    person.expect_prune(row[0] + dedupe)
+
+
+def _shown(person: Person, decision_id: str, slot: int, watermark: int, dedupe: int, horizon: int) -> None:
+    serving = person.find(decision_id, slot)
+    if serving is not None:
+        serving.deadline_ms = SHOWN
+        person.expect_prune(serving.time_ms + dedupe)
+    person.prune(watermark, dedupe, horizon)
+
+
+def _opt(
+    person: Person, kind: str, scope: str, value: str | None, watermark: int, dedupe: int, horizon: int
+) -> None:
+    entry = (scope, value)
+    if kind == "opt-in":
+        person.opt_outs = [known for known in person.opt_outs if known != entry]
+    elif entry not in person.opt_outs:
+        person.opt_outs.append(entry)
