@@ -217,10 +217,9 @@ class Model:
         using: dict[int, list[int]] = {}
         for option in users:
             using.setdefault(self.clique_of[self.ad_of[option]], []).append(option)
-        if amounts is None:
-            most = len(using)
-        else:
-            most = sum([max([amounts[o] for o in row]) for row in using.values()])
+        most = (
+            len(using) if amounts is None else sum([max([amounts[o] for o in row]) for row in using.values()])
+        )
         if most <= capacity:
             return None
         rows: list[tuple[list[int], list[int]]] = []

@@ -389,7 +389,7 @@ def _problem(
         or categories_apart == "adjacent"
         or pod.before is not None
         or pod.after is not None
-        or any([candidate.position for candidate in candidates])
+        or any(candidate.position for candidate in candidates)
     )
     for index, mask in enumerate(masks):
         if not mask:

@@ -66,7 +66,7 @@ class _Search:
         # Where every ad may use every fixed slot a count is enough; else ads and slots must be matched.
         fixed = model.fixed_mask
         self.fixed_left = fixed.bit_count()
-        self.matched = any([mask & fixed not in (0, fixed) for mask in problem.masks])
+        self.matched = any(mask & fixed not in (0, fixed) for mask in problem.masks)
         self.owner: list[int] = [-1] * len(problem.segment_total_ms)
         self.part_ads = [cap if cap else 1 << 30 for cap in problem.segment_max_ads]
         self.part_ms = list(problem.segment_total_ms)

@@ -1,0 +1,65 @@
+"""`adgovernor pods`: what a request's ad pods look like, and how bids would fill them. Offline, no servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from adgovernor.app.pods_plan import plan, summary
+from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.openrtb import parse_request, parse_response
+from adgovernor.core.podfill import Separation
+
+pods_app = typer.Typer(help="Plan ad pods offline.", no_args_is_help=True)
+
+_SEPARATIONS: dict[str, Separation] = {"pod": "pod", "adjacent": "adjacent", "none": "none"}
+
+
+@pods_app.callback()
+def _pods() -> None:
+    """Plan ad pods offline."""
+
+
+@pods_app.command("plan")
+def plan_command(
+    request: Annotated[
+        Path, typer.Argument(help="An OpenRTB 2.5/2.6 bid request, or a Prebid test document.")
+    ],
+    bids: Annotated[
+        Path | None,
+        typer.Option("--bids", help="A bid response to fill the pods from, or a Prebid test document."),
+    ] = None,
+    separation: Annotated[
+        str,
+        typer.Option(
+            help="Ads of one advertiser or category: pod (once a pod), adjacent (not side by side) or none. "
+            "A request's own poddedupe comes first."
+        ),
+    ] = "pod",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the pods that a request offers and, with --bids, their most valuable lawful fill."""
+    if separation not in _SEPARATIONS:
+        raise typer.BadParameter("give pod, adjacent or none", param_hint="--separation")
+    try:
+        asked = parse_request(_read(request))
+        answered = None if bids is None else parse_response(_read(bids))
+        result = plan(asked, answered, _SEPARATIONS[separation])
+    except BadInput as error:
+        typer.echo(f"refused: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+        return
+    for line in summary(result):
+        typer.echo(line)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}; give a file that can be read") from error

@@ -1,0 +1,371 @@
+"""The plan of an OpenRTB request's pods: their shape, and the fill that given bids would make.
+
+What lives here: the way from OpenRTB to the pod fill and back to plain JSON. What never does: reading files and
+printing (`pods_commands`). Values are micro-units of a CPM in the currency of the response; nothing is converted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from adgovernor.contracts.money import decimal_of, micros_of
+from adgovernor.contracts.openrtb import Bid, BidRequest, BidResponse, Deal, DurFloors, Imp
+from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, is_dynamic, offer_of, seconds_range
+from adgovernor.core.podfill import (
+    DurationFloor,
+    PodCandidate,
+    PodFill,
+    PodSegment,
+    PodSpec,
+    Separation,
+    fill,
+)
+
+_DURATION: Final = re.compile(r"<Duration>\s*(\d+):(\d\d):(\d\d)(?:\.\d+)?\s*</Duration>")
+_MEDIA_FILE: Final = re.compile(r"<MediaFile\b[^>]*>\s*(?:<!\[CDATA\[)?\s*([^\s<\]]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """A bid as a candidate, or the reason why it cannot be compared at all."""
+
+    bid: Bid
+    candidate: PodCandidate | None
+    assumed: bool
+    """The bid names no duration; the longest that its impression allows is counted."""
+    refused: str = ""
+
+
+def plan(request: BidRequest, response: BidResponse | None, separation: Separation = "pod") -> dict[str, Any]:
+    """Describe the pods of a request and, where bids are given, their most valuable lawful fill.
+
+    `separation` is how far apart ads of one advertiser or category are kept where the request has no
+    `poddedupe`; with it exactly what it lists is deduplicated. The result is plain JSON values.
+    """
+    offer = offer_of(request)
+    result = _shape(request, offer)
+    if response is not None:
+        result.update(_filled(request, offer, response, separation))
+    return result
+
+
+def _shape(request: BidRequest, offer: Offer) -> dict[str, Any]:
+    parts = [imp for pod in offer.pods for imp in pod.parts]
+    fixed = [imp for pod in offer.pods for imp in pod.slots]
+    return {
+        "request_id": request.id,
+        "pods": len(offer.pods),
+        "kind": offer.kind,
+        "slots": len(fixed) + len(offer.singles),
+        "per_pod": {pod.pod_id: len(pod.imps) for pod in offer.pods},
+        "structured": len(fixed),
+        "dynamic": len(parts),
+        "poddur": _one([_media(imp).poddur for imp in parts]),
+        "maxseq": _one([_media(imp).maxseq for imp in parts]),
+        "slot_seconds": _seconds(request.imp),
+        "at": request.at,
+        "plan": [_pod_shape(pod) for pod in offer.pods],
+    }
+
+
+def _pod_shape(pod: OfferedPod) -> dict[str, Any]:
+    first = _media(pod.imps[0])
+    return {
+        "pod": pod.pod_id,
+        "kind": pod.kind,
+        "podid": pod.pod_id if pod.named else None,
+        "podseq": first.podseq,
+        "startdelay": first.startdelay,
+        "slots": len(pod.slots),
+        "slot_seconds": _seconds(pod.imps),
+        "poddur": _one([_media(imp).poddur for imp in pod.parts]) if pod.parts else pod.total_s,
+        "maxseq": _one([_media(imp).maxseq for imp in pod.parts]),
+        "impressions": [
+            {
+                "impid": imp.id,
+                "slot": None if is_dynamic(imp) else number,
+                "slotinpod": _media(imp).slotinpod,
+                "seconds": _seconds([imp]),
+                "rqddurs": list(_media(imp).rqddurs) or None,
+                "poddur": _media(imp).poddur,
+                "maxseq": _media(imp).maxseq,
+                "floor_cpm": _number(imp.bidfloor),
+                "floor_cpm_per_second": _number(_media(imp).mincpmpersec),
+            }
+            for imp, number in zip(pod.imps, _numbers(pod), strict=True)
+        ],
+    }
+
+
+def _filled(
+    request: BidRequest, offer: Offer, response: BidResponse, separation: Separation
+) -> dict[str, Any]:
+    filled: list[dict[str, Any]] = []
+    losers: list[dict[str, Any]] = []
+    total = bound = used_ms = 0
+    proven = True
+    known: set[str] = set()
+    # An impression outside every pod is filled as a pod of one slot: the rules are the same.
+    singles = [OfferedPod(imp.id, named=False, imps=(imp,)) for imp in offer.singles]
+    for pod in (*offer.pods, *singles):
+        names = {imp.id for imp in pod.imps}
+        known |= names
+        bids = [_candidate(pod, bid, response.cur) for bid in response.bids() if bid.impid in names]
+        fit = [offered for offered in bids if offered.candidate is not None]
+        outcome = fill(
+            _spec(request, pod, separation), [offered.candidate for offered in fit if offered.candidate]
+        )
+        filled += _entries(pod, fit, outcome)
+        losers += [_loser(fit[loser.index].bid, loser.reasons) for loser in outcome.losers]
+        losers += [_loser(offered.bid, (offered.refused,)) for offered in bids if offered.refused]
+        total += outcome.value_micros
+        bound += outcome.bound_micros
+        proven = proven and outcome.proven
+        dynamic = {imp.id for imp in pod.parts}
+        used_ms += sum(
+            [place.candidate.duration_ms for place in outcome.placements if place.segment_id in dynamic]
+        )
+    losers += [_loser(bid, ("no_segment",)) for bid in response.bids() if bid.impid not in known]
+    taken = {entry["impid"] for entry in filled}
+    return {
+        "currency": response.cur,
+        "fill": filled,
+        "total_cpm": _number(decimal_of(total)),
+        "used_s_of_dynamic": _whole(used_ms),
+        "unfilled": [imp.id for imp in request.imp if imp.id not in taken],
+        "losers": losers,
+        "bound_cpm": _number(decimal_of(bound)),
+        "proven": proven,
+    }
+
+
+def _entries(pod: OfferedPod, fit: Sequence[_Offered], outcome: PodFill) -> list[dict[str, Any]]:
+    numbers = dict(zip([imp.id for imp in pod.imps], _numbers(pod), strict=True))
+    dynamic = {imp.id for imp in pod.parts}
+    entries = []
+    for place in outcome.placements:
+        bid = fit[place.index].bid
+        # A dynamic part has no numbered slots; only a place that the buyer insisted on has a name there.
+        slot = (bid.slotinpod or None) if place.segment_id in dynamic else numbers[place.segment_id]
+        entries.append(
+            {
+                "impid": place.segment_id,
+                "slot": slot,
+                "bid_id": bid.id,
+                "duration_s": _whole(place.candidate.duration_ms),
+                "price": _number(bid.price),
+                "pod": pod.pod_id,
+                "position": place.position,
+                "duration_assumed": fit[place.index].assumed,
+            }
+        )
+    return entries
+
+
+def _loser(bid: Bid, reasons: Sequence[str]) -> dict[str, Any]:
+    return {"bid_id": bid.id, "impid": bid.impid, "price": _number(bid.price), "reasons": list(reasons)}
+
+
+def _numbers(pod: OfferedPod) -> list[int]:
+    """Number the pod's impressions from 1, guaranteed firsts at the front and guaranteed lasts at the end."""
+    rank = {1: 0, -1: 2}
+    order = sorted(pod.imps, key=lambda imp: rank.get(_slotinpod(imp), 1))
+    return [order.index(imp) + 1 for imp in pod.imps]
+
+
+def _slotinpod(imp: Imp) -> int:
+    media = imp.media()
+    return media.slotinpod if media is not None else 0
+
+
+def _spec(request: BidRequest, pod: OfferedPod, separation: Separation) -> PodSpec:
+    codes = {code for imp in pod.imps if (media := imp.media()) is not None for code in media.poddedupe}
+    stated = bool(codes & {1, 2, 3, 4, 5})
+    advertisers = categories = separation
+    if stated:
+        advertisers = "pod" if 1 in codes else "none"
+        categories = "pod" if 2 in codes else "none"
+    return PodSpec(
+        segments=tuple([_segment(imp) for imp in pod.imps]),
+        total_ms=1000 * (pod.total_s or 0),
+        repeat_creatives=stated and 3 not in codes,
+        separate_media=not stated or 4 in codes,
+        advertiser_separation=advertisers,
+        category_separation=categories,
+        blocked_categories=frozenset(request.bcat).union(*[imp.bcat for imp in pod.imps]),
+        blocked_advertisers=frozenset([domain.lower() for domain in request.badv]),
+    )
+
+
+def _segment(imp: Imp) -> PodSegment:
+    media = imp.media()
+    if media is None:
+        return PodSegment(imp.id, floor_micros=micros_of(imp.bidfloor))
+    return PodSegment(
+        segment_id=imp.id,
+        min_ms=1000 * (media.minduration or 0),
+        max_ms=1000 * (media.maxduration or 0),
+        durations_ms=tuple([1000 * seconds for seconds in media.rqddurs]),
+        floor_micros=micros_of(imp.bidfloor),
+        floor_per_second_micros=micros_of(media.mincpmpersec or Decimal(0)),
+        duration_floors=_duration_floors(media.durfloors),
+        # Higher numbers than the standard's are mere order, which the request gives anyway.
+        position=media.slotinpod if media.slotinpod in (-1, 1, 2) else 0,
+        total_ms=1000 * (media.poddur or 0),
+        max_ads=media.maxseq or 0,
+    )
+
+
+def _duration_floors(floors: Sequence[DurFloors]) -> tuple[DurationFloor, ...]:
+    return tuple(
+        [
+            DurationFloor(1000 * (floor.mindur or 0), 1000 * (floor.maxdur or 0), micros_of(floor.bidfloor))
+            for floor in floors
+        ]
+    )
+
+
+def _candidate(pod: OfferedPod, bid: Bid, currency: str) -> _Offered:
+    imp = next(imp for imp in pod.imps if imp.id == bid.impid)
+    deal = imp.deal(bid.dealid)
+    floor_currency = deal.bidfloorcur if deal is not None and deal.bidfloor is not None else imp.bidfloorcur
+    if currency != floor_currency and (imp.bidfloor or (deal is not None and deal.bidfloor)):
+        # No rate of exchange is given, so price and floor cannot be compared.
+        return _Offered(bid, None, assumed=False, refused="currency")
+    stated = _bid_ms(bid)
+    duration_ms = _longest_ms(imp) if stated is None else stated
+    media_file = _MEDIA_FILE.search(bid.adm)
+    return _Offered(
+        bid,
+        PodCandidate(
+            candidate_id=bid.id,
+            price_micros=micros_of(bid.price),
+            duration_ms=duration_ms,
+            creative_id=bid.crid or bid.adid,
+            media_url=media_file.group(1) if media_file is not None else "",
+            advertiser_domains=tuple([domain.lower() for domain in bid.adomain]),
+            categories=bid.cat,
+            segments=(imp.id,),
+            position=bid.slotinpod if bid.slotinpod in (-1, 1, 2) else 0,
+            floor_micros=_deal_floor(deal, duration_ms),
+        ),
+        assumed=stated is None,
+    )
+
+
+def _bid_ms(bid: Bid) -> int | None:
+    """The duration that the bid states, or else its inline VAST."""
+    seconds = bid.seconds()
+    if seconds is not None:
+        return 1000 * seconds
+    found = _DURATION.search(bid.adm)
+    if found is None:
+        return None
+    hours, minutes, rest = (int(part) for part in found.groups())
+    return 1000 * (3600 * hours + 60 * minutes + rest)
+
+
+def _longest_ms(imp: Imp) -> int:
+    """What an ad of unknown length takes at most, so that a pod is never overrun; 0 where nothing bounds it."""
+    media = imp.media()
+    if media is None:
+        return 0
+    limits = media.seconds()
+    longest = limits[1] if limits is not None else None
+    ends = [seconds for seconds in (longest, media.poddur) if seconds is not None]
+    return 1000 * min(ends) if ends else 0
+
+
+def _deal_floor(deal: Deal | None, duration_ms: int) -> int | None:
+    """The deal's own floor for this duration, which replaces every other floor; None where it has none."""
+    if deal is None:
+        return None
+    if deal.mincpmpersec is None and not deal.durfloors and deal.bidfloor is None:
+        return None
+    terms = PodSegment(
+        deal.id,
+        floor_micros=micros_of(deal.bidfloor or Decimal(0)),
+        floor_per_second_micros=micros_of(deal.mincpmpersec or Decimal(0)),
+        duration_floors=_duration_floors(deal.durfloors),
+    )
+    return terms.floor_for(duration_ms)
+
+
+def _media(imp: Imp) -> Any:
+    """The video or audio of an impression that is in a pod; such an impression always has one."""
+    media = imp.media()
+    assert media is not None
+    return media
+
+
+def _seconds(imps: Sequence[Imp]) -> int | list[int | None] | None:
+    """One number where only one duration is lawful, else [shortest, longest]; None where nothing is said."""
+    limits = seconds_range(imps)
+    if limits is None:
+        return None
+    return limits[0] if limits[0] == limits[1] else [limits[0], limits[1]]
+
+
+def _one(values: Sequence[int | None]) -> int | list[int | None] | None:
+    """The value itself where it is the only one, else the list."""
+    if not values:
+        return None
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _whole(milliseconds: int) -> int | float:
+    return milliseconds // 1000 if milliseconds % 1000 == 0 else milliseconds / 1000
+
+
+def _number(amount: Decimal | None) -> int | float | None:
+    """A decimal as a JSON number. Only for show: nothing is computed from it."""
+    if amount is None:
+        return None
+    return int(amount) if amount == amount.to_integral_value() else float(amount)
+
+
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """The plan as lines for a person."""
+    lines = [
+        f"{result['kind']}: {result['pods']} pods, {result['slots']} slots, {result['dynamic']} dynamic parts"
+        + (f", auction type {result['at']}" if result["at"] is not None else "")
+    ]
+    if not result["plan"] and result["slot_seconds"] is not None:
+        lines.append(f"  seconds {_spell(result['slot_seconds'])}")
+    for pod in result["plan"]:
+        lines.append(f"pod {pod['pod']}: {pod['kind']}")
+        for imp in pod["impressions"]:
+            what = (
+                f"slot {imp['slot']}"
+                if imp["slot"] is not None
+                else f"up to {imp['maxseq'] or 'any number of'} ads"
+            )
+            room = f" in {imp['poddur']} s" if imp["poddur"] is not None else ""
+            lines.append(f"  imp {imp['impid']}: {what}{room}, seconds {_spell(imp['seconds'])}")
+    if "fill" in result:
+        for entry in result["fill"]:
+            where = f"slot {entry['slot']}" if entry["slot"] is not None else f"place {entry['position']}"
+            guess = " (assumed)" if entry["duration_assumed"] else ""
+            lines.append(
+                f"  fill pod {entry['pod']} {where}: bid {entry['bid_id']}, {entry['duration_s']} s{guess}, "
+                f"{entry['price']} CPM"
+            )
+        lines.extend(
+            f"  out bid {loser['bid_id']}: {', '.join(loser['reasons'])}" for loser in result["losers"]
+        )
+        proof = "the best possible" if result["proven"] else f"at most {result['bound_cpm']} is possible"
+        lines.append(f"total {result['total_cpm']} {result['currency']} CPM, {proof}")
+    return lines
+
+
+def _spell(seconds: int | list[int | None] | None) -> str:
+    if seconds is None:
+        return "any"
+    if isinstance(seconds, int):
+        return str(seconds)
+    low, high = seconds
+    return f"{low} to {high}" if high is not None else f"{low} or more"

@@ -1,0 +1,561 @@
+"""OpenRTB 2.5 and 2.6: the part of bid requests and bid responses that this project reads.
+
+What lives here: tolerant models, the way into the documents in which such requests travel, and the refusal of
+requests that contradict themselves. What never does: pods (`openrtb_pods`) and our own ad requests
+(`openrtb_requests`).
+
+Tolerant means: unknown fields are ignored, null is the same as absent, a number may stand where the standard
+wants a text and the other way round. Prices stay decimal and exact. Section numbers are those of OpenRTB 2.6.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from adgovernor.contracts.errors import Undecodable
+
+ENVELOPES: Final[tuple[tuple[str, ...], ...]] = (
+    ("mockBidRequest",),
+    ("requestPayload",),
+    ("mockVideoRequest",),
+    ("incomingRequest", "ortbRequest"),
+)
+"""Where Prebid's test documents keep the request."""
+
+DEDUPLICATIONS: Final = range(1, 6)
+NO_DEDUPLICATION: Final = 5
+"""AdCOM 1.0, list Pod Deduplication Settings: 1 adomain, 2 category, 3 creative, 4 media file, 5 none."""
+
+
+class BadOpenRtb(Undecodable):
+    """A request or response that cannot be read, or that contradicts itself.
+
+    Attributes:
+        field: the path of the offending field, such as ``imp[0].video.rqddurs``.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__("openrtb", f"{field}: {message}")
+        self.field = field
+
+
+class _Loose(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
+
+_Model = TypeVar("_Model", bound=_Loose)
+
+
+class DurFloors(_Loose):
+    """A floor for a range of durations (3.2.35); a bound that is absent is open."""
+
+    mindur: int | None = None
+    maxdur: int | None = None
+    bidfloor: Decimal = Decimal(0)
+
+
+class Deal(_Loose):
+    """A deal and its own floor (3.2.12): at most one of the three forms."""
+
+    id: str = ""
+    bidfloor: Decimal | None = None
+    bidfloorcur: str = "USD"
+    mincpmpersec: Decimal | None = None
+    durfloors: tuple[DurFloors, ...] = ()
+
+
+class Pmp(_Loose):
+    """The private marketplace of an impression (3.2.11)."""
+
+    deals: tuple[Deal, ...] = ()
+
+
+class Format(_Loose):
+    """One size of a banner (3.2.10)."""
+
+    w: int | None = None
+    h: int | None = None
+
+
+class Banner(_Loose):
+    """A display impression (3.2.6)."""
+
+    w: int | None = None
+    h: int | None = None
+    format: tuple[Format, ...] = ()
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every size that is asked for, as (width, height) in device-independent pixels."""
+        found = [(self.w, self.h), *((size.w, size.h) for size in self.format)]
+        return tuple((w, h) for w, h in found if w is not None and h is not None)
+
+
+class Video(_Loose):
+    """A video or audio impression (3.2.7, 3.2.8); all times are seconds."""
+
+    mimes: tuple[str, ...] = ()
+    minduration: int | None = None
+    maxduration: int | None = None
+    rqddurs: tuple[int, ...] = ()
+    startdelay: int | None = None
+    podid: str = ""
+    podseq: int = 0
+    slotinpod: int = 0
+    poddur: int | None = None
+    maxseq: int | None = None
+    mincpmpersec: Decimal | None = None
+    durfloors: tuple[DurFloors, ...] = ()
+    poddedupe: tuple[int, ...] = ()
+    w: int | None = None
+    h: int | None = None
+
+    def seconds(self) -> tuple[int, int | None] | None:
+        """The shortest and the longest lawful duration (None = open), or None where nothing bounds it."""
+        if self.rqddurs:
+            return min(self.rqddurs), max(self.rqddurs)
+        if self.minduration is None and not self.maxduration:
+            return None
+        return self.minduration or 0, self.maxduration or None
+
+
+class Native(_Loose):
+    """A native impression (3.2.9); only its presence counts here."""
+
+
+class Imp(_Loose):
+    """One impression that is offered (3.2.4)."""
+
+    id: str
+    banner: Banner | None = None
+    video: Video | None = None
+    audio: Video | None = None
+    native: Native | None = None
+    pmp: Pmp | None = None
+    tagid: str = ""
+    bidfloor: Decimal = Decimal(0)
+    bidfloorcur: str = "USD"
+    bcat: tuple[str, ...] = ()
+    """Not in the standard, but sent by some exchanges: categories blocked for this impression alone."""
+
+    def media(self) -> Video | None:
+        """What can be part of a pod: the video, or else the audio."""
+        return self.video or self.audio
+
+    def media_types(self) -> tuple[str, ...]:
+        """The media that are offered: banner, video, audio, native."""
+        offered = (
+            ("banner", self.banner),
+            ("video", self.video),
+            ("audio", self.audio),
+            ("native", self.native),
+        )
+        return tuple(name for name, value in offered if value is not None)
+
+    def deal(self, deal_id: str) -> Deal | None:
+        """The deal of that id, where the impression has it."""
+        if not deal_id or self.pmp is None:
+            return None
+        return next((deal for deal in self.pmp.deals if deal.id == deal_id), None)
+
+
+class Publisher(_Loose):
+    """Who owns the site or app (3.2.15)."""
+
+    id: str = ""
+    name: str = ""
+
+
+class Channel(_Loose):
+    """A site, an app or an out-of-home screen (3.2.13, 3.2.14, 3.2.32)."""
+
+    id: str = ""
+    name: str = ""
+    domain: str = ""
+    page: str = ""
+    bundle: str = ""
+    publisher: Publisher | None = None
+
+
+class Device(_Loose):
+    """The device (3.2.18): its identifiers only."""
+
+    ifa: str = ""
+    didsha1: str = ""
+    didmd5: str = ""
+    dpidsha1: str = ""
+    dpidmd5: str = ""
+    macsha1: str = ""
+    macmd5: str = ""
+    ip: str = ""
+    ipv6: str = ""
+    ua: str = ""
+
+
+class Uid(_Loose):
+    """One extended identifier (3.2.28)."""
+
+    id: str = ""
+    atype: int | None = None
+
+
+class Eid(_Loose):
+    """The extended identifiers of one source (3.2.27)."""
+
+    source: str = ""
+    uids: tuple[Uid, ...] = ()
+
+
+class UserExt(_Loose):
+    """Where OpenRTB 2.5 kept the extended identifiers."""
+
+    eids: tuple[Eid, ...] = ()
+
+
+class User(_Loose):
+    """The person (3.2.20): identifiers only."""
+
+    id: str = ""
+    buyeruid: str = ""
+    eids: tuple[Eid, ...] = ()
+    ext: UserExt | None = None
+
+    def extended(self) -> tuple[Eid, ...]:
+        """The extended identifiers, wherever this version of the standard keeps them."""
+        return self.eids or (self.ext.eids if self.ext is not None else ())
+
+
+class PodConfigPod(_Loose):
+    """One pod of Prebid's `podconfig`."""
+
+    podid: str
+    adpoddurationsec: int
+
+
+class PodConfig(_Loose):
+    """Prebid's way to ask for pods: their lengths, and the durations that their slots may have."""
+
+    durationrangesec: tuple[int, ...] = ()
+    requireexactduration: bool = False
+    pods: tuple[PodConfigPod, ...] = ()
+
+
+class BidRequest(_Loose):
+    """A bid request (3.2.1). `podconfig` and `video` are Prebid's; its slots are then in `imp` as well."""
+
+    id: str = ""
+    imp: tuple[Imp, ...] = ()
+    site: Channel | None = None
+    app: Channel | None = None
+    dooh: Channel | None = None
+    device: Device | None = None
+    user: User | None = None
+    at: int | None = None
+    """1 first price, 2 second price plus."""
+    tmax: int | None = None
+    cur: tuple[str, ...] = ()
+    bcat: tuple[str, ...] = ()
+    badv: tuple[str, ...] = ()
+    podconfig: PodConfig | None = None
+    video: Video | None = None
+
+
+class BidExtVideo(_Loose):
+    duration: int | None = None
+
+
+class BidExtPrebid(_Loose):
+    video: BidExtVideo | None = None
+
+
+class BidExt(_Loose):
+    """Where bidders put a duration that has no field in OpenRTB 2.5."""
+
+    duration: int | None = None
+    prebid: BidExtPrebid | None = None
+
+
+class Bid(_Loose):
+    """One bid (4.2.3); the price is a CPM."""
+
+    id: str = ""
+    impid: str
+    price: Decimal
+    adid: str = ""
+    adm: str = ""
+    adomain: tuple[str, ...] = ()
+    cat: tuple[str, ...] = ()
+    cid: str = ""
+    crid: str = ""
+    dealid: str = ""
+    dur: int | None = None
+    slotinpod: int = 0
+    ext: BidExt | None = None
+
+    def seconds(self) -> int | None:
+        """The duration that the bid states: `dur`, else what 2.5 bidders put into `ext`."""
+        if self.dur is not None or self.ext is None:
+            return self.dur
+        if self.ext.duration is not None:
+            return self.ext.duration
+        video = self.ext.prebid.video if self.ext.prebid is not None else None
+        return video.duration if video is not None else None
+
+
+class SeatBid(_Loose):
+    """The bids of one seat (4.2.2)."""
+
+    bid: tuple[Bid, ...] = ()
+    seat: str = ""
+
+
+class BidResponse(_Loose):
+    """A bid response (4.2.1)."""
+
+    id: str = ""
+    seatbid: tuple[SeatBid, ...] = ()
+    cur: str = "USD"
+
+    def bids(self) -> tuple[Bid, ...]:
+        """All bids, in the order given."""
+        return tuple(bid for seat in self.seatbid for bid in seat.bid)
+
+
+def read_json(raw: bytes | str) -> Any:
+    """Read a document with exact decimals.
+
+    Raises:
+        BadOpenRtb: it is not JSON.
+    """
+    try:
+        return json.loads(raw, parse_float=Decimal, parse_constant=_no_constant)
+    except ValueError as error:
+        raise BadOpenRtb("document", f"this is not JSON ({error})") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def parse_request(raw: bytes | str | Mapping[str, Any]) -> BidRequest:
+    """Read a bid request that stands alone or sits in one of the `ENVELOPES`.
+
+    Raises:
+        BadOpenRtb: no request, not readable, or contradicting itself; the field is named.
+    """
+    document = raw if isinstance(raw, Mapping) else read_json(raw)
+    where, body = _unwrap(document)
+    request = _validate(BidRequest, body, where)
+    if request.podconfig is not None and not request.imp:
+        request = _expand(request, where)
+    if not request.imp:
+        raise BadOpenRtb(f"{where}imp", "no impression is offered; give `imp`, or Prebid's `podconfig`")
+    _check(request, where)
+    return request
+
+
+def parse_response(raw: bytes | str | Mapping[str, Any]) -> BidResponse:
+    """Read a bid response that stands alone, or the mock responses of one of Prebid's test documents.
+
+    Raises:
+        BadOpenRtb: no response, or not readable; the field is named.
+    """
+    document = raw if isinstance(raw, Mapping) else read_json(raw)
+    if not isinstance(document, Mapping):
+        raise BadOpenRtb("document", "a bid response is a JSON object")
+    if "httpCalls" not in document:
+        for name in ("mockBidResponse", "expectedBidResponse", "response"):
+            if isinstance(document.get(name), Mapping):
+                return _validate(BidResponse, document[name], f"{name}.")
+        return _validate(BidResponse, document, "")
+    bodies = []
+    for number, call in enumerate(document["httpCalls"]):
+        answer = call.get("mockResponse") if isinstance(call, Mapping) else None
+        body = answer.get("body") if isinstance(answer, Mapping) else None
+        if isinstance(body, Mapping):
+            bodies.append(_validate(BidResponse, body, f"httpCalls[{number}].mockResponse.body."))
+    if len({body.cur for body in bodies}) > 1:
+        raise BadOpenRtb("httpCalls", "the responses are in several currencies, and none is converted here")
+    seats = tuple(seat for body in bodies for seat in body.seatbid)
+    return BidResponse(seatbid=seats, cur=bodies[0].cur if bodies else "USD")
+
+
+def _unwrap(document: Any) -> tuple[str, Mapping[str, Any]]:
+    """Find the request and give its path, ending in a dot unless it is the document itself."""
+    if not isinstance(document, Mapping):
+        raise BadOpenRtb("document", "a bid request is a JSON object")
+    for path in ENVELOPES:
+        inner: Any = document
+        for name in path:
+            inner = inner.get(name) if isinstance(inner, Mapping) else None
+        if isinstance(inner, Mapping):
+            return ".".join(path) + ".", inner
+    return "", document
+
+
+def _validate(model: type[_Model], body: Mapping[str, Any], where: str) -> _Model:
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadOpenRtb(where + _path(first["loc"]), first["msg"]) from error
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """Write a location as `imp[0].video.maxseq`."""
+    path = ""
+    for step in location:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    return path or "document"
+
+
+def _expand(request: BidRequest, where: str) -> BidRequest:
+    """Make the impressions that Prebid makes of a `podconfig`: ids POD_INDEX, index from 0.
+
+    A pod has as many slots as its shortest duration fits into it. Where the durations are exact each is used,
+    and the slots are shared equally among them in the order given; the last takes the remainder.
+    """
+    config = request.podconfig
+    assert config is not None
+    durations = config.durationrangesec
+    path = f"{where}podconfig"
+    if not durations:
+        raise BadOpenRtb(f"{path}.durationrangesec", "missing; give the durations that a slot may have")
+    if min(durations) <= 0:
+        raise BadOpenRtb(
+            f"{path}.durationrangesec", f"{min(durations)} is not a duration; give seconds above 0"
+        )
+    if not config.pods:
+        raise BadOpenRtb(f"{path}.pods", "missing; give at least one pod")
+    template = request.video or Video()
+    imps: list[Imp] = []
+    seen: set[str] = set()
+    for number, pod in enumerate(config.pods):
+        here = f"{path}.pods[{number}]"
+        if pod.podid in seen:
+            raise BadOpenRtb(f"{here}.podid", f"{pod.podid} is given twice")
+        seen.add(pod.podid)
+        if pod.adpoddurationsec <= 0:
+            raise BadOpenRtb(f"{here}.adpoddurationsec", f"{pod.adpoddurationsec} must be above 0")
+        count = pod.adpoddurationsec // min(durations)
+        if config.requireexactduration:
+            count = max(count, len(durations))
+        if not count:
+            raise BadOpenRtb(
+                f"{here}.adpoddurationsec",
+                f"{pod.adpoddurationsec} s is shorter than the shortest slot ({min(durations)} s)",
+            )
+        share = max(1, count // len(durations))
+        for index in range(count):
+            if config.requireexactduration:
+                exact = durations[min(index // share, len(durations) - 1)]
+                limits = {"minduration": exact, "maxduration": exact}
+            else:
+                limits = {"maxduration": max(durations)}
+            imps.append(Imp(id=f"{pod.podid}_{index}", video=template.model_copy(update=limits)))
+    return request.model_copy(update={"imp": tuple(imps)})
+
+
+def _check(request: BidRequest, where: str) -> None:
+    """Refuse what contradicts itself, naming the field."""
+    if request.tmax is not None and request.tmax < 0:
+        raise BadOpenRtb(f"{where}tmax", f"{request.tmax} is negative; give milliseconds")
+    seen: set[str] = set()
+    edges: dict[tuple[str, int], str] = {}
+    sequences: dict[str, tuple[int, str]] = {}
+    for number, imp in enumerate(request.imp):
+        path = f"{where}imp[{number}]"
+        if imp.id in seen:
+            raise BadOpenRtb(f"{path}.id", f"{imp.id} is given twice")
+        seen.add(imp.id)
+        if imp.bidfloor < 0:
+            raise BadOpenRtb(f"{path}.bidfloor", f"{imp.bidfloor} is negative")
+        for at, deal in enumerate(imp.pmp.deals if imp.pmp is not None else ()):
+            _check_floors(deal.mincpmpersec, deal.durfloors, f"{path}.pmp.deals[{at}]")
+        for name, media in (("video", imp.video), ("audio", imp.audio)):
+            if media is not None:
+                _check_media(media, f"{path}.{name}")
+        pod = imp.media()
+        if pod is None or not pod.podid:
+            continue
+        here = f"{path}.{'video' if imp.video is not None else 'audio'}"
+        if pod.slotinpod in (1, -1):
+            other = edges.setdefault((pod.podid, pod.slotinpod), imp.id)
+            if other != imp.id:
+                edge = "first" if pod.slotinpod == 1 else "last"
+                raise BadOpenRtb(
+                    f"{here}.slotinpod",
+                    f"impressions {other} and {imp.id} are both the {edge} of pod {pod.podid}",
+                )
+        sequence, other = sequences.setdefault(pod.podid, (pod.podseq, imp.id))
+        if sequence != pod.podseq:
+            raise BadOpenRtb(
+                f"{here}.podseq", f"{pod.podseq}, but impression {other} of pod {pod.podid} says {sequence}"
+            )
+
+
+def _check_media(media: Video, path: str) -> None:
+    """Refuse contradictions of one video or audio object (3.2.7, 7.6, 7.11)."""
+    for name in ("minduration", "maxduration", "poddur"):
+        value = getattr(media, name)
+        if value is not None and value < 0:
+            raise BadOpenRtb(f"{path}.{name}", f"{value} is negative; give seconds")
+    if media.rqddurs:
+        for name in ("minduration", "maxduration"):
+            if getattr(media, name) is not None:
+                raise BadOpenRtb(
+                    f"{path}.rqddurs",
+                    f"given together with {name}; the two exclude each other, leave one out",
+                )
+        if min(media.rqddurs) <= 0:
+            raise BadOpenRtb(
+                f"{path}.rqddurs", f"{min(media.rqddurs)} is not a duration; give seconds above 0"
+            )
+    if media.minduration and media.maxduration and media.minduration > media.maxduration:
+        raise BadOpenRtb(
+            f"{path}.minduration", f"{media.minduration} is above maxduration, which is {media.maxduration}"
+        )
+    if media.maxseq is not None and media.maxseq < 1:
+        raise BadOpenRtb(
+            f"{path}.maxseq", f"{media.maxseq} is no number of ads; give 1 or more, or leave it out"
+        )
+    if media.poddur is not None:
+        if media.poddur == 0:
+            raise BadOpenRtb(f"{path}.poddur", "0 s holds no ad; give seconds above 0, or leave it out")
+        shortest = media.seconds()
+        if shortest is not None and shortest[0] > media.poddur:
+            raise BadOpenRtb(
+                f"{path}.poddur", f"{media.poddur} s is shorter than any ad ({shortest[0]} s at least)"
+            )
+    if media.slotinpod < -1:
+        raise BadOpenRtb(f"{path}.slotinpod", f"{media.slotinpod} is none of -1, 0, 1, 2")
+    _check_floors(media.mincpmpersec, media.durfloors, path)
+    known = [code for code in media.poddedupe if code in DEDUPLICATIONS]
+    if NO_DEDUPLICATION in known and len(set(known)) > 1:
+        raise BadOpenRtb(f"{path}.poddedupe", "5 (no deduplication) is given together with others")
+
+
+def _check_floors(per_second: Decimal | None, floors: Sequence[DurFloors], path: str) -> None:
+    if per_second is not None and per_second < 0:
+        raise BadOpenRtb(f"{path}.mincpmpersec", f"{per_second} is negative")
+    if per_second is not None and floors:
+        raise BadOpenRtb(
+            f"{path}.durfloors", "given together with mincpmpersec; only one form of floor is allowed"
+        )
+    for number, floor in enumerate(floors):
+        here = f"{path}.durfloors[{number}]"
+        if floor.bidfloor < 0:
+            raise BadOpenRtb(f"{here}.bidfloor", f"{floor.bidfloor} is negative")
+        if floor.mindur is not None and floor.maxdur is not None and floor.mindur > floor.maxdur:
+            raise BadOpenRtb(f"{here}.mindur", f"{floor.mindur} is above maxdur, which is {floor.maxdur}")
