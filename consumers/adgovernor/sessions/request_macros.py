@@ -1,0 +1,42 @@
+"""The macro values of one resolution's requests."""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+from adgovernor.sessions.context import SessionContext, new_cachebusting
+from adgovernor.sessions.fetch import Now, utc_now
+from adgovernor.video import MacroValue, timestamp
+
+
+class RequestMacros:
+    """A :data:`~adgovernor.sessions.resolver.MacroSource`.
+
+    ``[TRANSACTIONID]`` is made once and stays for the whole chain and pod; ``[TIMESTAMP]`` and ``[CACHEBUSTING]`` are
+    new for every request, the first random number being the context's own.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        *,
+        now: Now = utc_now,
+        rng: random.Random | None = None,
+        transaction_id: str | None = None,
+    ) -> None:
+        self._now = now
+        self._rng = rng or random.SystemRandom()
+        self._values = context.macro_values()
+        self._next_cachebusting = context.cachebusting
+        self.transaction_id = transaction_id or str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+
+    def __call__(self) -> dict[str, MacroValue]:
+        """The values of the next request."""
+        cachebusting, self._next_cachebusting = self._next_cachebusting, new_cachebusting(self._rng)
+        return {
+            "TRANSACTIONID": self.transaction_id,
+            **self._values,
+            "TIMESTAMP": timestamp(self._now()),
+            "CACHEBUSTING": cachebusting,
+        }
