@@ -44,8 +44,9 @@ find_pip() {
     bundled_pip "$1" && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing python3-venv..."
-        { DEBIAN_FRONTEND=noninteractive apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-            apt-get install -q -y --no-install-recommends python3-venv; } >&2 </dev/null || true
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv; } \
+            >/dev/null </dev/null || true # Their errors are on the terminal; what is missing is said below.
         bundled_pip "$1" && return
     fi
     die "$1 cannot make virtual environments. Install what is missing: sudo apt-get install python3-venv"

@@ -82,8 +82,12 @@ def _output_kept_clean() -> Iterator[IO[str]]:
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
-    with os.fdopen(real, "w") as stream:
-        yield stream
+    try:
+        with os.fdopen(os.dup(real), "w") as stream, contextlib.redirect_stdout(sys.stderr):
+            yield stream
+    finally:
+        os.dup2(real, 1)
+        os.close(real)
 
 
 def show(described: Figures, results: Mapping[str, Figures]) -> None:
