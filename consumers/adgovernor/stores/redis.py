@@ -38,7 +38,7 @@ class RedisStore:
         if not _PREFIX.fullmatch(prefix):
             raise BadSettings(f"Redis prefix {prefix!r}: use letters, digits and . _ : - only")
         self._prefix = prefix
-        self._client = RedisClient(config)
+        self.client = RedisClient(config)
 
     def key(self, shard: str, bucket: str) -> str:
         """The key of a shard's bucket; its hash tag keeps all of a shard's keys on one node of a Cluster."""
@@ -98,23 +98,23 @@ class RedisStore:
 
     async def ping(self) -> None:
         """See `Store.ping`. Of a Cluster every node that takes writes must answer."""
-        for node in await self._client.primaries():
-            await self._client.command("PING", node=node)
+        for node in await self.client.primaries():
+            await self.client.command("PING", node=node)
 
     async def check(self) -> list[Finding]:
         """What is right and wrong with the servers' set-up, each with how to mend it. Raises nothing that a
         server causes; writes and removes a few keys under the prefix to prove the rights."""
-        return await examine(self._client, self)
+        return await examine(self)
 
     async def drop(self, shard: str) -> None:
         """Forgets a shard, whatever is there: for shards that were made to try something."""
         present = await self.read_meta(shard)
         await self.reset(shard, None if present is None else present.tip, Meta(NOTHING, b""))
-        await self._client.command("UNLINK", self.key(shard, "meta"))
+        await self.client.command("UNLINK", self.key(shard, "meta"))
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._client.close()
+        await self.client.close()
 
     async def _swap(
         self,
@@ -195,7 +195,7 @@ class RedisStore:
     ) -> Any:
         keys = [self.key(shard, "meta"), *(self.key(shard, bucket) for bucket in buckets)]
         try:
-            return await self._client.run(script, keys, arguments)
+            return await self.client.run(script, keys, arguments)
         except ResponseError as error:
             raise BadSettings(
                 f"Redis key {keys[0]}: {error}; this program keeps layout {FORMAT}. Another version wrote it: "

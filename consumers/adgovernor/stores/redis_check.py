@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from adgovernor.contracts.errors import BadSettings, Unavailable
 from adgovernor.stores.base import Finding, Meta, Tip
-from adgovernor.stores.redis_client import RedisClient
 
 if TYPE_CHECKING:
     from adgovernor.stores.redis import RedisStore
@@ -22,8 +21,9 @@ _FULL: Final = 0.8
 """Share of its memory from which a server gets a warning."""
 
 
-async def examine(client: RedisClient, store: RedisStore) -> list[Finding]:
+async def examine(store: RedisStore) -> list[Finding]:
     """All findings, the worst first. A server that cannot be reached is a finding as well."""
+    client = store.client
     try:
         findings = []
         nodes = await client.primaries()

@@ -1,0 +1,128 @@
+"""What the stores' tests share: tips, a proxy that loses replies, and a process that races for swaps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from adgovernor.stores.base import Meta, Store, Tip
+from adgovernor.stores.redis import RedisStore
+from adgovernor.stores.redis_client import RedisConfig
+
+RACE_ROUNDS = 100
+
+
+def tip(height: int, ledger: str = "genesis") -> Tip:
+    """The tip of a ledger that has one possible history."""
+    return Tip(ledger, height, f"chain-{height}")
+
+
+def meta(height: int, spine: bytes = b"spine") -> Meta:
+    """What a store says of a shard at that height."""
+    return Meta(tip(height), spine)
+
+
+async def forget(store: RedisStore) -> None:
+    """Removes every key under the store's prefix."""
+    pattern = store.key("*", "*")
+    for node in await store.client.primaries():
+        cursor: Any = 0
+        while True:
+            cursor, keys = await store.client.command(
+                "SCAN", cursor, "MATCH", pattern, "COUNT", 1000, node=node
+            )
+            # The Cluster client gives a cursor for each node asked.
+            (cursor,) = cursor.values() if isinstance(cursor, dict) else (cursor,)
+            for key in keys:
+                await store.client.command("UNLINK", key, node=node)
+            if int(cursor) == 0:
+                break
+
+
+async def race(store: Store, shard: str, name: str) -> int:
+    """Swaps upwards from whatever is there until the rounds are over; how many of its swaps were the one."""
+    won = 0
+    while True:
+        now = await store.read_meta(shard)
+        assert now is not None
+        height = now.tip.height + 1
+        if height > RACE_ROUNDS:
+            return won
+        claim: dict[str, dict[str, bytes | None]] = {"winners": {f"{height}:{name}": b"1"}}
+        refused = await store.swap(shard, now.tip, Meta(tip(height), name.encode()), claim)
+        won += refused is None
+
+
+class Proxy:
+    """A TCP proxy that can lose what passes through it, once.
+
+    ``lose_reply``: the next reply is read from the server, and then both connections are cut.
+    ``lose_request``: the next request is not passed on, and both connections are cut.
+    ``hold_reply``: replies are read from the server and kept, the connection stays open, until it is cleared.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.port = 0
+        self.mode: Literal["pass", "lose_reply", "lose_request", "hold_reply"] = "pass"
+        self.requests = bytearray()
+        """All that clients sent, passed on or not."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Proxy]:
+        """Listens on a free port of 127.0.0.1."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        passing = [
+            asyncio.create_task(self._requests(reader, up_writer)),
+            asyncio.create_task(self._replies(up_reader, writer)),
+        ]
+        await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        for task in passing:
+            task.cancel()
+        for end in (writer, up_writer):
+            end.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 20):
+            self.requests += data
+            if self.mode == "lose_request":
+                self.mode = "pass"
+                return
+            writer.write(data)
+            await writer.drain()
+
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 20):
+            if self.mode == "lose_reply":
+                self.mode = "pass"
+                return
+            if self.mode == "hold_reply":
+                continue
+            writer.write(data)
+            await writer.drain()
+
+
+async def _racer(url: str, prefix: str, name: str, tasks: int) -> None:
+    store = RedisStore(RedisConfig.from_url(url, connections=tasks), prefix)
+    print("ready", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    won = await asyncio.gather(*(race(store, "u1", f"{name}.{n}") for n in range(tasks)))
+    await store.close()
+    print(json.dumps(sum(won)), flush=True)
+
+
+if __name__ == "__main__":
+    address, key_prefix, racer, width = sys.argv[1:]
+    asyncio.run(_racer(address, key_prefix, racer, int(width)))
