@@ -35,7 +35,9 @@ class Direct:
         self.users = [UserShard(topics.user_shard(p), rules) for p in partitions]
         self.treasuries = [Treasury(topics.treasury_shard(p), rules) for p in partitions]
         self.now_ms = 0
-        self._machines: dict[str, Machine] = {m.shard: m for m in (*self.users, *self.treasuries)}
+        self._machines: dict[str, Machine] = {}
+        self._machines.update({machine.shard: machine for machine in self.users})
+        self._machines.update({machine.shard: machine for machine in self.treasuries})
         self._heights = dict.fromkeys(self._machines, 0)
         self._offsets: dict[tuple[str, int], int] = {}
         self._numbers: dict[tuple[str, int], int] = {}

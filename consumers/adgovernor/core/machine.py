@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from adgovernor.contracts.ledger import Draft, ReadRecord
 
@@ -98,9 +98,10 @@ class Machine(Protocol):
         """Whether a drained block at ``now_ms`` would have a tick worth a block."""
         ...
 
-    def decide(self, event: Input, *, unknown: bool = False) -> Draft:
+    def decide(self, event: Input, *, unknown: bool = False, assumed: dict[str, Any] | None = None) -> Draft:
         """What happens, and why; the state moves on. ``unknown``: the state under ``state_key`` could not be
-        read, so it is assumed as the campaigns' policies say, and recorded."""
+        read, so it is assumed as the campaigns' policies say, and recorded. ``assumed``: what a record says was
+        assumed, when it is decided again by an audit."""
         ...
 
     def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
