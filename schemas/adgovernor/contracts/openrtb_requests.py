@@ -1,0 +1,331 @@
+"""From OpenRTB bid requests to our ad requests: who asks, when, for which place, and which campaigns may answer.
+
+A bid request becomes one ad request for each pod and for each impression outside a pod. With one of them the
+request keeps its id; with several each is named ID:POD or ID:IMPRESSION.
+
+Identity, the first that is there:
+    user     `user.id`, `user.buyeruid`, an extended id of a person (`eids`, atype 3)
+    device   `device.ifa` (unless it is all zeros), `didsha1`, `didmd5`, `dpidsha1`, `dpidmd5`, `macsha1`,
+             `macmd5`, an extended id of a browser or app (`eids`, atype 1 or 2)
+IP addresses and user agents are never used: they name no person.
+
+Placement, the first that is there: the impression's `tagid`, then of app, site and dooh the `id`, `bundle`,
+`domain` or `name`. Labels: `media:video`, and `app:ID` or `site:ID`.
+
+A campaign of the candidates file is offered where all of this holds:
+    media        the impression offers one of its media (banner, video, native, audio)
+    size         for a banner: one of its sizes is asked for, where both sides name sizes
+    floor        its CPM is at least the impression's floor for its duration (section 7.11), in the same currency;
+                 without a CPM of its own it is not offered where there is a floor
+    block lists  none of its categories is in `bcat` (a blocked IAB7 blocks IAB7-3), its domain is not under `badv`
+    duration     its duration is lawful there; without one it is offered only where any duration is
+For a pod it is enough that one slot takes it. Deals are between buyer and seller and are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.money import micros_of, price_of_cpm
+from adgovernor.contracts.openrtb import (
+    BadOpenRtb,
+    BidRequest,
+    Channel,
+    Eid,
+    Imp,
+    Video,
+    parse_request,
+    read_json,
+)
+from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
+from adgovernor.contracts.requests import AdRequest, Candidate, PodSpec, SlotSpec
+
+Media = Literal["banner", "video", "native", "audio"]
+
+_HEX8: Final = ":hex8"
+_PERSON, _BROWSER, _APP = 3, 1, 2
+_DEVICE_HASHES: Final = ("didsha1", "didmd5", "dpidsha1", "dpidmd5", "macsha1", "macmd5")
+
+
+class OfferedCampaign(BaseModel):
+    """One line of the candidates file: an ad, and what it suits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    campaign_id: str = Field(min_length=1, max_length=256)
+    creative_id: str = Field(min_length=1, max_length=256)
+    media: tuple[Media, ...] = ("banner", "video", "native", "audio")
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Widths and heights of the banner; none: it fits any size."""
+    cpm: Decimal | None = Field(default=None, ge=0)
+    """The price of a thousand impressions in units of `currency`; left out: the campaign's own."""
+    currency: str = "USD"
+    duration_s: Decimal | None = Field(default=None, gt=0)
+    categories: tuple[str, ...] = ()
+    advertiser_domain: str | None = None
+
+    @property
+    def duration_ms(self) -> int | None:
+        """The duration in milliseconds."""
+        return None if self.duration_s is None else int(self.duration_s * 1000)
+
+    def candidate(self) -> Candidate:
+        """The candidate as our ad requests carry it."""
+        return Candidate(
+            campaign_id=self.campaign_id,
+            creative_id=self.creative_id,
+            cpm_micros=None if self.cpm is None else micros_of(self.cpm),
+            duration_ms=self.duration_ms,
+            categories=self.categories,
+            advertiser_domain=self.advertiser_domain,
+        )
+
+
+def read_candidates(raw: bytes) -> tuple[OfferedCampaign, ...]:
+    """Read a candidates file: a JSON list of `OfferedCampaign`, or an object with such a list as `candidates`.
+
+    Raises:
+        BadInput: not such a document; says which entry and field.
+    """
+    document = read_json(raw)
+    if isinstance(document, Mapping):
+        document = document.get("candidates")
+    if not isinstance(document, list):
+        raise BadInput("candidates: give a JSON list of campaigns, or an object with the list `candidates`")
+    found = []
+    for number, entry in enumerate(document):
+        try:
+            found.append(OfferedCampaign.model_validate(entry))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(step) for step in first["loc"])
+            raise BadInput(f"candidates[{number}].{where}: {first['msg']}") from error
+    return tuple(found)
+
+
+class OpenRtbAdapter:
+    """Turns lines of a bid request log into ad requests.
+
+    `time_field` says where the event time is: a dotted path to milliseconds, such as `ext.timestamp`, or a path
+    with `:hex8`, such as `id:hex8`, for seconds in the first eight hexadecimal digits of a text.
+    """
+
+    def __init__(self, candidates: Iterable[OfferedCampaign], time_field: str) -> None:
+        self._offers = [(campaign, campaign.candidate()) for campaign in candidates]
+        self._hex = time_field.endswith(_HEX8)
+        self._path = tuple((time_field[: -len(_HEX8)] if self._hex else time_field).split("."))
+        if not all(self._path):
+            raise BadInput(f"time field {time_field!r}: give a dotted path such as ext.timestamp, or id:hex8")
+
+    def to_ad_request(self, line: bytes) -> AdRequest:
+        """Turn a bid request that asks for one pod or one impression into its ad request.
+
+        Raises:
+            BadOpenRtb: not readable, contradicting itself, without a time, or asking for several things.
+        """
+        found = self.to_ad_requests(line)
+        if len(found) > 1:
+            names = ", ".join(request.request_id for request in found)
+            raise BadOpenRtb("imp", f"asks for {len(found)} things ({names}); read it with to_ad_requests")
+        return found[0]
+
+    def to_ad_requests(self, line: bytes) -> tuple[AdRequest, ...]:
+        """Turn a bid request into an ad request for each pod and for each impression outside a pod.
+
+        Raises:
+            BadOpenRtb: not readable, contradicting itself, without a time, or offering a hybrid pod.
+        """
+        document = read_json(line)
+        request = parse_request(document)
+        if not request.id:
+            raise BadOpenRtb("id", "missing; a bid request has one")
+        time_ms = self._time_ms(document)
+        offer = offer_of(request)
+        alone = len(offer.pods) + len(offer.singles) == 1
+        return tuple(
+            self._build(request, imps, pod, request.id if alone else f"{request.id}:{name}", time_ms)
+            for name, imps, pod in _units(offer)
+        )
+
+    def _build(
+        self, request: BidRequest, imps: Sequence[Imp], pod: OfferedPod | None, request_id: str, time_ms: int
+    ) -> AdRequest:
+        channel_kind, channel = _channel(request)
+        place = channel.id or channel.bundle or channel.domain or channel.name if channel is not None else ""
+        labels = [f"media:{name}" for name in imps[0].media_types()]
+        if place:
+            labels.append(f"{channel_kind}:{place}")
+        slots, spec = _shape(pod) if pod is not None else (None, None)
+        try:
+            return AdRequest(
+                request_id=request_id,
+                time_ms=time_ms,
+                user_id=_user_id(request),
+                device_id=_device_id(request),
+                placement=imps[0].tagid or place or None,
+                labels=tuple(labels),
+                slots=slots,
+                pod=spec,
+                candidates=tuple(
+                    candidate
+                    for campaign, candidate in self._offers
+                    if any(_suits(request, imp, campaign) for imp in imps)
+                ),
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(step) for step in first["loc"])
+            raise BadOpenRtb(imps[0].id, f"makes no ad request: {where}: {first['msg']}") from error
+
+    def _time_ms(self, document: Any) -> int:
+        name = ".".join(self._path)
+        value = document
+        for step in self._path:
+            value = value.get(step) if isinstance(value, Mapping) else None
+        if value is None:
+            raise BadOpenRtb(name, "missing; it is the time field")
+        try:
+            time_ms = int(str(value)[:8], 16) * 1000 if self._hex else int(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            wanted = "eight hexadecimal digits of seconds" if self._hex else "milliseconds since 1970"
+            raise BadOpenRtb(name, f"{value!r} is no time; {wanted} are wanted") from error
+        if not 0 <= time_ms < 2**52:
+            raise BadOpenRtb(name, f"{value!r} is out of range for milliseconds since 1970")
+        return time_ms
+
+
+def _units(offer: Offer) -> list[tuple[str, tuple[Imp, ...], OfferedPod | None]]:
+    pods: list[tuple[str, tuple[Imp, ...], OfferedPod | None]] = [
+        (pod.pod_id, pod.imps, pod) for pod in offer.pods
+    ]
+    return pods + [(imp.id, (imp,), None) for imp in offer.singles]
+
+
+def _shape(pod: OfferedPod) -> tuple[tuple[SlotSpec, ...] | None, PodSpec | None]:
+    """The slots of a structured pod, or the time of a dynamic one."""
+    if pod.kind == "hybrid" or len(pod.parts) > 1:
+        raise BadOpenRtb(
+            "imp", f"pod {pod.pod_id} mixes slots and time to fill; an ad request takes one of them"
+        )
+    if pod.kind == "structured":
+        return tuple(_slot(imp) for imp in pod.slots), None
+    imp = pod.parts[0]
+    media = imp.media()
+    assert media is not None
+    assert media.poddur is not None
+    bounds = _slot(imp)
+    codes = set(media.poddedupe)
+    return None, PodSpec(
+        total_duration_ms=1000 * media.poddur,
+        min_duration_ms=bounds.min_duration_ms,
+        max_duration_ms=bounds.max_duration_ms,
+        allowed_durations_ms=bounds.allowed_durations_ms,
+        floor_micros=bounds.floor_micros,
+        separate_advertisers=not codes or 1 in codes,
+        separate_categories=not codes or 2 in codes,
+        **({"max_ads": media.maxseq} if media.maxseq is not None else {}),
+    )
+
+
+def _slot(imp: Imp) -> SlotSpec:
+    media = imp.media()
+    floor = price_of_cpm(micros_of(imp.bidfloor))
+    if media is None:
+        return SlotSpec(floor_micros=floor)
+    return SlotSpec(
+        min_duration_ms=None if media.minduration is None else 1000 * media.minduration,
+        max_duration_ms=1000 * media.maxduration if media.maxduration else None,
+        allowed_durations_ms=tuple(1000 * seconds for seconds in media.rqddurs),
+        # A floor by duration does not fit into one number; `_suits` has applied it to each candidate.
+        floor_micros=0 if media.mincpmpersec is not None or media.durfloors else floor,
+    )
+
+
+def _suits(request: BidRequest, imp: Imp, campaign: OfferedCampaign) -> bool:
+    """Tell whether the campaign may be offered for the impression (see the module's text)."""
+    media = set(campaign.media).intersection(imp.media_types())
+    if not media:
+        return False
+    if media == {"banner"} and imp.banner is not None:
+        asked = imp.banner.sizes()
+        if asked and campaign.sizes and not set(asked).intersection(campaign.sizes):
+            return False
+    timed = imp.media() if media & {"video", "audio"} else None
+    if timed is not None and not media & {"banner", "native"} and not _lasts(timed, campaign.duration_s):
+        return False
+    floor = _floor(imp, timed, campaign.duration_s)
+    if floor > 0 and (campaign.cpm is None or campaign.cpm < floor or campaign.currency != imp.bidfloorcur):
+        return False
+    if _blocked_category(campaign.categories, request.bcat) or _blocked_category(
+        campaign.categories, imp.bcat
+    ):
+        return False
+    domain = (campaign.advertiser_domain or "").lower()
+    return not any(domain == bad or domain.endswith("." + bad) for bad in map(str.lower, request.badv) if bad)
+
+
+def _lasts(media: Video, seconds: Decimal | None) -> bool:
+    limits = media.seconds()
+    if seconds is None:
+        return limits is None and media.poddur is None
+    if media.rqddurs:
+        return seconds in media.rqddurs
+    low, high = limits or (0, None)
+    return (
+        low <= seconds and (high is None or seconds <= high) and (not media.poddur or seconds <= media.poddur)
+    )
+
+
+def _floor(imp: Imp, media: Video | None, seconds: Decimal | None) -> Decimal:
+    """The floor in CPM: by the second, else by the range of durations, else the impression's own."""
+    if media is not None and seconds is not None:
+        if media.mincpmpersec is not None:
+            return media.mincpmpersec * seconds
+        for floor in media.durfloors:
+            if (floor.mindur or 0) <= seconds and (floor.maxdur is None or seconds <= floor.maxdur):
+                return floor.bidfloor
+    return imp.bidfloor
+
+
+def _blocked_category(categories: Sequence[str], blocked: Sequence[str]) -> bool:
+    return any(category in blocked or category.partition("-")[0] in blocked for category in categories)
+
+
+def _channel(request: BidRequest) -> tuple[str, Channel | None]:
+    for kind, channel in (("app", request.app), ("site", request.site), ("dooh", request.dooh)):
+        if channel is not None:
+            return kind, channel
+    return "", None
+
+
+def _user_id(request: BidRequest) -> str | None:
+    user = request.user
+    if user is None:
+        return None
+    return user.id or user.buyeruid or _extended(user.extended(), {_PERSON})
+
+
+def _device_id(request: BidRequest) -> str | None:
+    device = request.device
+    if device is not None:
+        # An operating system without consent hands out zeros instead of an identifier.
+        if device.ifa.strip("0-"):
+            return device.ifa
+        for name in _DEVICE_HASHES:
+            value: str = getattr(device, name)
+            if value:
+                return value
+    return None if request.user is None else _extended(request.user.extended(), {_BROWSER, _APP})
+
+
+def _extended(eids: Sequence[Eid], types: set[int]) -> str | None:
+    for eid in eids:
+        for uid in eid.uids:
+            if uid.id and uid.atype in types:
+                return f"{eid.source}:{uid.id}"
+    return None
