@@ -5,6 +5,7 @@
     │   ├── Undecodable      an event that is not what its topic promises (goes to the DLQ)
     │   └── BadSettings      a setting, or the set-up of a server, is wrong (nothing starts)
     ├── Halted               a shard must not go on until a person has looked
+    ├── Gap                  a reader misses messages of an output topic that no longer come
     └── Unavailable          a server did not do what was asked; trying again later may help
 
 Expected refusals (a cap, an exhausted budget) are values, never exceptions. Anything that is not in this
@@ -50,6 +51,24 @@ class Halted(AdGovernorError):
         super().__init__(f"shard {shard} halted ({reason}): {message}")
         self.shard = shard
         self.reason = reason
+
+
+class Gap(AdGovernorError):
+    """Messages of an output topic are missing and no longer come: the topic lost or expired them.
+
+    Attributes:
+        topic: the logical name.
+        partition: where they are missing.
+        expected: the number that should come next.
+        seen: the least number beyond it that was seen; None where the topic ends before the reader's position.
+    """
+
+    def __init__(self, topic: str, partition: int, expected: int, seen: int | None, message: str) -> None:
+        super().__init__(f"{topic}[{partition}]: {message}")
+        self.topic = topic
+        self.partition = partition
+        self.expected = expected
+        self.seen = seen
 
 
 class Unavailable(AdGovernorError):

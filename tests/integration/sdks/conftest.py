@@ -21,7 +21,7 @@ async def deployment(kafka_bootstrap: str, topic_prefix: str) -> AsyncIterator[s
         await admin.create_topics(
             [
                 NewTopic(topics.full_name(topic_prefix, topic), PARTITIONS, 1)
-                for topic in (*topics.PUBLIC_INPUTS, *topics.PUBLIC_OUTPUTS)
+                for topic in (*topics.PUBLIC_INPUTS, *topics.PUBLIC_OUTPUTS, *topics.DLQS)
             ]
         )
     finally:

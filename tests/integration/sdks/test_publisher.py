@@ -42,7 +42,7 @@ async def _read(bootstrap: str, full_name: str) -> dict[int, list[tuple[bytes, b
         found: dict[int, list[tuple[bytes, bytes, dict[str, bytes]]]] = {n: [] for n in range(PARTITIONS)}
         while sum(len(messages) for messages in found.values()) < sum(ends.values()):
             for tp, messages in (await consumer.getmany(timeout_ms=200)).items():
-                found[tp.partition].extend((m.key, m.value, dict(m.headers)) for m in messages)
+                found[tp.partition].extend((m.key or b"", m.value or b"", dict(m.headers)) for m in messages)
         return found
     finally:
         await consumer.stop()

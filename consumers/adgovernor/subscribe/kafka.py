@@ -1,0 +1,165 @@
+"""Reading partitions by offset, without a group: what every reader here is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Self, TypeVar
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
+
+from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.contracts.errors import BadSettings, Unavailable
+
+_T = TypeVar("_T")
+_DEADLINE_S: Final = 20.0
+_NEVER: Final = "none"
+"""What to do without an offset: nothing. Every position here is set by us."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message as it is on a topic."""
+
+    partition: int
+    offset: int
+    time_ms: int
+    """The record's timestamp."""
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class PartitionReader:
+    """Reads some partitions of one topic from given offsets on.
+
+    Attributes:
+        next: the next offset of each partition.
+        beginnings: the first offset that each partition had when it was last looked up.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection | str, full_name: str, *, client_id: str, group: str | None = None
+    ) -> None:
+        self._connection = KafkaConnection.of(connection)
+        self.full_name = full_name
+        self.next: dict[int, int] = {}
+        self.beginnings: dict[int, int] = {}
+        self._consumer = AIOKafkaConsumer(
+            **self._connection.client_options(),
+            client_id=client_id,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset=_NEVER,
+            # One partition's backlog must fill a batch, or a tail of small fetches costs a round trip each.
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+
+    @property
+    def consumer(self) -> AIOKafkaConsumer:
+        """The client, for commits."""
+        return self._consumer
+
+    async def open(self) -> list[int]:
+        """Connects; the topic's partitions.
+
+        Raises:
+            Unavailable: where Kafka cannot be reached.
+            BadSettings: where the topic does not exist or may not be read.
+        """
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                await self._consumer.start()
+                # The client's own list of topics, unlike `topics()`, says the partitions too.
+                cluster = await self._consumer._client.fetch_all_metadata()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self.close()
+            raise Unavailable(
+                f"Kafka at {self._connection.bootstrap_servers} cannot be used ({error or 'no answer in time'}); "
+                "is it running, and are address, TLS and credentials right? `adgovernor check` says more"
+            ) from error
+        except BaseException:
+            await self.close()
+            raise
+        partitions = cluster.partitions_for_topic(self.full_name)
+        if not partitions:
+            await self.close()
+            raise BadSettings(
+                f"topic {self.full_name} does not exist, or this user may not see it; make the topics with "
+                "`adgovernor topics create`, mend the prefix, or give this user READ on it"
+            )
+        return sorted(partitions)
+
+    async def close(self) -> None:
+        """Lets connections go."""
+        await self._consumer.stop()
+
+    def _tps(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        return [TopicPartition(self.full_name, partition) for partition in partitions]
+
+    async def _asked(self, answer: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                return await answer
+        except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError) as error:
+            raise BadSettings(f"topic {self.full_name} may not be read; give this user READ on it") from error
+        except (KafkaError, TimeoutError) as error:
+            raise Unavailable(f"Kafka did not answer about topic {self.full_name}: {error!r}") from error
+
+    async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The next offset that each partition will get."""
+        found = await self._asked(self._consumer.end_offsets(self._tps(partitions)))
+        return {tp.partition: int(offset) for tp, offset in found.items()}
+
+    async def first_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The first offset that each partition still has."""
+        found = await self._asked(self._consumer.beginning_offsets(self._tps(partitions)))
+        return {tp.partition: int(offset) for tp, offset in found.items()}
+
+    async def read_from(self, offsets: Mapping[int, int]) -> None:
+        """Sets where each partition is read from; one that begins later is read from its beginning."""
+        self.beginnings = await self.first_offsets(offsets)
+        self.next = {p: max(offset, self.beginnings[p]) for p, offset in offsets.items()}
+        self._consumer.assign(self._tps(offsets))
+        for partition, offset in self.next.items():
+            self._consumer.seek(TopicPartition(self.full_name, partition), offset)
+
+    async def read(self, max_messages: int, wait_s: float) -> list[RawMessage]:
+        """The next messages, in order for each partition; none where nothing comes within ``wait_s``.
+
+        Raises:
+            Unavailable, BadSettings: as `open`.
+        """
+        try:
+            found = await self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=max_messages)
+        except OffsetOutOfRangeError:
+            # Retention has overtaken us, or the log was cut: go on where the topic begins. Whoever numbers the
+            # messages sees what is missing.
+            await self.read_from(self.next)
+            return []
+        except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError) as error:
+            raise BadSettings(f"topic {self.full_name} may not be read; give this user READ on it") from error
+        except KafkaError as error:
+            raise Unavailable(f"topic {self.full_name} cannot be read: {error!r}") from error
+        result: list[RawMessage] = []
+        for tp, messages in found.items():
+            self.next[tp.partition] = messages[-1].offset + 1
+            result.extend(
+                RawMessage(tp.partition, m.offset, m.timestamp, m.key, m.value, tuple(m.headers))
+                for m in messages
+            )
+        return result
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,297 @@
+"""Typed, exactly-once reading of an output topic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Self, TypeVar
+
+import orjson
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.catalogue import contract_of
+from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.contracts.errors import BadInput, Gap, Unavailable, Undecodable
+from adgovernor.subscribe.deadletters import DeadLetter, dead_letter_of
+from adgovernor.subscribe.kafka import PartitionReader, RawMessage
+from adgovernor.subscribe.position import START, PartitionNumbers, Position, Verdict, missing_partitions
+
+log = structlog.get_logger("adgovernor.subscribe")
+
+EventT = TypeVar("EventT")
+
+GAP_PATIENCE_S: Final = 30.0
+"""Longer than a shard needs to be taken over, which publishes again what was missing."""
+_BATCH: Final = 2_000
+_POLL_S: Final = 0.5
+_COMMIT_S: Final = 15.0
+_GROUP_TRIES: Final = 20
+_DLQ: Final = ".dlq"
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbered(Generic[EventT]):
+    partition: int
+    offset: int
+    dn: int
+    event: EventT
+
+
+class Subscriber(Generic[EventT]):
+    """Delivers each event of an output topic once, in order for each partition.
+
+    Workers publish at least once and may crash at any point: messages repeat and come late. The subscriber keeps
+    one number a partition and takes only the next one, so none of this is seen::
+
+        async with Subscriber("localhost:9092", "decisions", prefix="prod", start=saved) as decisions:
+            async for decision in decisions:
+                ...
+                saved = decisions.positions()
+
+    To be exactly-once across your own crashes too, store `positions` together with what the events caused (see
+    `dump_positions`), and hand them over as ``start``. With ``group``, `commit` keeps them in Kafka instead; an
+    event is then delivered again after a crash between its effect and the commit.
+
+    Raises:
+        Gap: where events are missing and no longer come.
+        Undecodable: where a worker's message is not what its topic promises: a newer release wrote it.
+        Unavailable: where Kafka cannot be used.
+        BadSettings: where the topic does not exist or may not be read.
+        BadInput: where ``topic`` or ``start`` is wrong.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection | str,
+        topic: str,
+        *,
+        prefix: str = "",
+        partitions: Iterable[int] | None = None,
+        start: Mapping[int, Position] | None = None,
+        group: str | None = None,
+        until_end: bool = False,
+        gap_patience_s: float = GAP_PATIENCE_S,
+        client_id: str = "adgovernor-subscribe",
+    ) -> None:
+        """
+        Args:
+            connection: where Kafka is; ``host:port`` or a `KafkaConnection`.
+            topic: logical name, such as ``decisions`` or ``ad-requests.dlq``.
+            prefix: the deployment's topic prefix.
+            partitions: which; left out, all.
+            start: where to go on; a partition left out starts at its first event.
+            group: a consumer group whose committed positions are the start where ``start`` names none.
+            until_end: stop at the end that the topic has when reading begins.
+            gap_patience_s: how long a missing event may take.
+        """
+        self.topic = topic
+        self._decode = _decoder(topic)
+        self._connection = KafkaConnection.of(connection)
+        self._group = group
+        self._wanted = None if partitions is None else sorted(set(partitions))
+        self._start = dict(start or {})
+        self._until_end = until_end
+        self._patience_s = gap_patience_s
+        self._client_id = client_id
+        self._reader = PartitionReader(
+            self._connection, topics.full_name(prefix, topic), client_id=client_id, group=group
+        )
+        self._numbers: dict[int, PartitionNumbers] = {}
+        self._delivered: dict[int, Position] = {}
+        self._ends: dict[int, int] = {}
+        self._buffer: deque[_Numbered[EventT]] = deque()
+        self.foreign = 0
+        """How many messages were no event of a worker's."""
+
+    async def __aenter__(self) -> Self:
+        existing = await self._reader.open()
+        try:
+            chosen = existing if self._wanted is None else self._wanted
+            wrong = missing_partitions(dict.fromkeys((*chosen, *self._start), START), existing)
+            if wrong:
+                raise BadInput(
+                    f"topic {self._reader.full_name} has partitions {existing[0]} to {existing[-1]}, not "
+                    f"{', '.join(map(str, wrong))}"
+                )
+            saved = await self._committed(self._group, chosen) if self._group else {}
+            starts = {p: self._start.get(p) or saved.get(p, START) for p in chosen}
+            self._ends = await self._reader.ends(chosen)
+            for partition, position in starts.items():
+                if position.offset > self._ends[partition]:
+                    raise Gap(
+                        self.topic,
+                        partition,
+                        position.dn + 1,
+                        None,
+                        f"the start given is offset {position.offset}, but the topic ends at "
+                        f"{self._ends[partition]}: it was deleted and made again, or lost its tail, or the "
+                        "position is another deployment's",
+                    )
+            self._numbers = {p: PartitionNumbers(at) for p, at in starts.items()}
+            self._delivered = dict(starts)
+            await self._reader.read_from({p: at.offset for p, at in starts.items()})
+        except BaseException:
+            await self._reader.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._reader.close()
+
+    def positions(self) -> dict[int, Position]:
+        """Where each partition is, after the last event that was delivered."""
+        return dict(self._delivered)
+
+    @property
+    def repeated(self) -> int:
+        """How many messages were repetitions, and so not delivered."""
+        return sum(numbers.old for numbers in self._numbers.values())
+
+    async def __aiter__(self) -> AsyncIterator[EventT]:
+        while await self._fill():
+            while self._buffer:
+                item = self._buffer.popleft()
+                self._delivered[item.partition] = Position(item.offset + 1, item.dn)
+                yield item.event
+
+    async def batches(self) -> AsyncIterator[list[EventT]]:
+        """The events, as many at a time as came together; `positions` is after the whole batch."""
+        while await self._fill():
+            events = [item.event for item in self._buffer]
+            for item in self._buffer:
+                self._delivered[item.partition] = Position(item.offset + 1, item.dn)
+            self._buffer.clear()
+            yield events
+
+    async def commit(self) -> None:
+        """Keeps `positions` in Kafka, in the group's name.
+
+        Raises:
+            Unavailable: where Kafka does not take them.
+        """
+        if self._group is None:
+            raise BadInput("commit needs a group; give one to the subscriber, or store positions() yourself")
+        offsets = {
+            TopicPartition(self._reader.full_name, p): OffsetAndMetadata(at.offset, f"dn={at.dn}")
+            for p, at in self._delivered.items()
+        }
+        try:
+            async with asyncio.timeout(_COMMIT_S):
+                await self._reader.consumer.commit(offsets)
+        except (KafkaError, TimeoutError) as error:
+            raise Unavailable(
+                f"Kafka did not take the positions of group {self._group}: {error!r}"
+            ) from error
+
+    async def _committed(self, group: str, partitions: list[int]) -> dict[int, Position]:
+        admin = AIOKafkaAdminClient(**self._connection.client_options(), client_id=self._client_id)
+        wanted = [TopicPartition(self._reader.full_name, p) for p in partitions]
+        try:
+            async with asyncio.timeout(_COMMIT_S):
+                await admin.start()
+                for attempt in range(_GROUP_TRIES):
+                    try:
+                        found = await admin.list_consumer_group_offsets(group, partitions=wanted)
+                        break
+                    except KafkaError as error:
+                        # The first use of a group makes the broker load its coordinator.
+                        if not error.retriable or attempt == _GROUP_TRIES - 1:
+                            raise
+                        await asyncio.sleep(0.25)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise Unavailable(f"the positions of group {group} cannot be read: {error!r}") from error
+        finally:
+            await admin.close()
+        result: dict[int, Position] = {}
+        for tp, kept in found.items():
+            if kept.offset < 0:
+                continue
+            number = str(kept.metadata).removeprefix("dn=")
+            if not number.isdigit():
+                raise BadInput(
+                    f"group {group} has an offset for {tp.topic}[{tp.partition}] that no subscriber "
+                    "committed; use a group of its own"
+                )
+            result[tp.partition] = Position(int(kept.offset), int(number))
+        return result
+
+    async def _fill(self) -> bool:
+        """Fills the empty buffer; False where everything up to the end was read."""
+        clock = asyncio.get_running_loop().time
+        while not self._buffer:
+            if self._until_end and all(self._reader.next[p] >= end for p, end in self._ends.items()):
+                self._check(clock(), 0.0)
+                return False
+            for message in await self._reader.read(_BATCH, _POLL_S):
+                self._judge(message, clock())
+            self._check(clock(), self._patience_s)
+        return True
+
+    def _check(self, now_s: float, patience_s: float) -> None:
+        # What was taken before a gap is delivered first.
+        if self._buffer:
+            return
+        for partition, numbers in self._numbers.items():
+            numbers.check(self.topic, partition, now_s, patience_s, self._reader.beginnings[partition])
+
+    def _judge(self, message: RawMessage, now_s: float) -> None:
+        if self._until_end and message.offset >= self._ends[message.partition]:
+            return
+        numbers = self._numbers[message.partition]
+        try:
+            event, dn = self._decode(message)
+        except Undecodable as error:
+            if _number_in(message) == numbers.position.dn + 1:
+                raise Undecodable(
+                    error.reason,
+                    f"{self.topic}[{message.partition}] offset {message.offset}: {error}; a newer release wrote it: "
+                    "update this one",
+                ) from error
+            self.foreign += 1
+            log.warning(
+                "ignored a message that is no event",
+                topic=self.topic,
+                partition=message.partition,
+                offset=message.offset,
+                reason=str(error),
+            )
+            return
+        if numbers.see(message.offset, dn, now_s) is Verdict.TAKE:
+            self._buffer.append(_Numbered(message.partition, message.offset, dn, event))
+
+
+def _number_in(message: RawMessage) -> object:
+    """The number of a message that is not what it should be; None where it has none."""
+    try:
+        body = orjson.loads(message.value or b"")
+    except orjson.JSONDecodeError:
+        return None
+    return body.get("dn") if isinstance(body, dict) else None
+
+
+def _decoder(topic: str) -> Callable[[RawMessage], tuple[Any, int]]:
+    if topic.endswith(_DLQ):
+        return _decode_dead_letter
+    if topic not in topics.PUBLIC_OUTPUTS:
+        raise BadInput(
+            f"topic {topic!r} has no numbered events; it must be one of {', '.join(topics.PUBLIC_OUTPUTS)} or a .dlq"
+        )
+    contract = contract_of(topic)
+
+    def decode(message: RawMessage) -> tuple[Any, int]:
+        event = contract.parse(message.value or b"")
+        return event, event.dn
+
+    return decode
+
+
+def _decode_dead_letter(message: RawMessage) -> tuple[DeadLetter, int]:
+    letter = dead_letter_of(message)
+    return letter, letter.dn
