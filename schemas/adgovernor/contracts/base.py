@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 Micros = Annotated[
     int, Field(ge=0, le=2**62, description="An amount of money in micro-units of the currency.")
@@ -13,6 +13,9 @@ TimeMs = Annotated[
     int, Field(ge=0, le=2**52, description="A point in time: milliseconds since 1970-01-01 UTC.")
 ]
 DurationMs = Annotated[int, Field(ge=0, le=2**52, description="A length of time in milliseconds.")]
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], Strict(False)]
+"""Any number of values: an array in JSON; in Python a list will do as well as a tuple."""
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 

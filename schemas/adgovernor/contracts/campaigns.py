@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Micros, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TimeMs
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.zones import zone
 
@@ -73,7 +73,7 @@ class Pacing(Contract):
     mode: Literal["asap", "even", "front_loaded", "hourly"] = "asap"
     lead_percent: int = Field(default=25, ge=0, le=25)
     """front_loaded: how far the release runs ahead of even at the middle, in percent of the whole."""
-    hourly_weights: tuple[int, ...] = ()
+    hourly_weights: Many[int] = ()
     """hourly: 24 weights, one for each hour of the account's day."""
 
     @model_validator(mode="after")
@@ -117,11 +117,11 @@ class Campaign(Contract):
     start_ms: TimeMs | None = None
     end_ms: TimeMs | None = None
     """The flight: from ``start_ms``, up to but not including ``end_ms``."""
-    caps: tuple[Cap, ...] = ()
-    categories: tuple[str, ...] = ()
+    caps: Many[Cap] = ()
+    categories: Many[str] = ()
     pacing: Pacing = Pacing()
     policies: Policies = Policies()
-    thresholds_percent: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (50, 80, 100)
+    thresholds_percent: Many[Annotated[int, Field(ge=1, le=100)]] = (50, 80, 100)
     """At which shares of the budget spent a ``budget-thresholds`` event is emitted, once an episode."""
 
     @model_validator(mode="before")
@@ -256,7 +256,7 @@ class CampaignPaused(_FromTreasury):
     """A campaign stopped being served (topic ``campaign-paused``)."""
 
     episode: int
-    reasons: tuple[str, ...]
+    reasons: Many[str]
     """Any of ``exhausted``, ``day``, ``manual``, ``flight``, ``archived``."""
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Micros, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TimeMs
 
 
 class ReasonCode(StrEnum):
@@ -85,7 +85,7 @@ class Loser(Contract):
     """The candidate's place in the request, from 0."""
     campaign_id: Id
     creative_id: Id
-    reasons: tuple[Reason, ...]
+    reasons: Many[Reason]
 
 
 class Decision(Contract):
@@ -97,8 +97,8 @@ class Decision(Contract):
     """To be echoed as field and key of impressions, clicks and views."""
     time_ms: TimeMs
     """The request's event time."""
-    slots: tuple[DecisionSlot, ...]
-    losers: tuple[Loser, ...] = ()
+    slots: Many[DecisionSlot]
+    losers: Many[Loser] = ()
     degraded: bool = False
     """Decided without the person's history, because the store was away."""
     shard: str

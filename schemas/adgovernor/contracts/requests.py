@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Micros, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TimeMs
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.routing import routing_id
 
@@ -25,7 +25,7 @@ class Candidate(Contract):
     """The price of a thousand impressions; see ``money.price_of_cpm``. Not read where ``price_micros`` is given."""
     duration_ms: DurationMs | None = None
     """How long the creative plays; needed where a slot or pod restricts durations."""
-    categories: tuple[str, ...] = ()
+    categories: Many[str] = ()
     """IAB content categories of the creative, in addition to its campaign's."""
     advertiser_domain: str | None = None
     """The landing domain (OpenRTB ``adomain``), for competitive separation."""
@@ -42,7 +42,7 @@ class SlotSpec(Contract):
 
     min_duration_ms: DurationMs | None = None
     max_duration_ms: DurationMs | None = None
-    allowed_durations_ms: tuple[DurationMs, ...] = ()
+    allowed_durations_ms: Many[DurationMs] = ()
     """Exactly these durations (OpenRTB ``rqddurs``); empty: any."""
     floor_micros: Micros = 0
     """The least price of one impression in this slot."""
@@ -55,7 +55,7 @@ class PodSpec(Contract):
     max_ads: int = Field(default=12, ge=1)
     min_duration_ms: DurationMs | None = None
     max_duration_ms: DurationMs | None = None
-    allowed_durations_ms: tuple[DurationMs, ...] = ()
+    allowed_durations_ms: Many[DurationMs] = ()
     floor_micros: Micros = 0
     separate_advertisers: bool = True
     """No two ads of one advertiser domain in the pod."""
@@ -76,17 +76,17 @@ class AdRequest(Contract):
     """The stream or visit, for caps of window ``stream``."""
     placement: str | None = None
     """Where the ad goes, such as ``preroll``; counts as the label ``placement:preroll``."""
-    labels: tuple[str, ...] = ()
+    labels: Many[str] = ()
     """Any words that caps may name."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """The publisher's own; stored with the request, never read."""
     deadline_ms: TimeMs | None = None
     """After this moment an answer is of no use; the request is then a no-fill (``deadline``)."""
-    slots: tuple[SlotSpec, ...] | None = Field(default=None, min_length=1, max_length=64)
+    slots: Many[SlotSpec] | None = Field(default=None, min_length=1, max_length=64)
     """The slots to fill, in order; a bare number N means N slots without restrictions. Together with ``pod``
     they come first (a hybrid pod)."""
     pod: PodSpec | None = None
-    candidates: tuple[Candidate, ...] = Field(default=(), max_length=1000)
+    candidates: Many[Candidate] = Field(default=(), max_length=1000)
 
     @field_validator("slots", mode="before")
     @classmethod
