@@ -8,12 +8,13 @@ where it is not installed.
 from __future__ import annotations
 
 import base64
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from local_kafka import COMMON_SETTINGS, Jvm, internal_replication, kafka_version
-from local_redis import NO_DISK, cluster_formed, form_cluster
+from local_redis import NO_DISK, cluster_formed, form_cluster, redis_command
 from supervised import ServerFailed, free_ports
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def start_kafka_container(jvm: Jvm, *, kept: bool) -> tuple[str, DockerContainer
 def start_redis_container(*, kept: bool) -> tuple[str, DockerContainer]:
     """Start one Redis; its URL and the container."""
     (port,) = free_ports(1)
-    command = ["redis-server", "--port", str(port), *NO_DISK]
+    command = ["redis-server", "--port", str(port), "--protected-mode", "no", *NO_DISK]
     container = _start(REDIS_IMAGE, [port], "Ready to accept connections", command=command, kept=kept)
     return f"redis://{_host()}:{port}/0", container
 
@@ -82,23 +83,25 @@ def start_redis_cluster_container(masters: int = 3) -> tuple[str, DockerContaine
         f" --cluster-config-file nodes-{port}.conf --protected-mode no --save '' --maxmemory-policy noeviction &"
         for port, bus_port in zip(ports, bus_ports, strict=True)
     ]
-    command = ["sh", "-c", " ".join([*nodes, "wait"])]
     container = _start(
-        REDIS_IMAGE, ports, "Ready to accept connections", times=masters, command=command, kept=False
+        REDIS_IMAGE, ports, "Ready to accept connections", command=["sh", "-c", " ".join([*nodes, "wait"])]
     )
     try:
+        _wait_until(lambda: all(redis_command(port, "PING").startswith("+PONG") for port in ports))
         form_cluster(ports, bus_ports)
-        _wait_formed(ports)
+        _wait_until(lambda: all(cluster_formed(port, masters) for port in ports))
     except BaseException:
         container.stop()
         raise
     return f"redis://127.0.0.1:{ports[0]}/0", container
 
 
-def _wait_formed(ports: Sequence[int]) -> None:
-    from testcontainers.core.waiting_utils import wait_for
-
-    wait_for(lambda: all(cluster_formed(port, len(ports)) for port in ports))
+def _wait_until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while not ready():
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"the Redis Cluster's container was not ready after {_READY_TIMEOUT_S} s")
+        time.sleep(0.1)
 
 
 def _host() -> str:
@@ -113,11 +116,12 @@ def _start(
     ports: Sequence[int],
     ready: str,
     *,
-    times: int = 1,
-    command: Sequence[str] = (),
-    environment: dict[str, str] | None = None,
-    kept: bool,
+    command: Sequence[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    kept: bool = False,
 ) -> DockerContainer:
+    """Start a container and wait for a line of its log; raises ServerFailed with what the engine said."""
+    from docker.errors import DockerException
     from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
@@ -127,15 +131,17 @@ def _start(
         testcontainers_config.ryuk_disabled = True
     container = DockerContainer(image)
     if command:
-        container.with_kwargs(command=list(command))
+        container.with_command(list(command))
     container.with_envs(**(environment or {}))
     for port in ports:
         container.with_bind_ports(port, port)
-    container.waiting_for(LogMessageWaitStrategy(ready, times=times).with_startup_timeout(_READY_TIMEOUT_S))
+    container.waiting_for(LogMessageWaitStrategy(ready).with_startup_timeout(_READY_TIMEOUT_S))
     try:
         container.start()
-    except BaseException:
-        if container.get_wrapped_container() is not None:
-            container.stop()
+    except BaseException as error:
+        container.stop()
+        # A time-out and a lost connection are OSErrors, a container that exited is a RuntimeError.
+        if isinstance(error, DockerException | OSError | RuntimeError):
+            raise ServerFailed(f"a container of {image} could not be started: {error}") from error
         raise
     return container

@@ -167,12 +167,10 @@ def _from_environment(variables: Sequence[str]) -> Server | None:
 
 def _container_or_local(what: str, in_container: Callable[[], Server], local: Callable[[], Server]) -> Server:
     if docker_servers.no_docker_because() is None:
-        from docker.errors import DockerException
-
         try:
             return in_container()
-        except (DockerException, OSError) as error:  # A time-out and a lost connection are OSErrors.
-            say(f"{what} could not be started in a container, trying a local process: {error}")
+        except ServerFailed as error:
+            say(f"{what}: {error}\ntrying a local process instead")
     return local()
 
 
