@@ -17,7 +17,7 @@ from adgovernor.core.history import Person, Serving
 ROLLING: Final = "rolling"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
     """The request that a serving would belong to."""
 
@@ -38,22 +38,26 @@ def horizon_ms(caps: tuple[Cap, ...]) -> int:
     return longest
 
 
-def scopes_of(
-    cap: Cap, creative: str, campaign: str, account: str, categories: list[str], labels: tuple[str, ...]
-) -> list[str]:
-    """The scopes of this cap that the serving would be in; none: the cap does not bear on it."""
-    kind = cap.scope
-    if kind == "campaign":
-        return ["campaign:" + campaign]
-    if kind == "creative":
-        return ["creative:" + creative]
-    if kind == "advertiser":
-        return ["advertiser:" + account]
-    if kind == "category":
-        return [
-            "category:" + category for category in categories if cap.label is None or cap.label == category
-        ]
-    return ["label:" + cap.label] if cap.label is not None and cap.label in labels else []
+class CompiledCap:
+    """A campaign's cap, ready for the hot path."""
+
+    __slots__ = ("cap", "creative", "label", "lifetime", "limit", "scope")
+
+    def __init__(self, cap: Cap, campaign: str, account: str) -> None:
+        self.cap = cap
+        self.limit = cap.limit
+        self.lifetime = cap.window == "lifetime"
+        self.creative = cap.scope == "creative"
+        self.label: str | None = cap.label if cap.scope == "label" else None
+        """The label that a request must have for the cap to bear on it."""
+        self.scope: str | None = None
+        """What it counts, where that is the same for all candidates."""
+        if cap.scope == "campaign":
+            self.scope = "campaign:" + campaign
+        elif cap.scope == "advertiser":
+            self.scope = "advertiser:" + account
+        elif cap.scope == "label":
+            self.scope = f"label:{cap.label}"
 
 
 def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str) -> int:
@@ -109,24 +113,50 @@ def _fullest(servings: list[Serving], context: Context, length_ms: int) -> int:
 
 def blockers(
     person: Person,
-    caps: tuple[Cap, ...],
+    caps: tuple[CompiledCap, ...],
     creative: str,
-    campaign: str,
-    account: str,
     categories: list[str],
     context: Context,
     time_zone: str,
-) -> list[dict[str, Any]]:
-    """Every cap that forbids the serving, as reasons."""
-    found: list[dict[str, Any]] = []
+) -> list[dict[str, Any]] | None:
+    """Every cap that forbids the serving, as reasons; None where there is none."""
+    found: list[dict[str, Any]] | None = None
+    by_scope = person.by_scope
     for cap in caps:
-        for scope in scopes_of(cap, creative, campaign, account, categories, context.labels):
-            seen = count(person, cap, scope, context, time_zone)
-            if seen >= cap.limit:
-                reason: dict[str, Any] = {"code": "capped", "scope": scope, "window": cap.window}
-                if cap.length_ms is not None:
-                    reason["length_ms"] = cap.length_ms
-                reason["limit"] = cap.limit
-                reason["count"] = seen
-                found.append(reason)
+        scope = cap.scope
+        if scope is None:
+            if not cap.creative:
+                only = cap.cap.label
+                for category in categories:
+                    if only is None or only == category:
+                        found = _check(person, cap, "category:" + category, context, time_zone, found)
+                continue
+            scope = "creative:" + creative
+        elif cap.label is not None and cap.label not in context.labels:
+            continue
+        if scope in by_scope or cap.lifetime or not cap.limit:
+            found = _check(person, cap, scope, context, time_zone, found)
+    return found
+
+
+def _check(
+    person: Person,
+    compiled: CompiledCap,
+    scope: str,
+    context: Context,
+    time_zone: str,
+    found: list[dict[str, Any]] | None,
+) -> list[dict[str, Any]] | None:
+    cap = compiled.cap
+    seen = count(person, cap, scope, context, time_zone)
+    if seen < cap.limit:
+        return found
+    reason: dict[str, Any] = {"code": "capped", "scope": scope, "window": cap.window}
+    if cap.length_ms is not None:
+        reason["length_ms"] = cap.length_ms
+    reason["limit"] = cap.limit
+    reason["count"] = seen
+    if found is None:
+        return [reason]
+    found.append(reason)
     return found

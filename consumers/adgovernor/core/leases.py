@@ -14,7 +14,9 @@ import orjson
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
+from adgovernor.core.caps import CompiledCap
 
+FOREVER = 2**62
 STATUS_CODES = {
     "exhausted": "exhausted",
     "day": "daily_budget",
@@ -51,18 +53,23 @@ class CampaignShare:
         "asks",
         "books",
         "campaign",
+        "caps",
         "categories",
         "changed",
+        "daily",
         "data",
         "dearest_micros",
         "denied",
+        "end_ms",
         "episode",
+        "knows_person",
         "last_grant_micros",
         "least_price",
         "one_price",
         "owed",
         "paused",
         "price",
+        "start_ms",
         "time_zone",
         "treasury",
         "unfunded_micros",
@@ -96,11 +103,19 @@ class CampaignShare:
         self.least_price = campaign.least_price()
         self.one_price = campaign.one_price()
         self.categories = list(campaign.categories)
+        self.daily = campaign.daily_budget_micros is not None
+        self.start_ms = 0 if campaign.start_ms is None else campaign.start_ms
+        self.end_ms = FOREVER if campaign.end_ms is None else campaign.end_ms
+        self.caps = tuple(
+            CompiledCap(cap, campaign.campaign_id, campaign.account_id) for cap in campaign.caps
+        )
+        self.knows_person = any(cap.window != "pod" for cap in campaign.caps)
+        """Its caps need to know whom they count for."""
         self._day = (0, 0, 0)
 
     def day_of(self, time_ms: int) -> int:
         """The account day whose money a request of this time draws on; 0 without a daily budget."""
-        if self.campaign.daily_budget_micros is None:
+        if not self.daily:
             return 0
         start, end, day = self._day
         if not start <= time_ms < end:

@@ -6,42 +6,36 @@ same rule, under the constraints of the pod. Every losing candidate gets every r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from adgovernor.contracts.requests import AdRequest, Candidate, SlotSpec
 from adgovernor.core import caps
-from adgovernor.core.history import Person
+from adgovernor.core.history import Person, Serving
 from adgovernor.core.leases import STATUS_CODES, CampaignShare
 
 if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
 
-_IDENTITIES = ("h:", "u:", "d:")
-_ANY_SLOT = SlotSpec()
+_IDENTITIES: Final = ("h:", "u:", "d:")
+_ANY_SLOT: Final = SlotSpec()
+_ONE_SLOT: Final = (_ANY_SLOT,)
+_OUTBID: Final = [{"code": "outbid"}]
+_UNKNOWN: Final = [{"code": "unknown_campaign"}]
 
 
 class _Entry:
     """A candidate under consideration."""
 
-    __slots__ = ("candidate", "categories", "day", "place", "price", "reasons", "share")
+    __slots__ = ("candidate", "categories", "day", "price", "reasons", "share", "won")
 
-    def __init__(self, place: int, candidate: Candidate, share: CampaignShare | None, time_ms: int) -> None:
-        self.place = place
+    def __init__(self, candidate: Candidate, share: CampaignShare | None) -> None:
         self.candidate = candidate
         self.share = share
-        self.reasons: list[dict[str, Any]] = []
+        self.won = False
+        self.reasons: list[dict[str, Any]] | None = None
         self.day = 0
         self.price = 0
         self.categories: list[str] = []
-        if share is None:
-            return
-        price = candidate.price()
-        self.price = share.price if price is None else price
-        self.day = share.day_of(time_ms)
-        if candidate.categories:
-            self.categories = list(dict.fromkeys([*share.categories, *candidate.categories]))
-        else:
-            self.categories = share.categories
 
 
 class Selector:
@@ -50,7 +44,7 @@ class Selector:
     def __init__(self, shard: UserShard) -> None:
         self._shard = shard
 
-    def select(self, draft: Any, request: AdRequest, person: Person, degraded: bool) -> dict[str, Any]:
+    def select(self, request: AdRequest, routing: str, person: Person, degraded: bool) -> dict[str, Any]:
         """The decision's body; reservations and asks are emitted."""
         shard = self._shard
         time_ms = request.time_ms
@@ -58,60 +52,76 @@ class Selector:
         if request.placement:
             labels = (*labels, "placement:" + request.placement)
         context = caps.Context(request.request_id, time_ms, request.session_id, labels, shard.watermark_ms)
-        shares = shard.shares
-        entries = [
-            _Entry(place, candidate, shares.get(candidate.campaign_id), time_ms)
-            for place, candidate in enumerate(request.candidates)
-        ]
-        routing = request.routing_id()
-        specs = request.slots or (_ANY_SLOT,)
+        entries = self._entries(request)
+        known = routing.startswith(_IDENTITIES)
+        own = shard.persons.get(routing) is person
         slots: list[dict[str, Any]] = []
-        winners: set[int] = set()
-        lacking: dict[str, tuple[CampaignShare, int, int]] = {}
-        shown: list[_Entry] = []
-        for slot, spec in enumerate(specs):
+        winners: list[_Entry] = []
+        lacking: list[_Entry] = []
+        for slot, spec in enumerate(request.slots or _ONE_SLOT):
             best: _Entry | None = None
             for entry in entries:
-                if entry.place in winners:
+                if entry.won:
                     continue
-                self._judge(entry, spec, person, context, routing, degraded, shown)
-                if not entry.reasons:
+                self._judge(entry, spec, person, context, known, degraded, winners)
+                if entry.reasons is None:
                     if best is None or entry.price > best.price:
                         best = entry
-                elif entry.reasons[-1]["code"] == "no_lease" and entry.share is not None:
-                    lacking[entry.candidate.campaign_id] = (entry.share, entry.day, entry.price)
+                elif entry.reasons[-1]["code"] == "no_lease":
+                    lacking.append(entry)
             if best is None:
                 slots.append({"slot": slot, "no_fill": "no_candidate"})
-                shard.count("no_fill:no_candidate")
                 continue
-            winners.add(best.place)
-            shown.append(best)
+            best.won = True
+            winners.append(best)
             slots.append({"slot": slot, "winner": self._reserve(slot, best, labels, time_ms)})
-        losers = []
-        for entry in entries:
-            if entry.place in winners:
-                continue
-            losers.append(
-                {
-                    "candidate": entry.place,
-                    "campaign_id": entry.candidate.campaign_id,
-                    "creative_id": entry.candidate.creative_id,
-                    "reasons": entry.reasons or [{"code": "outbid"}],
-                }
-            )
-            for reason in entry.reasons:
-                shard.count("reason:" + reason["code"])
-        for entry in shown:
-            assert entry.share is not None
-            shard.ask_for(entry.share, entry.day, 0)
-        for share, day, price in lacking.values():
-            shard.ask_for(share, day, price)
+            if not own:
+                # An audit judges by what was assumed; what this request reserved itself belongs to that too.
+                person.add(Serving(*shard.reserved_row))
         body: dict[str, Any] = {"decision_id": request.request_id, "time_ms": time_ms, "slots": slots}
+        losers = [
+            {
+                "candidate": place,
+                "campaign_id": entry.candidate.campaign_id,
+                "creative_id": entry.candidate.creative_id,
+                "reasons": entry.reasons or _OUTBID,
+            }
+            for place, entry in enumerate(entries)
+            if not entry.won
+        ]
         if losers:
             body["losers"] = losers
         if degraded:
             body["degraded"] = True
+        for entry in winners:
+            if entry.share is not None:
+                shard.ask_for(entry.share, entry.day, 0)
+        for entry in lacking:
+            if entry.share is not None:
+                shard.ask_for(entry.share, entry.day, entry.price)
         return body
+
+    def _entries(self, request: AdRequest) -> list[_Entry]:
+        shares = self._shard.shares
+        time_ms = request.time_ms
+        entries = []
+        for candidate in request.candidates:
+            share = shares.get(candidate.campaign_id)
+            entry = _Entry(candidate, share)
+            entries.append(entry)
+            if share is None:
+                continue
+            price = candidate.price_micros
+            if price is None:
+                price = candidate.price()
+            entry.price = share.price if price is None else price
+            if share.daily:
+                entry.day = share.day_of(time_ms)
+            if candidate.categories:
+                entry.categories = list(dict.fromkeys([*share.categories, *candidate.categories]))
+            else:
+                entry.categories = share.categories
+        return entries
 
     def _reserve(self, slot: int, entry: _Entry, labels: tuple[str, ...], time_ms: int) -> dict[str, Any]:
         shard = self._shard
@@ -144,7 +154,6 @@ class Selector:
         }
         if candidate.duration_ms is not None:
             winner["duration_ms"] = candidate.duration_ms
-        shard.count("filled")
         return winner
 
     def _judge(
@@ -153,79 +162,74 @@ class Selector:
         spec: SlotSpec,
         person: Person,
         context: caps.Context,
-        routing: str,
+        known: bool,
         degraded: bool,
-        shown: list[_Entry],
+        winners: list[_Entry],
     ) -> None:
-        """Finds every reason against a candidate for a slot."""
-        reasons: list[dict[str, Any]] = []
-        entry.reasons = reasons
+        """Finds every reason against a candidate for a slot; none: ``reasons`` is None. A missing lease comes
+        last, because it is what more money would mend."""
         share = entry.share
         if share is None:
-            reasons.append({"code": "unknown_campaign"})
+            entry.reasons = _UNKNOWN
             return
-        campaign = share.campaign
-        candidate = entry.candidate
-        time_ms = context.time_ms
-        if share.paused:
-            reasons.extend({"code": STATUS_CODES[word]} for word in share.paused)
-        if (campaign.start_ms is not None and time_ms < campaign.start_ms) or (
-            campaign.end_ms is not None and time_ms >= campaign.end_ms and "flight" not in share.paused
-        ):
+        reasons: list[dict[str, Any]] = []
+        paused = share.paused
+        if paused:
+            reasons.extend([{"code": STATUS_CODES[word]} for word in paused])
+        if not share.start_ms <= context.time_ms < share.end_ms and "flight" not in paused:
             reasons.append({"code": "flight"})
-        if entry.price < share.least_price:
+        price = entry.price
+        if price < share.least_price:
             reasons.append({"code": "price_below_minimum"})
         if spec is not _ANY_SLOT:
-            _judge_slot(reasons, spec, candidate.duration_ms, entry.price)
-        if shown and any(other.candidate.creative_id == candidate.creative_id for other in shown):
-            reasons.append({"code": "creative_repeated"})
-        if shown and candidate.advertiser_domain is not None:
-            domain = candidate.advertiser_domain
-            if any(other.candidate.advertiser_domain == domain for other in shown):
-                reasons.append({"code": "advertiser_separation"})
-        if person.opt_outs and (word := person.opted_out(campaign.account_id, entry.categories)) is not None:
-            reasons.append({"code": "opted_out", "scope": word})
-        if campaign.caps:
-            self._judge_caps(reasons, entry, share, person, context, routing, degraded)
-        if not share.paused and share.lease(entry.day) < entry.price:
-            reasons.append({"code": "no_lease"})
+            _judge_slot(reasons, spec, entry.candidate.duration_ms, price)
+        if winners:
+            _judge_pod(reasons, entry.candidate, winners)
+        if person.opt_outs:
+            word = person.opted_out(share.campaign.account_id, entry.categories)
+            if word is not None:
+                reasons.append({"code": "opted_out", "scope": word})
+        if share.caps:
+            if (not known or degraded) and (code := _unknowable(share, person, context, known, degraded)):
+                reasons.append({"code": code})
+            else:
+                blocked = caps.blockers(
+                    person,
+                    share.caps,
+                    entry.candidate.creative_id,
+                    entry.categories,
+                    context,
+                    share.time_zone,
+                )
+                if blocked is not None:
+                    reasons.extend(blocked)
+        if not paused:
+            book = share.books.get(entry.day)
+            if price > (0 if book is None else book.lease):
+                reasons.append({"code": "no_lease"})
+        entry.reasons = reasons or None
 
-    def _judge_caps(
-        self,
-        reasons: list[dict[str, Any]],
-        entry: _Entry,
-        share: CampaignShare,
-        person: Person,
-        context: caps.Context,
-        routing: str,
-        degraded: bool,
-    ) -> None:
-        campaign = share.campaign
-        if not routing.startswith(_IDENTITIES):
-            by_session = campaign.policies.no_identity == "session" and context.session is not None
-            if not by_session and any(cap.window != "pod" for cap in campaign.caps):
-                reasons.append({"code": "no_identity"})
-                return
-        if degraded:
-            policies = campaign.policies
-            servings = person.by_scope.get("campaign:" + campaign.campaign_id, ())
-            if policies.degraded == "closed" or (
-                policies.degraded == "bounded" and len(servings) >= policies.degraded_limit
-            ):
-                reasons.append({"code": "state_unknown"})
-                return
-        reasons.extend(
-            caps.blockers(
-                person,
-                campaign.caps,
-                entry.candidate.creative_id,
-                campaign.campaign_id,
-                campaign.account_id,
-                entry.categories,
-                context,
-                share.time_zone,
-            )
-        )
+
+def _unknowable(
+    share: CampaignShare, person: Person, context: caps.Context, known: bool, degraded: bool
+) -> str | None:
+    """Why caps cannot be checked: nobody known to count for, or a history that is not known."""
+    policies = share.campaign.policies
+    if not known and share.knows_person and (policies.no_identity != "session" or context.session is None):
+        return "no_identity"
+    if degraded and policies.degraded != "open":
+        served = len(person.by_scope.get("campaign:" + share.campaign.campaign_id, ()))
+        if policies.degraded == "closed" or served >= policies.degraded_limit:
+            return "state_unknown"
+    return None
+
+
+def _judge_pod(reasons: list[dict[str, Any]], candidate: Candidate, winners: list[_Entry]) -> None:
+    if any(other.candidate.creative_id == candidate.creative_id for other in winners):
+        reasons.append({"code": "creative_repeated"})
+    domain = candidate.advertiser_domain
+    if domain is not None and any(other.candidate.advertiser_domain == domain for other in winners):
+        reasons.append({"code": "advertiser_separation"})
 
 
 def _judge_slot(reasons: list[dict[str, Any]], spec: SlotSpec, duration_ms: int | None, price: int) -> None:

@@ -29,7 +29,6 @@ class Treasury(TreasuryState):
     def __init__(self, shard: str, rules: Rules) -> None:
         super().__init__(shard)
         self.configured = rules
-        self.tally: dict[str, int] = {}
         self._mail: dict[str, list[dict[str, Any]]] = {}
         self._touched: dict[str, None] = {}
         self._cause = ("", 0)
@@ -86,14 +85,7 @@ class Treasury(TreasuryState):
             self._report(draft, what)
         self._settle()
         self._flush()
-        kind = draft.result["kind"]
-        self.tally[kind] = self.tally.get(kind, 0) + 1
         return draft
-
-    def take_tally(self) -> dict[str, int]:
-        """Outcomes counted since the last call; for metrics only."""
-        tally, self.tally = self.tally, {}
-        return tally
 
     # ------------------------------------------------------------------ shared steps
 

@@ -31,7 +31,6 @@ class UserShard(UserState):
         self.configured = rules
         self._selector = Selector(self)
         self._items: dict[str, dict[str, dict[str, Any]]] = {}
-        self.tally: dict[str, int] = {}
 
     # ------------------------------------------------------------------ what the runtime asks
 
@@ -105,15 +104,9 @@ class UserShard(UserState):
         else:
             assert isinstance(what, dict)
             self._directive(draft, what)
-        self._flush()
-        kind = draft.result["kind"]
-        self.tally[kind] = self.tally.get(kind, 0) + 1
+        if self._items:
+            self._flush()
         return draft
-
-    def take_tally(self) -> dict[str, int]:
-        """Outcomes counted since the last call; for metrics only."""
-        tally, self.tally = self.tally, {}
-        return tally
 
     # ------------------------------------------------------------------ shared steps
 
@@ -190,7 +183,7 @@ class UserShard(UserState):
         if refusal is not None:
             self._no_fill(draft, request, refusal)
             return
-        body = self._selector.select(draft, request, person, degraded)
+        body = self._selector.select(request, event.routing, person, degraded)
         draft.out.append([topics.DECISIONS, None, body])
 
     def _no_fill(self, draft: Draft, request: AdRequest, code: str) -> None:
@@ -203,11 +196,6 @@ class UserShard(UserState):
         if draft.assumed is not None:
             body["degraded"] = True
         draft.out.append([topics.DECISIONS, None, body])
-        self.count("no_fill:" + code)
-
-    def count(self, what: str) -> None:
-        """Counts an outcome; for metrics only."""
-        self.tally[what] = self.tally.get(what, 0) + 1
 
     # ------------------------------------------------------------------ impressions, clicks, views
 

@@ -76,6 +76,8 @@ class UserState:
         self._request_ms = 0
         self._pod_micros: dict[str, int] = {}
         """What the request at hand has reserved, by campaign."""
+        self.reserved_row: tuple[Any, ...] = ()
+        """The last serving reserved, as `Serving` takes it."""
         self._draft = Draft({})
         self._changed: dict[str, set[str]] = {}
         self._ops: dict[str, Callable[..., None]] = {
@@ -128,6 +130,11 @@ class UserState:
     def touch_core(self) -> None:
         """Marks what is neither a person nor a campaign nor a reservation as changed."""
         self._mark("core", "state")
+
+    def recover(self, sent: Mapping[str, tuple[int, str]]) -> None:
+        """See `machine.Machine.recover`."""
+        self.links.sent.update(sent)
+        self.touch_core()
 
     def _mark(self, bucket: str, name: str) -> None:
         if bucket in self._changed:
@@ -208,6 +215,7 @@ class UserState:
             day,
             price,
         )
+        self.reserved_row = row
         self._of_person(_reserve, row)
 
     def _on_expire(self, decision_id: str, slot: int, campaign: str, day: int, price: int) -> None:
