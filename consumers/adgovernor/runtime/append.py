@@ -1,0 +1,102 @@
+"""Appending a block, and finding out what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from adgovernor.contracts.errors import Unavailable
+from adgovernor.runtime.chain import NewerFormat, Verdict, Walk, verdict
+from adgovernor.runtime.ports import AppendUnknown
+from adgovernor.runtime.world import StartOver, World
+
+_READ_TRIES = 8
+"""How often a read that must show an acknowledged message is tried: a failover can make reads fall short."""
+
+
+async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
+    """Appends a block that follows the walk's last one; its offset, once it counts. The walk is then past it.
+
+    Raises:
+        StartOver: when another owner's block came first, or nothing certain could be learned.
+        Halted: when the log lost messages that had been read.
+    """
+    height = walk.height + 1
+    error: Exception | None = None
+    for attempt in range(1 + world.settings.resend_limit):
+        if attempt:
+            await asyncio.sleep(world.pause_s(attempt))
+        walked = walk.offset
+        try:
+            acknowledged = await world.log.append(data, world.settings.append_deadline_s)
+        except AppendUnknown as unknown:
+            # It may have landed or land yet, so what the log shows decides. Absence proves nothing: the same
+            # bytes are sent again, and whichever copy comes first is the block.
+            error = unknown
+            world.observer.append_unknown(world.shard, height=height, error=str(unknown))
+            try:
+                found = await _look(world, walk, chain, None)
+            except Unavailable as unreadable:
+                error = unreadable
+                continue
+            if found is not None:
+                return found
+            continue
+        match verdict(acknowledged, walked):
+            case Verdict.ACCEPTED:
+                walk.take_own(acknowledged, height, chain)
+                return acknowledged
+            case Verdict.LOST:
+                raise world.halt(
+                    "ledger_truncated",
+                    f"the ledger gave offset {acknowledged} to a block that was sent when {walked} messages had been "
+                    "read: the log lost messages. Look at the broker's log directories and replicas; when the loss is "
+                    f"understood, run `adgovernor recover {world.shard} --accept-loss`",
+                )
+            case Verdict.GAP:
+                try:
+                    found = await _look(world, walk, chain, acknowledged)
+                except Unavailable as unreadable:
+                    raise StartOver(
+                        "unknown", f"block {height} cannot be read back: {unreadable}"
+                    ) from unreadable
+                if found is not None:
+                    return found
+                raise StartOver(
+                    "unknown", f"the message at offset {acknowledged} is not the block that was sent"
+                )
+    raise StartOver("unknown", f"block {height} was not acknowledged: {error}")
+
+
+async def _look(world: World, walk: Walk, chain: str, until: int | None) -> int | None:
+    """Walks on to the log's end, or past offset ``until``, looking for the block with ``chain``; its offset.
+
+    The walk stops right behind the block, so that what others wrote after it is met by the next append.
+
+    Raises:
+        StartOver: when another block took its place.
+        Unavailable: when the log cannot be read that far.
+    """
+    height = walk.height + 1
+    tries = 0
+    while True:
+        entries, end = await world.log.read_ledger(walk.offset, world.settings.read_bytes)
+        for entry in entries:
+            try:
+                block = walk.step(entry)
+            except NewerFormat as error:
+                raise world.halt("ledger_format", str(error)) from error
+            if block is None:
+                continue
+            if block.chain == chain:
+                return entry.offset
+            world.observer.block_void(world.shard, height=height)
+            raise StartOver("void", f"{block.header.owner} wrote block {height} first")
+        if walk.offset > until if until is not None else walk.offset >= end:
+            return None
+        if not entries:
+            tries += 1
+            if tries >= _READ_TRIES:
+                raise Unavailable(
+                    f"the ledger of {world.shard} shows nothing at offset {walk.offset}, its end is {end}"
+                )
+            await asyncio.sleep(world.pause_s(tries))

@@ -1,0 +1,66 @@
+"""What every part of one shard's engine works with."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from adgovernor.contracts.errors import Halted
+from adgovernor.core.machine import Machine
+from adgovernor.runtime.observer import Observer
+from adgovernor.runtime.ports import Clock, ShardLog
+from adgovernor.runtime.settings import EngineSettings
+from adgovernor.stores.base import Store
+
+
+class StartOver(Exception):
+    """What is in memory cannot be trusted any more: drop it and fold the ledger again.
+
+    Attributes:
+        reason: short, for logs and metrics: ``void``, ``unknown``, ``publish``, ``store``…
+        claim: whether the shard must be taken over again with a claim.
+    """
+
+    def __init__(self, reason: str, message: str, *, claim: bool = False) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.claim = claim
+
+
+@dataclass(slots=True)
+class World:
+    """One shard and its surroundings. ``nudge`` wakes the engine when something in the background moved."""
+
+    shard: str
+    machine_factory: Callable[[], Machine]
+    log: ShardLog
+    store: Store
+    clock: Clock
+    settings: EngineSettings
+    observer: Observer
+    rng: random.Random
+    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def nonce(self) -> str:
+        """So that no two attempts at a block have the same bytes."""
+        return f"{self.rng.getrandbits(96):024x}"
+
+    def pause_s(self, failures: int) -> float:
+        """How long to pause after so many failures in a row: doubling, half of it jitter."""
+        longest = min(self.settings.backoff_max_s, self.settings.backoff_s * float(1 << min(failures, 16)))
+        return longest * (0.5 + 0.5 * self.rng.random())
+
+    def halt(self, reason: str, message: str) -> Halted:
+        """The error that stops this shard alone until a person has looked."""
+        return Halted(self.shard, reason, message)
+
+    async def nudged(self, timeout_s: float) -> None:
+        """Waits for the background to move, at most ``timeout_s``."""
+        self.nudge.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.nudge.wait()
+        except TimeoutError:
+            pass
