@@ -68,6 +68,7 @@ class Machine(Protocol):
 
     shard: str
     watermark_ms: int
+    links: Links
 
     def read(self, topic: str, offset: int, key: bytes | None, value: bytes | None) -> Input:
         """Decodes an input. Never raises for what the input holds: bad bytes become `Poison`. Pure."""
@@ -111,6 +112,10 @@ class Machine(Protocol):
     def fold(self, draft: Draft, routing: str | None, session: str | None) -> None:
         """Applies one record of the block; routing and session come from its personal part, None where that
         cannot be read any more (then only what concerns nobody is applied)."""
+        ...
+
+    def recover(self, sent: Mapping[str, tuple[int, str]]) -> None:
+        """Goes on behind side messages (destination → number, hash) that a lost part of the ledger had sent."""
         ...
 
     def take_changes(self) -> dict[str, set[str]]:

@@ -108,6 +108,11 @@ class TreasuryState:
             self.links.sent[destination] = (number, digest)
             self._mark("core", "state")
 
+    def recover(self, sent: Mapping[str, tuple[int, str]]) -> None:
+        """See `machine.Machine.recover`."""
+        self.links.sent.update(sent)
+        self._mark("core", "state")
+
     def _mark(self, bucket: str, name: str) -> None:
         self._changed.setdefault(bucket, set()).add(name)
 
