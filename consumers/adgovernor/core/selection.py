@@ -16,7 +16,6 @@ from adgovernor.core.leases import STATUS_CODES, CampaignShare
 if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
 
-_IDENTITIES: Final = ("h:", "u:", "d:")
 _ANY_SLOT: Final = SlotSpec()
 _ONE_SLOT: Final = (_ANY_SLOT,)
 _OUTBID: Final = [{"code": "outbid"}]
@@ -53,7 +52,7 @@ class Selector:
             labels = (*labels, "placement:" + request.placement)
         context = caps.Context(request.request_id, time_ms, request.session_id, labels, shard.watermark_ms)
         entries = self._entries(request)
-        known = routing.startswith(_IDENTITIES)
+        known = bool(request.household_id or request.user_id or request.device_id)
         own = shard.persons.get(routing) is person
         slots: list[dict[str, Any]] = []
         winners: list[_Entry] = []

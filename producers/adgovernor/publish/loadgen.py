@@ -264,11 +264,11 @@ class _People:
         # Scattered, so that the most seen people are not neighbours in one household.
         person = rank * 7919 % len(self._weights)
         if person % 10 == 9:
-            return f"d:d{person}".encode(), {"device_id": f"d{person}"}
+            return f"d{person}".encode(), {"device_id": f"d{person}"}
         if person % 10 < 3:
             household = f"h{person // 10}"
-            return f"h:{household}".encode(), {"household_id": household, "user_id": f"u{person}"}
-        return f"u:u{person}".encode(), {"user_id": f"u{person}", "session_id": f"s{person}"}
+            return household.encode(), {"household_id": household, "user_id": f"u{person}"}
+        return f"u{person}".encode(), {"user_id": f"u{person}", "session_id": f"s{person}"}
 
 
 def follow_ups(traffic: Traffic, decision: Decision) -> list[Message]:

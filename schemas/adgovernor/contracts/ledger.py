@@ -4,7 +4,7 @@ Written form. A block is one JSON document, laid out so that it can be read with
 line holds the header, each record has a line of its own, the last line holds the chain::
 
     {"format":1,"prefix":"prod","shard":"u3","height":12,"prev_chain":"…",…,"records":[
-    {"topic":"ad-requests","offset":7,…,"personal":{"routing":"u:1","key":"u:1","value":{…}}},
+    {"topic":"ad-requests","offset":7,…,"personal":{"routing":"u1","key":"u1","value":{…}}},
     {"topic":"impressions","offset":3,…}
     ],"chain":"…"}
 

@@ -1,8 +1,9 @@
 """Routing: which identity an event is filed under, and which partition that identity belongs to.
 
 The routing id is the widest identity that the publisher gives (household, else user, device, session, else
-the request id), prefixed by its kind, so that two kinds with the same text are two people. Partitions are
-those of Kafka's Java clients: murmur2 of the key, sign bit cleared, modulo the partition count.
+the request id), unchanged: publishers key their events by it without knowing this project. One text is one
+person, whatever its kind, so identities of different kinds must differ. Partitions are those of Kafka's Java
+clients: murmur2 of the key, sign bit cleared, modulo the partition count.
 """
 
 from __future__ import annotations
@@ -47,13 +48,5 @@ def routing_id(
     session_id: str | None,
     request_id: str,
 ) -> str:
-    """The widest identity given, prefixed by its kind: ``h:``, ``u:``, ``d:``, ``s:`` or ``r:``."""
-    if household_id:
-        return "h:" + household_id
-    if user_id:
-        return "u:" + user_id
-    if device_id:
-        return "d:" + device_id
-    if session_id:
-        return "s:" + session_id
-    return "r:" + request_id
+    """The widest identity given, as the publisher wrote it."""
+    return household_id or user_id or device_id or session_id or request_id

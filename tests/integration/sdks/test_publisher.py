@@ -53,11 +53,11 @@ async def test_three_lines(kafka_bootstrap: str, deployment: str) -> None:
     async with Publisher(kafka_bootstrap, prefix=deployment) as publisher:
         published = await publisher.ad_request(_request(1, "u1"))
 
-    partition = partition_of(b"u:u1", PARTITIONS)
+    partition = partition_of(b"u1", PARTITIONS)
     assert published == Published(topics.AD_REQUESTS, partition, 0)
     found = await _read(kafka_bootstrap, f"{deployment}.ad-requests")
     ((key, value, headers),) = found[partition]
-    assert key == b"u:u1"
+    assert key == b"u1"
     assert AdRequest.model_validate_json(value) == _request(1, "u1")
     assert headers["ce_id"] == b"r1"
     assert headers["ce_type"] == b"adgovernor.ad-request.v1"
@@ -65,17 +65,17 @@ async def test_three_lines(kafka_bootstrap: str, deployment: str) -> None:
 
 async def test_every_kind_of_event_has_its_topic(kafka_bootstrap: str, deployment: str) -> None:
     """Impressions and clicks, user events and commands go to their topics, keyed by routing or account id."""
-    impression = Impression(decision_id="r1", routing_id="u:u1", time_ms=1)
-    click = Click(type="click", decision_id="r1", routing_id="u:u1", time_ms=2)
+    impression = Impression(decision_id="r1", routing_id="u1", time_ms=1)
+    click = Click(type="click", decision_id="r1", routing_id="u1", time_ms=2)
     command = StatusCommand(command="pause", command_id="k1", account_id="a1", campaign_id="c1")
     async with Publisher(kafka_bootstrap, prefix=deployment) as publisher:
         first = await publisher.impression(impression)
         second = await publisher.click(click)
-        opted = await publisher.user_event(OptOut(type="opt-out", routing_id="u:u1", time_ms=3))
+        opted = await publisher.user_event(OptOut(type="opt-out", routing_id="u1", time_ms=3))
         commanded = await publisher.command(command)
 
     assert (first.topic, second.offset) == ("impressions", 1)
-    assert first.partition == second.partition == opted.partition == partition_of(b"u:u1", PARTITIONS)
+    assert first.partition == second.partition == opted.partition == partition_of(b"u1", PARTITIONS)
     assert commanded == Published("campaigns", partition_of(b"a1", PARTITIONS), 0)
 
 
@@ -115,7 +115,7 @@ async def test_bad_lines_are_named_and_the_others_go_on(kafka_bootstrap: str, de
     assert [(bad.number, bad.reason) for bad in summary.bad_lines] == [(2, "not_json"), (4, "invalid")]
     assert "time_ms" in summary.bad_lines[1].message
     found = await _read(kafka_bootstrap, f"{deployment}.ad-requests")
-    assert [value for _, value, _ in found[partition_of(b"u:u1", PARTITIONS)]] == [
+    assert [value for _, value, _ in found[partition_of(b"u1", PARTITIONS)]] == [
         good,
         good.replace(b"r1", b"r3"),
     ]
