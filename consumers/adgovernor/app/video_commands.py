@@ -30,7 +30,7 @@ from adgovernor.sessions.request_macros import RequestMacros
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver, FiredError
 from adgovernor.sessions.retry import NO_RETRY
 from adgovernor.sessions.tracking import TrackingLimits, TrackingSender
-from adgovernor.video import TrackedUri, VastFormatError, VmapError, VmapFormatError, expand, read_vast
+from adgovernor.video import VastFormatError, VmapError, VmapFormatError, expand, read_vast
 from adgovernor.video.vast import is_vast_root
 from adgovernor.video.vmap import BreakFault, parse_xml_of_vmap, read_vmap
 
@@ -181,8 +181,7 @@ async def _resolve(options: _Options) -> dict[str, Any]:
         if _is_url(options.source):
             resolution = await session.resolver.resolve(options.source, session.macros)
         else:
-            document = await session.entry()
-            resolution = await session.resolver.resolve_bytes(document.body, document.url, session.macros)
+            resolution = await session.resolver.resolve_fetched(await session.entry(), session.macros)
         await session.tell(list(resolution.errors))
         return resolution_json(options.source, resolution)
 
@@ -212,20 +211,13 @@ async def _show_document(session: _Session, fetched: Fetched, fetch: bool) -> di
     if not fetch:
         return vmap_json(source, as_read(document))
     outcome = await follow_breaks(document, fetched.url, session.resolver, session.macros)
-    errors: list[FiredError] = []
-    for found in outcome.breaks:
-        if found.resolution is not None:
-            errors += found.resolution.errors
-        if found.fault is not None:
-            told = tuple(TrackedUri(uri, fetched.url) for uri in found.ad_break.trackers("error"))
-            errors.append(FiredError(found.fault.code, found.fault.message, told))
-    await session.tell(errors)
+    await session.tell(list(outcome.errors))
     return vmap_json(source, outcome)
 
 
 async def _show_vast(session: _Session, fetched: Fetched, fetch: bool) -> dict[str, Any]:
     if fetch:
-        resolution = await session.resolver.resolve_bytes(fetched.body, fetched.url, session.macros)
+        resolution = await session.resolver.resolve_fetched(fetched, session.macros)
         await session.tell(list(resolution.errors))
         return {**resolution_json(session.options.source, resolution), "kind": "VAST"}
     tree = parse_xml_of_vmap(fetched.body, fetched.charset)

@@ -6,9 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from adgovernor.sessions.errors import FetchTimeoutError
-from adgovernor.sessions.resolver import ChainResolver, MacroSource, Resolution
-from adgovernor.video import BrokenAd, InLine, ResolvedAd, VastError, VmapError, Wrapper, expand, resolve_uri
-from adgovernor.video.vmap import AdBreak, AdSource, AdTag, BreakFault, VastData, VmapDocument
+from adgovernor.sessions.fetch import Fetched
+from adgovernor.sessions.resolver import ChainResolver, FiredError, MacroSource, Resolution
+from adgovernor.video import (
+    BrokenAd,
+    InLine,
+    ResolvedAd,
+    TrackedUri,
+    VastError,
+    VmapError,
+    Wrapper,
+    expand,
+    resolve_uri,
+)
+from adgovernor.video.vast import is_vast_root
+from adgovernor.video.vmap import (
+    AdBreak,
+    AdSource,
+    AdTag,
+    BreakFault,
+    VastData,
+    VmapDocument,
+    parse_xml_of_vmap,
+    read_vmap,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +62,55 @@ class VmapOutcome:
     breaks: tuple[BreakOutcome, ...] = ()
     warnings: tuple[str, ...] = ()
     fault: BreakFault | None = None
+    base_url: str = ""
+
+    @property
+    def errors(self) -> tuple[FiredError, ...]:
+        """Every error of every break: those of its ads first, then the break's own to its error trackers."""
+        errors: list[FiredError] = []
+        for found in self.breaks:
+            if found.resolution is not None:
+                errors += found.resolution.errors
+            if found.fault is not None:
+                told = tuple(TrackedUri(uri, self.base_url) for uri in found.ad_break.trackers("error"))
+                errors.append(FiredError(found.fault.code, found.fault.message, told))
+        return tuple(errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod that was fetched: a VAST *resolution*, or a VMAP *playlist* with the ads of its breaks."""
+
+    resolution: Resolution | None = None
+    playlist: VmapOutcome | None = None
+
+    @property
+    def ads(self) -> tuple[ResolvedAd, ...]:
+        """The ads to play, in play order, break after break."""
+        if self.resolution is not None:
+            return self.resolution.play
+        breaks = self.playlist.breaks if self.playlist is not None else ()
+        return tuple(ad for found in breaks if found.resolution is not None for ad in found.resolution.play)
+
+    @property
+    def errors(self) -> tuple[FiredError, ...]:
+        """The errors that came up, with the addresses to tell."""
+        if self.resolution is not None:
+            return self.resolution.errors
+        return self.playlist.errors if self.playlist is not None else ()
+
+
+async def read_pod(fetched: Fetched, resolver: ChainResolver, macros: MacroSource) -> Pod:
+    """The pod in *fetched*, VAST or VMAP, with every Wrapper and ad tag followed.
+
+    Raises :class:`~adgovernor.video.VmapFormatError` for a document that is neither.
+    """
+    if fetched.status == 204:
+        return Pod(await resolver.resolve_fetched(fetched, macros))
+    tree = parse_xml_of_vmap(fetched.body, fetched.charset)
+    if is_vast_root(tree.root):
+        return Pod(await resolver.resolve_fetched(fetched, macros))
+    return Pod(playlist=await follow_breaks(read_vmap(tree), fetched.url, resolver, macros))
 
 
 def as_read(document: VmapDocument) -> VmapOutcome:
@@ -54,7 +124,7 @@ async def follow_breaks(
 ) -> VmapOutcome:
     """The document with every source followed; one break's failure leaves the others alone."""
     breaks = [await follow_break(found, base_url, resolver, macros) for found in document.breaks]
-    return VmapOutcome(document.version, tuple(breaks), document.warnings)
+    return VmapOutcome(document.version, tuple(breaks), document.warnings, base_url=base_url)
 
 
 async def follow_break(

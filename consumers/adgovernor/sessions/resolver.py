@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from adgovernor.sessions.errors import FetchError
 from adgovernor.sessions.fetch import Fetched, Fetcher
@@ -114,13 +114,12 @@ class _Branch:
 
 @dataclass(slots=True)
 class _Walk:
-    """One resolution's shared state: what is left of its bounds, and the next element's number."""
+    """One resolution's shared state: what is left of its bounds, and where its macros come from."""
 
     deadline_s: float
     documents_left: int
     gate: asyncio.Semaphore
     macros: MacroSource
-    elements: itertools.count[int] = field(default_factory=itertools.count)
 
 
 class ChainResolver:
@@ -138,6 +137,8 @@ class ChainResolver:
         self._limits = limits or ChainLimits()
         self._headers = headers
         self._expected = expected or Expectations()
+        # Ad elements are numbered through the resolver's life, so that the same ad fetched twice is two ads.
+        self._elements = itertools.count()
 
     async def resolve(
         self, url: str, macros: MacroSource, headers: Headers = (), *, wrappers: bool = True
@@ -157,11 +158,10 @@ class ChainResolver:
         branch = await self._fetched(fetched, (), walk, multiple=True, wrappers=wrappers)
         return _conclude(replace(branch, requested=(address, *branch.requested)))
 
-    async def resolve_bytes(self, data: bytes, base_url: str, macros: MacroSource) -> Resolution:
-        """Resolve the document *data*, as if *base_url* had answered it."""
-        fetched = Fetched(base_url, 200, data)
+    async def resolve_fetched(self, fetched: Fetched, macros: MacroSource) -> Resolution:
+        """Resolve a document that was fetched (or read from a file) already."""
         branch = await self._fetched(fetched, (), self._walk(macros), multiple=True, wrappers=True)
-        return _conclude(replace(branch, requested=(base_url, *branch.requested)))
+        return _conclude(replace(branch, requested=(fetched.url, *branch.requested)))
 
     async def resolve_document(
         self,
@@ -215,7 +215,7 @@ class ChainResolver:
     ) -> _Branch:
         warnings = tuple(f"{base_url}: {warning}" for warning in document.warnings)
         if not document.ads:
-            number = next(walk.elements)
+            number = next(self._elements)
             roots = tuple(
                 ((number, index), TrackedUri(uri, base_url)) for index, uri in enumerate(document.errors)
             )
@@ -227,7 +227,7 @@ class ChainResolver:
                 _failed(VastError.NO_AD, f"{base_url} has no ad that its Wrapper accepts", hops),
                 warnings=warnings,
             )
-        numbers = [next(walk.elements) for _ in ads]
+        numbers = [next(self._elements) for _ in ads]
         branches = await asyncio.gather(
             *(
                 self._ad(ad, number, document, base_url, hops, walk)
