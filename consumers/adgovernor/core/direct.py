@@ -7,12 +7,13 @@ at once, and a tick follows, all before the next input. Time is the greatest eve
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
 
 from adgovernor.contracts import topics
+from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.machine import Machine
 from adgovernor.core.rules import Rules
@@ -41,6 +42,8 @@ class Direct:
         self._heights = dict.fromkeys(self._machines, 0)
         self._offsets: dict[tuple[str, int], int] = {}
         self._numbers: dict[tuple[str, int], int] = {}
+        self.on_record: Callable[[str, Draft], None] | None = None
+        """Sees every record, with its shard."""
         self._mail: deque[tuple[str, str, bytes]] = deque()
 
     def feed(self, topic: str, key: str, value: bytes) -> list[Event]:
@@ -94,9 +97,11 @@ class Direct:
         yield from self._collect(machine, draft, height, 0 if ticked is None else 1, event.routing)
 
     def _collect(
-        self, machine: Machine, draft: Any, height: int, index: int, routing: str | None
+        self, machine: Machine, draft: Draft, height: int, index: int, routing: str | None
     ) -> Iterator[Event]:
         shard = machine.shard
+        if self.on_record is not None:
+            self.on_record(shard, draft)
         for destination, number, digest, payload in draft.send:
             message = {
                 "source": shard,

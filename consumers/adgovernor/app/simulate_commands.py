@@ -1,0 +1,65 @@
+"""``adgovernor simulate``: what would have happened, from two files and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from adgovernor.contracts.errors import BadInput
+
+
+def simulate(
+    campaigns: Annotated[
+        Path, typer.Option(help="Campaigns, accounts or commands: JSON lines, or one JSON array.")
+    ],
+    events: Annotated[
+        Path,
+        typer.Option(
+            help="Ad requests, impressions, user events and commands, in order: JSON lines or an array."
+        ),
+    ],
+    auto_impressions: Annotated[
+        bool, typer.Option("--auto-impressions", help="Show each filled slot at its request's time, at once.")
+    ] = False,
+    shards: Annotated[int, typer.Option(min=1, max=1024, help="How many user shards and treasuries.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line; the last one is the totals.")
+    ] = False,
+) -> None:
+    """Run events through the engine without servers: what would have been decided, spent, paused?
+
+    The same rules as live, with time taken from the events. All side messages are delivered before the next event.
+
+    Example: adgovernor simulate --campaigns campaigns.jsonl --events events.jsonl --auto-impressions
+    """
+    from adgovernor.app.simulate_view import View
+    from adgovernor.audit.whatif import EVENT_NAMES, WhatIf, read_lines
+
+    run = WhatIf.begin(shards, auto_impressions=auto_impressions)
+    out = sys.stdout.buffer
+    view = View()
+    try:
+        for source in (run.campaigns(read_lines(campaigns)), run.events(read_lines(events))):
+            for topic, body in source:
+                name = EVENT_NAMES.get(topic, topic)
+                if as_json:
+                    out.write(orjson.dumps({"type": name, **body}) + b"\n")
+                else:
+                    view.event(name, body)
+    except BadInput as error:
+        typer.echo(f"simulate: {error}", err=True)
+        raise typer.Exit(2) from error
+    totals = run.finish()
+    if as_json:
+        out.write(orjson.dumps({"type": "totals", **totals}) + b"\n")
+        out.flush()
+    else:
+        view.totals(totals)
+    for complaint in run.rejected:
+        typer.echo(f"rejected: {complaint}", err=True)
+    if run.rejected:
+        raise typer.Exit(1)

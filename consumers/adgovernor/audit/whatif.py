@@ -1,0 +1,221 @@
+"""What would have happened: campaigns and events from files, through the machines, without servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.ledger import Draft
+from adgovernor.core import inputs
+from adgovernor.core.direct import Direct, Event
+from adgovernor.core.machine import Poison
+from adgovernor.core.rules import Rules
+
+EVENT_NAMES = {topics.DECISIONS: "decision"}
+"""What an output's ``type`` is where it is not its topic's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One JSON object of a file, and where it stands."""
+
+    place: str
+    data: dict[str, Any]
+
+
+@dataclass(slots=True)
+class CampaignTotals:
+    """What became of one campaign. Amounts are micros of its currency."""
+
+    decisions: int = 0
+    """Slots won."""
+    impressions: int = 0
+    """Slots shown and paid."""
+    late: int = 0
+    """Of these, shown after the reservation had expired."""
+    unfunded_micros: int = 0
+    """Shown late and never paid."""
+
+
+def read_lines(path: Path) -> Iterator[Line | str]:
+    """The objects of a file of JSON lines, or of one JSON array; a text says what is wrong with a line.
+
+    Raises:
+        BadInput: when the file cannot be read at all.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"cannot read {path}: {error.strerror}; name a file of JSON lines or a JSON array"
+        ) from error
+    if content.lstrip().startswith(b"["):
+        try:
+            rows = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise BadInput(f"{path} begins as a JSON array but is not one: {error}") from error
+        for number, row in enumerate(rows, 1):
+            yield _line(f"{path.name}, entry {number}", row)
+        return
+    for number, text in enumerate(content.splitlines(), 1):
+        if text.strip():
+            place = f"{path.name}, line {number}"
+            try:
+                row = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                yield f"{place}: not JSON: {error}"
+            else:
+                yield _line(place, row)
+
+
+def _line(place: str, row: Any) -> Line | str:
+    return Line(place, row) if isinstance(row, dict) else f"{place}: not a JSON object"
+
+
+def command_of(line: Line) -> dict[str, Any]:
+    """A line of a campaigns file as a command: a command itself, a campaign, or an account."""
+    data = {name: value for name, value in line.data.items() if name != "type"}
+    if "command" in data:
+        return data
+    base = {"command_id": f"apply: {line.place}", "account_id": data.get("account_id")}
+    if "campaign_id" in data:
+        return {**base, "command": "upsert", "campaign": data}
+    return {**base, "command": "account", "account": data}
+
+
+def topic_of(data: dict[str, Any]) -> str:
+    """Which topic an event of a mixed file belongs to, by its fields."""
+    if "command" in data or "campaign" in data or "account" in data or "budget_micros" in data:
+        return topics.CAMPAIGNS
+    if "decision_id" in data:
+        return topics.IMPRESSIONS
+    if data.get("type") in ("opt-out", "opt-in"):
+        return topics.USER_EVENTS
+    return topics.AD_REQUESTS
+
+
+@dataclass(slots=True)
+class WhatIf:
+    """A run without servers."""
+
+    direct: Direct
+    auto_impressions: bool = False
+    totals: dict[str, CampaignTotals] = field(default_factory=dict)
+    rejected: list[str] = field(default_factory=list)
+    """What was not understood, each with its place and reason."""
+    _routing: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, shards: int, *, auto_impressions: bool = False) -> WhatIf:
+        """A fresh deployment of so many shards."""
+        # Reports are not held back: there is no traffic to save, and exhaustion is seen at once.
+        run = cls(Direct(Rules(partitions=shards, report_interval_ms=0)), auto_impressions)
+        run.direct.on_record = run._count
+        return run
+
+    def campaigns(self, lines: Iterable[Line | str]) -> Iterator[Event]:
+        """Applies a campaigns file."""
+        for line in lines:
+            if isinstance(line, str):
+                self.rejected.append(line)
+            else:
+                yield from self._feed(line.place, topics.CAMPAIGNS, command_of(line))
+
+    def events(self, lines: Iterable[Line | str]) -> Iterator[Event]:
+        """Runs an events file, in its order."""
+        for line in lines:
+            if isinstance(line, str):
+                self.rejected.append(line)
+                continue
+            data = line.data
+            topic = topic_of(data)
+            if topic == topics.CAMPAIGNS:
+                data = command_of(line)
+            elif topic == topics.IMPRESSIONS and "routing_id" not in data:
+                # A file written beforehand cannot know it; the decision that it names does.
+                data = {**data, "routing_id": self._routing.get(str(data["decision_id"]), "unknown")}
+            yield from self._feed(line.place, topic, data)
+
+    def _feed(self, place: str, topic: str, data: dict[str, Any]) -> Iterator[Event]:
+        value = orjson.dumps(data)
+        event = inputs.read(topic, 0, None, value)
+        if isinstance(event.event, Poison):
+            self.rejected.append(f"{place}: {event.event.message}")
+            return
+        key = data["account_id"] if topic == topics.CAMPAIGNS else event.routing
+        for name, body in self.direct.feed(topic, key, value):
+            yield name, body
+            if name == topics.DECISIONS:
+                self._routing[body["decision_id"]] = body["routing_id"]
+                if self.auto_impressions:
+                    yield from self._show(place, body)
+
+    def _show(self, place: str, decision: dict[str, Any]) -> Iterator[Event]:
+        for slot in decision["slots"]:
+            if "winner" in slot:
+                shown = {
+                    "type": "impression",
+                    "decision_id": decision["decision_id"],
+                    "slot": slot["slot"],
+                    "routing_id": decision["routing_id"],
+                    "time_ms": decision["time_ms"],
+                }
+                yield from self._feed(place, topics.IMPRESSIONS, shown)
+
+    def _count(self, shard: str, draft: Draft) -> None:
+        for delta in draft.deltas:
+            word = delta[0]
+            if word == "reserve":
+                self._of(delta[2]).decisions += 1
+            elif word == "settle":
+                self._of(delta[3]).impressions += 1
+            elif word in ("late", "paid"):
+                self._of(delta[3]).impressions += 1
+                self._of(delta[3]).late += 1
+            elif word == "unfund":
+                self._of(delta[3]).unfunded_micros += delta[5]
+
+    def _of(self, campaign: str) -> CampaignTotals:
+        return self.totals.setdefault(campaign, CampaignTotals())
+
+    def finish(self) -> dict[str, Any]:
+        """The totals by campaign. ``topped_up = unleased + in flight + lease + reserved + spent``, always."""
+        campaigns: dict[str, Any] = {}
+        for treasury in self.direct.treasuries:
+            for campaign_id, known in treasury.campaigns.items():
+                books = [
+                    book
+                    for user in self.direct.users
+                    if (share := user.shares.get(campaign_id)) is not None
+                    and share.treasury == treasury.shard
+                    for book in share.books.values()
+                ]
+                lease, reserved, spent = (
+                    sum(book.lease for book in books),
+                    sum(book.reserved for book in books),
+                    sum(book.spent for book in books),
+                )
+                counted = self._of(campaign_id)
+                campaigns[campaign_id] = {
+                    "account_id": known.campaign.account_id,
+                    "currency": known.campaign.currency,
+                    "topped_up_micros": known.topped_up,
+                    "spent_micros": spent,
+                    "reserved_micros": reserved,
+                    "lease_micros": lease,
+                    "unleased_micros": known.unleased,
+                    "in_flight_micros": known.topped_up - known.unleased - lease - reserved - spent,
+                    "unfunded_micros": counted.unfunded_micros,
+                    "decisions": counted.decisions,
+                    "impressions": counted.impressions,
+                    "late_impressions": counted.late,
+                    "episode": known.episode,
+                    "paused": list(known.reasons),
+                }
+        return {"campaigns": dict(sorted(campaigns.items())), "rejected": len(self.rejected)}
