@@ -82,8 +82,8 @@ class PodSegment:
 
     def allows_duration(self, duration_ms: int) -> bool:
         """Tell whether an ad of this length may play here; 0 is an unknown length and fits only where any does."""
-        if self.durations_ms:
-            return duration_ms in self.durations_ms
+        if self.durations_ms and duration_ms not in self.durations_ms:
+            return False
         if duration_ms <= 0:
             return not (self.min_ms or self.max_ms or self.total_ms)
         if duration_ms < self.min_ms or (self.max_ms and duration_ms > self.max_ms):

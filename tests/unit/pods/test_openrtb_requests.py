@@ -1,0 +1,155 @@
+"""Bid request logs as ad requests: time, identity, place, and which campaigns are offered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.openrtb import BadOpenRtb
+from adgovernor.contracts.openrtb_requests import OpenRtbAdapter, read_candidates
+from adgovernor.contracts.requests import AdRequest
+
+
+def line(*imps: dict[str, Any], **fields: Any) -> bytes:
+    base = {"id": "583f51b8-1", "ext": {"timestamp": 1_480_544_698_821}, "imp": list(imps) or [BANNER]}
+    return json.dumps(base | fields).encode()
+
+
+BANNER = {"id": "1", "banner": {"w": 300, "h": 250}}
+VIDEO = {"id": "1", "video": {"mimes": [], "minduration": 5, "maxduration": 30}}
+
+
+def convert(raw: bytes, *campaigns: dict[str, Any], time_field: str = "ext.timestamp") -> AdRequest:
+    entries = [{"campaign_id": f"c{at}", "creative_id": "x", **entry} for at, entry in enumerate(campaigns)]
+    return OpenRtbAdapter(read_candidates(json.dumps(entries).encode()), time_field).to_ad_request(raw)
+
+
+def offered(raw: bytes, *campaigns: dict[str, Any]) -> list[str]:
+    return [candidate.campaign_id for candidate in convert(raw, *campaigns).candidates]
+
+
+def test_time_is_read_from_the_field_named() -> None:
+    """The event time is milliseconds at a dotted path, or seconds in eight hexadecimal digits."""
+    assert convert(line()).time_ms == 1_480_544_698_821
+    assert convert(line(), time_field="id:hex8").time_ms == 0x583F51B8 * 1000
+
+
+@pytest.mark.parametrize("time_field", ["ext.nowhere", "id", "imp.0.id:hex8"])
+def test_a_missing_or_unreadable_time_is_refused(time_field: str) -> None:
+    """A request without a readable time is refused, and the time field is named."""
+    with pytest.raises(BadOpenRtb) as caught:
+        convert(line(), time_field=time_field)
+    assert caught.value.field == time_field.removesuffix(":hex8")
+
+
+@pytest.mark.parametrize(
+    ("fields", "user", "device"),
+    [
+        ({"user": {"id": "u", "buyeruid": "b"}, "device": {"ifa": "i", "didsha1": "s"}}, "u", "i"),
+        ({"user": {"buyeruid": "b"}, "device": {"ifa": "00000000-0000", "didsha1": "s"}}, "b", "s"),
+        ({"user": {"eids": [{"source": "s.com", "uids": [{"id": "p", "atype": 3}]}]}}, "s.com:p", None),
+        (
+            {"user": {"ext": {"eids": [{"source": "s.com", "uids": [{"id": "w", "atype": 1}]}]}}},
+            None,
+            "s.com:w",
+        ),
+        ({"device": {"ip": "1.2.3.4", "ua": "x"}}, None, None),
+    ],
+)
+def test_identity_in_its_order(fields: dict[str, Any], user: str | None, device: str | None) -> None:
+    """The user and the device are the first identifiers that are there; addresses name nobody."""
+    request = convert(line(**fields))
+    assert (request.user_id, request.device_id) == (user, device)
+
+
+def test_placement_and_labels() -> None:
+    """The tag id is the placement, else the app or site; labels say the media and the channel."""
+    app = {"app": {"id": "4214", "name": "TMZ"}}
+    assert convert(line({**BANNER, "tagid": "top"}, **app)).placement == "top"
+    request = convert(line(**app))
+    assert (request.placement, request.labels) == ("4214", ("media:banner", "app:4214"))
+    assert convert(line(site={"domain": "x.com"})).placement == "x.com"
+
+
+def test_media_and_size_decide_who_is_offered() -> None:
+    """A campaign needs one of the media, and for a banner one of the sizes where both sides name them."""
+    assert offered(line(), {"media": ["video"]}, {"media": ["banner"]}, {}) == ["c1", "c2"]
+    assert offered(line(), {"media": ["banner"], "sizes": [[320, 50]]}, {"sizes": [[300, 250]]}) == ["c1"]
+
+
+def test_the_floor_decides_who_is_offered() -> None:
+    """A CPM below the floor, in another currency, or unknown where there is a floor, is not offered."""
+    raw = line({**BANNER, "bidfloor": 2.0})
+    assert offered(raw, {"cpm": 1.99}, {"cpm": 2}, {"cpm": 3, "currency": "EUR"}, {}) == ["c1"]
+    assert offered(line(), {}) == ["c0"]
+
+
+def test_block_lists_decide_who_is_offered() -> None:
+    """Blocked categories, their children and blocked domains are not offered."""
+    raw = line({**BANNER, "bcat": [70]}, bcat=["IAB7"], badv=["Bad.com"])
+    campaigns: list[dict[str, Any]] = [
+        {"categories": ["IAB7-3"]},
+        {"categories": ["70"]},
+        {"advertiser_domain": "shop.bad.com"},
+        {"categories": ["IAB70"], "advertiser_domain": "notbad.com"},
+    ]
+    assert offered(raw, *campaigns) == ["c3"]
+
+
+def test_durations_decide_who_is_offered() -> None:
+    """A video needs a lawful duration, and one without a duration needs a place that takes any."""
+    assert offered(line(VIDEO), {"duration_s": 4}, {"duration_s": 30}, {}) == ["c1"]
+    assert offered(line({"id": "1", "video": {"mimes": []}}), {}) == ["c0"]
+    exact = {"id": "1", "video": {"rqddurs": [15]}}
+    assert offered(line(exact), {"duration_s": 15}, {"duration_s": 16}) == ["c0"]
+    per_second = {"id": "1", "video": {"mincpmpersec": 0.1}}
+    assert offered(line(per_second), {"duration_s": 15, "cpm": 1.5}, {"duration_s": 30, "cpm": 2}) == ["c0"]
+
+
+def test_pods_become_slots_or_a_pod() -> None:
+    """A structured pod gives slots with their bounds and floors, a dynamic one time to fill."""
+    imps = [{"id": f"1_{at}", "bidfloor": 4, "video": {"minduration": 5, "maxduration": 15}} for at in (0, 1)]
+    request = convert(line(*imps), {"duration_s": 15, "cpm": 5})
+    assert request.request_id == "583f51b8-1"
+    assert request.slots is not None
+    assert [(slot.max_duration_ms, slot.floor_micros) for slot in request.slots] == [(15_000, 4_000)] * 2
+    dynamic = convert(line({"id": "1", "video": {"poddur": 60, "maxseq": 3, "rqddurs": [15, 30]}}))
+    assert dynamic.pod is not None
+    assert (dynamic.pod.total_duration_ms, dynamic.pod.max_ads) == (60_000, 3)
+    assert dynamic.pod.allowed_durations_ms == (15_000, 30_000)
+
+
+def test_several_things_become_several_requests() -> None:
+    """Each pod and each single impression is a request of its own name; asking for one of them alone is refused."""
+    raw = line(BANNER, {"id": "2", "video": {"podid": "p"}}, {"id": "3", "video": {"podid": "p"}})
+    adapter = OpenRtbAdapter((), "ext.timestamp")
+    assert [request.request_id for request in adapter.to_ad_requests(raw)] == ["583f51b8-1:p", "583f51b8-1:1"]
+    with pytest.raises(BadOpenRtb, match="asks for 2 things"):
+        adapter.to_ad_request(raw)
+
+
+def test_what_an_ad_request_cannot_hold_is_refused() -> None:
+    """A hybrid pod, a missing id and an id of excessive length are refused with their field."""
+    hybrid = line({"id": "1", "video": {"podid": "p"}}, {"id": "2", "video": {"podid": "p", "poddur": 30}})
+    for raw, message in (
+        (hybrid, "mixes slots and time"),
+        (line(id=""), "id: missing"),
+        (line(id="5" * 300), "request_id"),
+    ):
+        with pytest.raises(BadOpenRtb, match=message):
+            convert(raw)
+
+
+def test_a_bad_candidates_file_names_entry_and_field() -> None:
+    """A candidates file says which entry and which field is wrong."""
+    with pytest.raises(BadInput, match=r"candidates\[1\]\.cpm"):
+        read_candidates(
+            b'[{"campaign_id":"a","creative_id":"b"},{"campaign_id":"a","creative_id":"b","cpm":-1}]'
+        )
+    with pytest.raises(BadInput, match="JSON list"):
+        read_candidates(b'{"campaigns":[]}')
+    with pytest.raises(BadInput, match="dotted path"):
+        OpenRtbAdapter((), "ext..timestamp")

@@ -1,0 +1,214 @@
+"""The command `pods plan`: its shape of a request, its fill from bids, its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from adgovernor.app.pods_commands import pods_app
+from adgovernor.app.pods_plan import plan
+from adgovernor.contracts.openrtb import parse_request, parse_response
+
+
+def video(name: str, **fields: Any) -> dict[str, Any]:
+    outer: dict[str, Any] = {
+        key: fields.pop(key) for key in ("bidfloor", "bidfloorcur", "pmp", "bcat") if key in fields
+    }
+    return {"id": name, "video": {"mimes": ["video/mp4"], **fields}, **outer}
+
+
+def bid(name: str, imp: str, price: float, dur: int | None = 15, **fields: Any) -> dict[str, Any]:
+    return {"id": name, "impid": imp, "price": price, "dur": dur, "crid": f"creative {name}", **fields}
+
+
+def planned(imps: list[dict[str, Any]], bids: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    request = parse_request({"id": "r", "imp": imps, **fields})
+    return plan(request, parse_response({"cur": "USD", "seatbid": [{"bid": bids}]}))
+
+
+def fills(result: dict[str, Any]) -> list[tuple[str, int | None, str]]:
+    return [(entry["impid"], entry["slot"], entry["bid_id"]) for entry in result["fill"]]
+
+
+def out(result: dict[str, Any]) -> dict[str, list[str]]:
+    return {loser["bid_id"]: loser["reasons"] for loser in result["losers"]}
+
+
+def test_shape_of_a_request_with_several_pods() -> None:
+    """The shape counts pods, slots and dynamic parts, and gives each pod's numbers."""
+    result = plan(
+        parse_request(
+            {
+                "id": "r",
+                "at": 1,
+                "imp": [
+                    video("1", podid="a", podseq=1, slotinpod=1, minduration=15, maxduration=15),
+                    video("2", podid="a", podseq=1, minduration=0, maxduration=30),
+                    video("3", podid="b", poddur=90, maxseq=5, rqddurs=[15, 30]),
+                    video("4", maxduration=60),
+                ],
+            }
+        ),
+        None,
+    )
+    assert {
+        key: result[key] for key in ("pods", "kind", "slots", "structured", "dynamic", "per_pod", "at")
+    } == {
+        "pods": 2,
+        "kind": "structured, dynamic",
+        "slots": 3,
+        "structured": 2,
+        "dynamic": 1,
+        "per_pod": {"a": 2, "b": 1},
+        "at": 1,
+    }
+    assert (result["poddur"], result["maxseq"], result["slot_seconds"]) == (90, 5, [0, 60])
+    assert [pod["slot_seconds"] for pod in result["plan"]] == [[0, 30], [15, 30]]
+    assert result["plan"][0]["podseq"] == 1
+    assert "fill" not in result
+
+
+def test_fill_is_reported_with_slot_price_and_total() -> None:
+    """A fill names impression, slot, bid, seconds and price, and adds up the prices."""
+    result = planned(
+        [video("1", podid="p", slotinpod=-1, maxduration=30), video("2", podid="p", maxduration=30)],
+        [bid("x", "1", 2.5), bid("y", "2", 0.1, 30)],
+    )
+    assert fills(result) == [("2", 1, "y"), ("1", 2, "x")]
+    assert (result["total_cpm"], result["bound_cpm"], result["proven"]) == (2.6, 2.6, True)
+    assert result["fill"][1] | {"pod": "p"} == result["fill"][1]
+    assert (result["fill"][1]["duration_s"], result["fill"][1]["price"]) == (15, 2.5)
+
+
+def test_dynamic_time_is_counted() -> None:
+    """The seconds used of dynamic parts are added up, and a place that a buyer insists on is named."""
+    bids = [bid("a", "1", 1, 30, slotinpod=1), bid("b", "1", 9, 15), bid("c", "1", 8, 20)]
+    tight = planned([video("1", podid="p", poddur=60, maxseq=4, slotinpod=2)], bids)
+    assert fills(tight) == [("1", None, "b"), ("1", None, "c")]
+    assert tight["used_s_of_dynamic"] == 35
+    roomy = planned([video("1", podid="p", poddur=65, maxseq=4, slotinpod=2)], bids)
+    assert fills(roomy) == [("1", 1, "a"), ("1", None, "b"), ("1", None, "c")]
+    assert roomy["used_s_of_dynamic"] == 65
+
+
+def test_floors_follow_their_order() -> None:
+    """A deal's floor comes first, then the video's by second or duration, then the impression's."""
+    imp = video(
+        "1",
+        podid="p",
+        maxduration=30,
+        bidfloor=5,
+        mincpmpersec=0.1,
+        pmp={"deals": [{"id": "d", "bidfloor": 1}]},
+    )
+    losers = out(
+        planned([imp], [bid("a", "1", 1.49), bid("b", "1", 1.5, 16), bid("c", "1", 0.9, dealid="d")])
+    )
+    assert losers == {"a": ["floor"], "b": ["floor"], "c": ["floor"]}
+    assert fills(planned([imp], [bid("a", "1", 1.5), bid("b", "1", 1.2, dealid="d")])) == [("1", 1, "a")]
+    assert fills(planned([imp], [bid("b", "1", 1.2, dealid="d")])) == [("1", 1, "b")]
+
+
+def test_poddedupe_says_what_is_deduplicated() -> None:
+    """Without `poddedupe` creative, advertiser and category appear once a pod; with it exactly what it lists does."""
+    same: dict[str, Any] = {"adomain": ["A.com"], "cat": ["IAB1"], "crid": "c"}
+    bids = [bid("x", "1", 2, **same), bid("y", "2", 1, **same)]
+
+    def reasons(*codes: int) -> list[str]:
+        fields = {"poddedupe": list(codes)} if codes else {}
+        return out(planned([video("1", podid="p", **fields), video("2", podid="p", **fields)], bids)).get(
+            "y", []
+        )
+
+    assert reasons() == ["creative_repeated", "advertiser_separation", "category_separation"]
+    assert reasons(1) == ["advertiser_separation"]
+    assert reasons(2) == ["category_separation"]
+    assert reasons(3) == ["creative_repeated"]
+    assert reasons(4) == []
+    assert reasons(5) == []
+
+
+def test_inline_vast_fills_in_what_the_bid_leaves_out() -> None:
+    """A bid without a duration has its VAST's, and one media file plays once."""
+    file = "<MediaFile type='video/mp4'><![CDATA[ http://x/a.mp4 ]]></MediaFile>"
+    adm = f"<VAST><Duration>00:00:20</Duration>{file}</VAST>"
+    result = planned(
+        [video("1", podid="p"), video("2", podid="p")],
+        [bid("x", "1", 2, None, adm=adm), bid("y", "2", 1, None, adm=adm)],
+    )
+    assert (result["fill"][0]["duration_s"], result["fill"][0]["duration_assumed"]) == (20, False)
+    assert out(result) == {"y": ["media_repeated"]}
+
+
+def test_an_unknown_duration_counts_as_the_longest() -> None:
+    """A bid without any duration is counted as the longest that its impression allows, and marked."""
+    result = planned(
+        [video("1", poddur=60, maxduration=30)],
+        [bid("x", "1", 2, None), bid("y", "1", 1, 31), bid("z", "1", 1, 30)],
+    )
+    assert [(entry["duration_s"], entry["duration_assumed"]) for entry in result["fill"]] == [
+        (30, True),
+        (30, False),
+    ]
+    assert out(result) == {"y": ["duration"]}
+
+
+def test_bids_that_cannot_be_compared_or_placed_say_so() -> None:
+    """Another currency than the floor's, an unknown impression and blocked bids are losers with their reason."""
+    imp = video("1", bidfloor=1, bidfloorcur="EUR", bcat=["IAB7"])
+    assert out(planned([imp], [bid("a", "1", 2), bid("b", "9", 2)])) == {
+        "a": ["currency"],
+        "b": ["no_segment"],
+    }
+    bids = [bid("a", "1", 2, cat=["IAB7-1"]), bid("b", "1", 2, adomain=["a.X.com"])]
+    blocked = planned([video("1", bcat=["IAB7"])], bids, badv=["x.com"])
+    assert out(blocked) == {"a": ["blocked_category"], "b": ["blocked_advertiser"]}
+    assert blocked["unfilled"] == ["1"]
+
+
+def test_podconfig_time_bounds_the_whole_pod() -> None:
+    """The slots of a `podconfig` pod together play no longer than the pod."""
+    config = {
+        "durationrangesec": [15, 30],
+        "requireexactduration": False,
+        "pods": [{"podid": 1, "adpoddurationsec": 60}],
+    }
+    request = parse_request({"podconfig": config, "video": {}})
+    bids = [bid(f"b{at}", f"1_{at}", 1 + at, 30) for at in range(4)]
+    result = plan(request, parse_response({"seatbid": [{"bid": bids}]}))
+    assert result["slots"] == 4
+    assert [entry["bid_id"] for entry in result["fill"]] == ["b2", "b3"]
+
+
+def test_the_command_prints_lines_and_json(tmp_path: Path) -> None:
+    """The command prints a summary for people, and JSON when asked."""
+    request, bids = tmp_path / "request.json", tmp_path / "bids.json"
+    request.write_text(
+        json.dumps({"id": "r", "imp": [video("1", podid="p", poddur=30, maxseq=2, maxduration=30)]})
+    )
+    bids.write_text(
+        json.dumps({"cur": "USD", "seatbid": [{"bid": [bid("x", "1", 2.5), bid("y", "1", 1, 40)]}]})
+    )
+    shown = CliRunner().invoke(pods_app, ["plan", str(request), "--bids", str(bids)])
+    assert shown.exit_code == 0
+    assert "imp 1: up to 2 ads in 30 s, seconds 0 to 30" in shown.stdout
+    assert "bid x, 15 s, 2.5 CPM" in shown.stdout
+    assert "out bid y: duration" in shown.stdout
+    assert "total 2.5 USD CPM, the best possible" in shown.stdout
+    printed = CliRunner().invoke(pods_app, ["plan", str(request), "--json"])
+    assert json.loads(printed.stdout)["kind"] == "dynamic"
+
+
+def test_the_command_refuses_with_the_field(tmp_path: Path) -> None:
+    """A contradictory request and an unreadable file end with status 2 and say what is wrong."""
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"imp": [video("1", poddur=30, maxseq=-2)]}))
+    refused = CliRunner().invoke(pods_app, ["plan", str(request)])
+    assert refused.exit_code == 2
+    assert "imp[0].video.maxseq: -2 is no number of ads" in refused.output
+    missing = CliRunner().invoke(pods_app, ["plan", str(tmp_path / "none.json")])
+    assert missing.exit_code == 2
+    assert "none.json" in missing.output
