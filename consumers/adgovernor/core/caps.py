@@ -33,8 +33,10 @@ def horizon_ms(caps: tuple[Cap, ...]) -> int:
     longest = 0
     for cap in caps:
         length = cap.length_ms or 0
-        # A calendar window may be a day longer than its name where clocks change or months are long.
-        longest = max(longest, length + 2 * DAY_MS if cap.window == "calendar" else length)
+        if cap.window == "calendar":
+            # A month may be named by fewer days than it has, and a day that clocks turn back in is longer.
+            length = (31 * DAY_MS if cap.calendar_unit() == "month" else length) + DAY_MS
+        longest = max(longest, length)
     return longest
 
 
