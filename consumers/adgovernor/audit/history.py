@@ -1,0 +1,162 @@
+"""Where a history is read from: a broker, a log in memory, or a folder that one was copied to.
+
+A folder holds one file of JSON lines a topic partition, ``ledger/3.jsonl``: ``{"offset", "time_ms", "key", "value",
+"headers"}``; texts where the bytes are UTF-8, else ``key_b64`` and ``value_b64``.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.contracts.errors import BadInput, Unavailable
+from adgovernor.runtime.memory_log import MemoryBroker
+from adgovernor.subscribe.kafka import PartitionReader, RawMessage
+
+_BATCH = 5_000
+_WAIT_S = 0.5
+_PATIENCE = 20
+"""Empty reads in a row, each of `_WAIT_S`, before a partition that promised more is given up."""
+
+
+class History(Protocol):
+    """All topics of one deployment, readable from their beginnings."""
+
+    async def partitions(self) -> int:
+        """How many partitions every topic has."""
+        ...
+
+    def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
+        """Every message from the beginning to the end seen when reading began, in offset order."""
+        ...
+
+
+class MemoryHistory:
+    """The history that a `MemoryBroker` holds."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    async def partitions(self) -> int:
+        """See `History.partitions`."""
+        return self._broker.partitions
+
+    async def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
+        """See `History.messages`."""
+        end = self._broker.end(topic, partition)
+        for event in self._broker.read(topic, partition, 0, end):
+            time_ms = self._broker.time_ms(topic, partition, event.offset)
+            yield RawMessage(partition, event.offset, time_ms, event.key, event.value, event.headers)
+
+
+class KafkaHistory:
+    """The history that a broker holds."""
+
+    def __init__(self, connection: KafkaConnection | str, prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix
+
+    async def partitions(self) -> int:
+        """See `History.partitions`."""
+        async with self._reader(topics.LEDGER) as reader:
+            return len(await reader.open())
+
+    def _reader(self, topic: str) -> PartitionReader:
+        return PartitionReader(
+            self._connection, topics.full_name(self._prefix, topic), client_id="adgovernor-audit"
+        )
+
+    async def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
+        """See `History.messages`."""
+        async with self._reader(topic) as reader:
+            end = (await reader.ends([partition]))[partition]
+            await reader.read_from({partition: 0})
+            idle = 0
+            while reader.next[partition] < end:
+                found = await reader.read(_BATCH, _WAIT_S)
+                idle = 0 if found else idle + 1
+                if idle > _PATIENCE:
+                    at = reader.next[partition]
+                    raise Unavailable(
+                        f"{reader.full_name}[{partition}] shows nothing at offset {at}, but its end is {end}: is a "
+                        "replica missing?"
+                    )
+                for message in found:
+                    if message.offset < end:
+                        yield message
+
+
+class FolderHistory:
+    """A history copied to a folder by `copy`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def partitions(self) -> int:
+        """See `History.partitions`."""
+        found = list((self._folder / topics.LEDGER).glob("*.jsonl"))
+        if not found:
+            raise BadInput(
+                f"{self._folder} holds no history: make one with `adgovernor audit --copy-to FOLDER`"
+            )
+        return len(found)
+
+    async def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
+        """See `History.messages`."""
+        path = self._folder / topic / f"{partition}.jsonl"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = orjson.loads(line)
+                    yield RawMessage(
+                        partition,
+                        row["offset"],
+                        row["time_ms"],
+                        _bytes_of(row, "key"),
+                        _bytes_of(row, "value"),
+                        tuple((name, b64decode(text)) for name, text in row["headers"]),
+                    )
+                except (orjson.JSONDecodeError, KeyError, ValueError) as error:
+                    raise BadInput(
+                        f"{path}, line {number}: not a message of a copied history: {error}"
+                    ) from error
+
+
+def _bytes_of(row: dict[str, Any], name: str) -> bytes | None:
+    if f"{name}_b64" in row:
+        return b64decode(row[f"{name}_b64"])
+    text = row[name]
+    return None if text is None else text.encode()
+
+
+def _row_of(message: RawMessage) -> dict[str, Any]:
+    row: dict[str, Any] = {"offset": message.offset, "time_ms": message.time_ms}
+    for name, raw in (("key", message.key), ("value", message.value)):
+        try:
+            row[name] = None if raw is None else raw.decode()
+        except UnicodeDecodeError:
+            row[f"{name}_b64"] = b64encode(raw or b"").decode()
+    row["headers"] = [[name, b64encode(raw).decode()] for name, raw in message.headers]
+    return row
+
+
+async def copy(history: History, folder: Path) -> int:
+    """Copies a whole history to a folder; how many messages it has."""
+    partitions = await history.partitions()
+    count = 0
+    for topic in topics.ALL_TOPICS:
+        (folder / topic).mkdir(parents=True, exist_ok=True)
+        for partition in range(partitions):
+            with (folder / topic / f"{partition}.jsonl").open("wb") as file:
+                async for message in history.messages(topic, partition):
+                    file.write(orjson.dumps(_row_of(message)) + b"\n")
+                    count += 1
+    return count

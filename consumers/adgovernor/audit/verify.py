@@ -1,0 +1,410 @@
+"""Proves a history: walks every ledger from its first block, decides everything again, and compares.
+
+The machines are the live ones; what is compared with them (bytes, offsets, sums) is read from the topics and the
+store. A shard whose chain is broken is not followed beyond the break.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from adgovernor.audit.history import History
+from adgovernor.audit.report import Report
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput, Halted
+from adgovernor.contracts.ledger import (
+    TICK,
+    Draft,
+    ReadBlock,
+    ReadRecord,
+    digest_of,
+    encode_personal,
+    encode_record,
+    parse_block,
+)
+from adgovernor.core.machine import Machine
+from adgovernor.core.rules import Rules
+from adgovernor.core.treasury import Treasury
+from adgovernor.core.user_shard import UserShard
+from adgovernor.runtime.chain import Walk
+from adgovernor.runtime.outputs import outputs_of
+from adgovernor.runtime.ports import LedgerEntry, Output
+from adgovernor.stores.base import Store
+
+_ALL_BUCKETS = {
+    False: ("core", "campaigns", "open", "users"),
+    True: ("core", "accounts", "campaigns", "commands"),
+}
+
+
+@dataclass(slots=True)
+class Followed:
+    """One shard, followed along its ledger."""
+
+    shard: str
+    walk: Walk
+    machine: UserShard | Treasury
+    published: int = 0
+    outputs: dict[str, list[tuple[int, Output]]] = field(default_factory=lambda: defaultdict(list))
+    """Topic → (height, message) as the ledger says."""
+    taken: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    """Input topic → offset → digest of each record."""
+    positions: dict[str, int] = field(default_factory=dict)
+    height: int = 0
+    chain: str = ""
+    """Of the last block decided again."""
+    broken: bool = False
+    """Something was found that makes the rest of this shard meaningless."""
+
+
+async def audit(history: History, prefix: str, store: Store | None) -> Report:
+    """Proves a whole deployment's history.
+
+    Raises:
+        BadInput: when there is no history to prove.
+        Unavailable: when a server does not answer.
+    """
+    report = Report()
+    partitions = await history.partitions()
+    if store is None:
+        report.skipped["store"] = "no store was named"
+    shards = [topics.treasury_shard(p) for p in range(partitions)]
+    shards += [topics.user_shard(p) for p in range(partitions)]
+    followed: dict[str, Followed] = {}
+    for shard in shards:
+        one = followed[shard] = await _follow(history, prefix, shard, partitions, store, report)
+        if not one.broken:
+            await _check_inputs(history, one, report)
+            await _check_outputs(history, one, report)
+        one.outputs.clear()
+        one.taken.clear()
+    _check_links(followed, report)
+    _check_money(followed, report)
+    return report
+
+
+# --- One ledger ------------------------------------------------------------------------------------------------
+
+
+async def _follow(
+    history: History, prefix: str, shard: str, partitions: int, store: Store | None, report: Report
+) -> Followed:
+    rules = Rules(partitions=partitions)
+    machine = Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+    one = Followed(shard, Walk(prefix, shard), machine)
+    expected = await _StoreState.read(store, shard) if store is not None else None
+    async for block, place in _blocks(history, one, report):
+        if expected is not None and expected.height < block.header.height:
+            _compare_store(one, expected, report)
+            expected = None
+        _again(one, block, place, report)
+        if one.broken:
+            return one
+    if expected is not None:
+        _compare_store(one, expected, report)
+    return one
+
+
+async def _blocks(history: History, one: Followed, report: Report) -> AsyncIterator[tuple[ReadBlock, str]]:
+    ledger, partition = topics.ledger_topic(one.shard), topics.partition_of_shard(one.shard)
+    async for message in history.messages(ledger, partition):
+        place = f"{ledger}[{partition}] offset {message.offset}"
+        value = message.value or b""
+        try:
+            parse_block(value)
+        except BadInput as error:
+            report.fault("chain", place, str(error))
+            one.broken = True
+            return
+        block = one.walk.step(LedgerEntry(message.offset, message.time_ms, value))
+        if block is None:
+            report.count("void blocks")
+            continue
+        report.count("blocks")
+        yield block, f"{place}, height {block.header.height}"
+
+
+def _again(one: Followed, block: ReadBlock, place: str, report: Report) -> None:
+    """Decides a block again, and takes note of what it says."""
+    machine, header = one.machine, block.header
+    one.height, one.chain = header.height, block.chain
+    one.positions = dict(header.positions)
+    one.published = max(one.published, header.published)
+    for output in outputs_of(block):
+        if output.topic not in topics.SIDE_TOPICS:
+            one.outputs[output.topic].append((header.height, output))
+    report.count("records", len(block.records))
+    if header.recovery is not None:
+        sent = header.recovery.get("sent", {})
+        machine.begin_fold(header.height, header.now_ms, header.drained)
+        machine.recover({name: (pair[0], pair[1]) for name, pair in sent.items()})
+        report.notes.append(f"{place}: a person accepted a loss here (epoch {header.epoch})")
+        return
+    if not block.records:
+        machine.begin_fold(header.height, header.now_ms, header.drained)
+        return
+    records = block.records
+    first = records[0]
+    assumed = first.data.get("assumed") or {}
+    machine.configured = Rules.from_dict(assumed["rules"]) if "rules" in assumed else machine.rules
+    tick = machine.open_block(header.height, header.now_ms, header.drained)
+    rest = records
+    if first.topic == TICK:
+        rest = records[1:]
+        if tick is None or encode_record(TICK, -1, digest_of(None, None), 0, tick, b"{}") != first.line:
+            _differs(one, f"{place}, record 0 (tick)", first, tick, report)
+            return
+    elif tick is not None:
+        _differs(one, f"{place}, before record 0", None, tick, report)
+        return
+    for index, record in enumerate(rest, len(records) - len(rest)):
+        _decide_again(one, machine, record, f"{place}, record {index}", report)
+        if one.broken:
+            return
+
+
+def _decide_again(one: Followed, machine: Machine, record: ReadRecord, place: str, report: Report) -> None:
+    key, value = record.key(), record.value()
+    if not record.personal:
+        # The person asked to be forgotten: what their input was cannot be read any more, what it did can.
+        machine.fold(record.draft(), None, None)
+        report.count("records of erased persons")
+        one.taken[record.topic][record.offset] = record.data["digest"]
+        return
+    digest = digest_of(key, value)
+    if digest != record.data["digest"]:
+        report.fault("inputs", place, "the input's bytes in the ledger do not have the record's digest")
+    if record.offset in one.taken[record.topic]:
+        report.fault("inputs", place, f"{record.topic} offset {record.offset} has a second record")
+    one.taken[record.topic][record.offset] = digest
+    event = machine.read(record.topic, record.offset, key, value)
+    for state_key in machine.missing((event,)):
+        machine.load(state_key, None)
+    try:
+        draft = machine.decide(event, assumed=record.data.get("assumed"))
+    except (Halted, AssertionError, KeyError) as error:
+        report.fault("decide", place, f"cannot be decided again: {error!r}")
+        one.broken = True
+        return
+    personal = encode_personal(event.routing or None, event.session, key, value, event.is_json)
+    size = 0 if value is None else len(value)
+    if encode_record(record.topic, record.offset, digest, size, draft, personal) != record.line:
+        _differs(one, place, record, draft, report)
+
+
+def _differs(
+    one: Followed, place: str, record: ReadRecord | None, draft: Draft | None, report: Report
+) -> None:
+    was = "nothing" if record is None else f"{record.data['result']} {record.data['deltas']}"
+    now = "nothing" if draft is None else f"{draft.result} {draft.deltas}"
+    report.fault("decide", place, f"recorded {was[:400]}; decided again {now[:400]}")
+    one.broken = True
+
+
+# --- Inputs and outputs ----------------------------------------------------------------------------------------
+
+
+async def _check_inputs(history: History, one: Followed, report: Report) -> None:
+    partition = topics.partition_of_shard(one.shard)
+    for topic in topics.input_topics(one.shard):
+        taken, end = one.taken[topic], one.positions.get(topic, 0)
+        waiting = 0
+        async for message in history.messages(topic, partition):
+            place = f"{topic}[{partition}] offset {message.offset}"
+            if message.offset >= end:
+                waiting += 1
+                continue
+            digest = taken.pop(message.offset, None)
+            if digest is None:
+                report.fault("inputs", place, "this input has no record in the ledger")
+            elif digest != digest_of(message.key, message.value):
+                report.fault(
+                    "inputs", place, "the input on the topic is not the one that the ledger recorded"
+                )
+            else:
+                report.count("inputs")
+        beyond = [offset for offset in taken if offset >= end]
+        if beyond:
+            report.fault(
+                "inputs", f"{topic}[{partition}]", f"records beyond the block's positions: {beyond[:5]}"
+            )
+        if waiting:
+            report.notes.append(f"{topic}[{partition}]: {waiting} inputs are not handled yet")
+
+
+async def _check_outputs(history: History, one: Followed, report: Report) -> None:
+    partition = topics.partition_of_shard(one.shard)
+    for topic in (*topics.PUBLIC_OUTPUTS, *(topics.dlq(name) for name in topics.input_topics(one.shard))):
+        expected = one.outputs.get(topic, [])
+        if not expected:
+            continue
+        at = 0
+        async for message in history.messages(topic, partition):
+            if at == len(expected):
+                break
+            _, wanted = expected[at]
+            if (message.key, message.value) == (wanted.key, wanted.value) and list(message.headers) == list(
+                wanted.headers
+            ):
+                at += 1
+        report.count(f"outputs on {topic}", at)
+        if at < len(expected):
+            height, _ = expected[at]
+            place = f"{topic}[{partition}], number {at + 1}"
+            if height <= one.published:
+                report.fault("outputs", place, f"the output of height {height} is not on the topic")
+            else:
+                report.notes.append(f"{place} on: {len(expected) - at} outputs are not acknowledged yet")
+
+
+# --- The store -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _StoreState:
+    """All that a store holds of a shard, at one tip."""
+
+    height: int
+    chain: str
+    values: dict[str, dict[str, bytes]]
+
+    @classmethod
+    async def read(cls, store: Store, shard: str) -> _StoreState | None:
+        meta, values = await store.read_buckets(shard, _ALL_BUCKETS[topics.is_treasury(shard)])
+        return None if meta is None else cls(meta.tip.height, meta.tip.chain, values)
+
+
+def _compare_store(one: Followed, found: _StoreState, report: Report) -> None:
+    """Compares the store with the fold, at the moment when the fold is at the store's height."""
+    place = f"store of {one.shard} at height {found.height}"
+    if found.height > one.height:
+        report.fault("store", place, f"the ledger ends at height {one.height}: the store is ahead of it")
+        return
+    if found.chain != one.chain:
+        report.fault("store", place, "the store's tip is not this ledger's block of that height")
+        return
+    machine = one.machine
+    names: dict[str, list[str]] = {"core": ["state"], "campaigns": []}
+    if isinstance(machine, UserShard):
+        names |= {
+            "campaigns": list(machine.shares),
+            "open": list(machine.open),
+            "users": list(machine.persons),
+        }
+    else:
+        names |= {
+            "campaigns": list(machine.campaigns),
+            "accounts": list(machine.accounts),
+            "commands": list(machine.commands),
+        }
+    for bucket, fields in machine.encode(names).items():
+        ours = {name: value for name, value in fields.items() if value is not None}
+        theirs = found.values.get(bucket, {})
+        for name in ours.keys() | theirs.keys():
+            if ours.get(name) != theirs.get(name):
+                report.fault(
+                    "store",
+                    f"{place}, {bucket} {name}",
+                    f"the store has {_short(theirs.get(name))}, the ledger gives {_short(ours.get(name))}",
+                )
+        report.count("store fields", len(theirs))
+
+
+def _short(value: bytes | None) -> str:
+    return "nothing" if value is None else value[:300].decode("utf-8", "replace")
+
+
+# --- All shards together ---------------------------------------------------------------------------------------
+
+
+def _check_links(followed: dict[str, Followed], report: Report) -> None:
+    for name, one in followed.items():
+        if one.broken:
+            continue
+        for destination, (number, digest) in one.machine.links.sent.items():
+            other = followed.get(destination)
+            if other is None or other.broken:
+                continue
+            taken, taken_digest = other.machine.links.taken.get(name, (0, ""))
+            place = f"{name} to {destination}"
+            if taken > number:
+                report.fault("links", place, f"message {taken} was taken, but only {number} were sent")
+            elif taken == number and taken_digest != digest:
+                report.fault(
+                    "links", place, f"message {number} was taken with another content than it was sent with"
+                )
+            elif taken < number:
+                report.notes.append(f"{place}: {number - taken} messages are under way")
+            report.count("side messages", number)
+
+
+def _check_money(followed: dict[str, Followed], report: Report) -> None:
+    users = [one.machine for one in followed.values() if isinstance(one.machine, UserShard)]
+    if any(one.broken for one in followed.values()):
+        report.skipped["money"] = "a ledger could not be followed to its end, so the sums would mean nothing"
+        return
+    for one in followed.values():
+        treasury = one.machine
+        if not isinstance(treasury, Treasury):
+            continue
+        for campaign_id, known in treasury.campaigns.items():
+            held: dict[str, int] = {}
+            lease = reserved = spent = unfunded = 0
+            by_day: dict[int, int] = defaultdict(int)
+            for user in users:
+                share = user.shares.get(campaign_id)
+                if share is None or share.treasury != treasury.shard:
+                    continue
+                held[user.shard] = share.held()
+                unfunded += share.unfunded_micros
+                for day, book in share.books.items():
+                    lease += book.lease
+                    reserved += book.reserved
+                    spent += book.spent
+                    by_day[day] += book.reserved + book.spent
+            leased = {shard: sum(days.values()) for shard, days in known.leased.items()}
+            in_flight = sum(leased.values()) - sum(held.values())
+            place = f"campaign {campaign_id}"
+            report.count("campaigns")
+            report.campaigns[campaign_id] = {
+                "topped_up_micros": known.topped_up,
+                "unleased_micros": known.unleased,
+                "in_flight_micros": in_flight,
+                "lease_micros": lease,
+                "reserved_micros": reserved,
+                "spent_micros": spent,
+                "unfunded_micros": unfunded,
+                "episode": known.episode,
+                "paused": list(known.reasons),
+            }
+            total = known.unleased + in_flight + lease + reserved + spent
+            if total != known.topped_up:
+                report.fault("money", place, f"topped up {known.topped_up}, but the parts add up to {total}")
+            if spent + reserved > known.topped_up:
+                report.fault("money", place, f"spent {spent} + reserved {reserved} of {known.topped_up}")
+            for shard in leased.keys() | held.keys():
+                moving = leased.get(shard, 0) - held.get(shard, 0)
+                under_way = _under_way(followed, treasury.shard, shard)
+                if moving and not under_way:
+                    report.fault(
+                        "money",
+                        f"{place} on {shard}",
+                        f"{treasury.shard} leased {leased.get(shard, 0)}, the shard has {held.get(shard, 0)}, and no "
+                        "message is under way between them",
+                    )
+            daily = known.campaign.daily_budget_micros
+            for day, amount in by_day.items():
+                if day and daily is not None and amount > daily:
+                    report.notes.append(
+                        f"{place}: reserved + spent on {day} is {amount}, above the daily budget {daily}; right only "
+                        "where the daily budget was lowered that day"
+                    )
+
+
+def _under_way(followed: dict[str, Followed], treasury: str, shard: str) -> bool:
+    there, here = followed[treasury].machine.links, followed[shard].machine.links
+    return there.sent.get(shard) != here.taken.get(treasury) or here.sent.get(treasury) != there.taken.get(
+        shard
+    )

@@ -1,0 +1,120 @@
+"""The audit: green on a true history, red and naming the place on one that was tampered with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+
+from adgovernor.audit.history import FolderHistory, History, MemoryHistory, copy
+from adgovernor.audit.report import Report
+from adgovernor.audit.verify import audit
+from adgovernor.contracts import topics
+from tests.unit.runtime.engine_kit import Deployment
+
+
+async def a_history(partitions: int = 2) -> Deployment:
+    """Requests, impressions, duplicates, poison and an exhausted campaign."""
+    world = Deployment(partitions)
+    world.start()
+    world.campaign("c1", budget=20_000)
+    world.campaign("c2", budget=1_000_000, caps=[{"scope": "campaign", "length_ms": 60_000, "limit": 2}])
+    await world.settle()
+    for n in range(60):
+        user = f"user-{n % 9}"
+        world.clock.time_ms += 700
+        world.request(f"r{n}", user, ("c1", "c2"))
+        if n % 5 == 0:
+            world.request(f"r{n}", user, ("c1", "c2"))
+        if n % 13 == 0:
+            world.broker.produce(topics.AD_REQUESTS, None, user.encode(), b'{"request_id": 5}\n')
+        await world.settle()
+        if n % 3:
+            world.impression(f"r{n}", user)
+    await world.settle()
+    world.clock.time_ms += 200_000
+    await world.settle()
+    await world.stop()
+    return world
+
+
+async def prove(world: Deployment, history: History | None = None) -> Report:
+    return await audit(history or MemoryHistory(world.broker), "test", world.store)
+
+
+def found(report: Report) -> set[str]:
+    return {finding.check for finding in report.findings}
+
+
+async def test_a_true_history_is_green() -> None:
+    """Every check holds on a history with duplicates, poison, late money and an exhausted campaign."""
+    report = await prove(await a_history())
+    assert report.green, report.findings
+    assert report.counted["records"] > 150
+    assert report.counted["outputs on decisions"] == 60
+    assert report.counted["outputs on ad-requests.dlq"] == 5
+    assert report.campaigns["c1"]["paused"] == ["exhausted"]
+    assert report.counted["store fields"] > 20
+
+
+async def test_a_copy_in_a_folder_proves_the_same(tmp_path: Path) -> None:
+    """A history copied to a folder is as green as the one that it was copied from."""
+    world = await a_history()
+    await copy(MemoryHistory(world.broker), tmp_path)
+    report = await prove(world, FolderHistory(tmp_path))
+    assert report.green, report.findings
+    assert report.counted == (await prove(world)).counted
+
+
+@pytest.mark.parametrize("topic", [topics.LEDGER, topics.TREASURY_LEDGER])
+async def test_one_changed_byte_in_a_ledger_is_red_and_named(topic: str, tmp_path: Path) -> None:
+    """One digit changed in a block is found, and the finding names the partition and offset."""
+    world = await a_history()
+    await copy(MemoryHistory(world.broker), tmp_path)
+    path = tmp_path / topic / "1.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = len(lines) // 2
+    row = orjson.loads(lines[at])
+    row["value"] = re.sub(r'"now_ms":(\d{12})\d', r'"now_ms":\g<1>x', row["value"], count=1)
+    lines[at] = orjson.dumps(row) + b"\n"
+    path.write_bytes(b"".join(lines))
+    report = await prove(world, FolderHistory(tmp_path))
+    assert not report.green
+    assert any(f.check == "chain" and f"{topic}[1] offset {at}" in f.place for f in report.findings)
+
+
+async def test_a_changed_input_is_red(tmp_path: Path) -> None:
+    """An input whose bytes on the topic are not those that the ledger recorded is found."""
+    world = await a_history()
+    await copy(MemoryHistory(world.broker), tmp_path)
+    path = tmp_path / topics.IMPRESSIONS / "0.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"decision_id", b"decision_ix", 1))
+    report = await prove(world, FolderHistory(tmp_path))
+    assert found(report) == {"inputs"}
+
+
+async def test_a_missing_decision_is_red(tmp_path: Path) -> None:
+    """A decision that the ledger holds and the topic does not is found."""
+    world = await a_history()
+    await copy(MemoryHistory(world.broker), tmp_path)
+    path = tmp_path / topics.DECISIONS / "0.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    del lines[len(lines) // 2]
+    path.write_bytes(b"".join(lines))
+    report = await prove(world, FolderHistory(tmp_path))
+    assert found(report) == {"outputs"}
+
+
+async def test_a_store_that_differs_is_red() -> None:
+    """A counter changed in the store behind the ledger's back is found, and named."""
+    world = await a_history()
+    meta = await world.store.read_meta("u0")
+    assert meta is not None
+    _, buckets = await world.store.read_buckets("u0", ["campaigns"])
+    changed = buckets["campaigns"]["c2"].replace(b'"episode":0', b'"episode":7')
+    await world.store.swap("u0", meta.tip, meta, {"campaigns": {"c2": changed}})
+    report = await prove(world)
+    assert found(report) == {"store"}
+    assert "campaigns c2" in report.findings[0].place
