@@ -1,0 +1,391 @@
+"""One run: workers with real engines and cores over the simulated log, store and clock, and all that befalls them.
+
+While the faults last, workers are killed, stopped, doubled and moved; then all heals, every shard gets one owner, and
+everything must come to rest within bounded virtual time. `audit` then judges what is on the log and in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import Halted
+from adgovernor.core.machine import Machine
+from adgovernor.core.treasury import Treasury
+from adgovernor.core.user_shard import UserShard
+from adgovernor.runtime.engine import ShardEngine
+from adgovernor.runtime.ports import RawEvent
+from adgovernor.runtime.settings import EngineSettings
+from tests.simulation.broker import Broker, Network, SimLog
+from tests.simulation.faults import Faults, draw_faults
+from tests.simulation.loop import Process, Stuck, VirtualLoop
+from tests.simulation.store import SimStore, StoreServer
+from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
+
+PREFIX: Final = "sim"
+SETTLE_S: Final = 45.0
+"""After the faults have stopped, everything is consumed, published and stored within so much virtual time."""
+STOP_S: Final = 15.0
+"""A graceful stop ends within so much."""
+MAX_TURNS: Final = 60_000
+"""More turns of the engines' loops than this in one run: something goes round without getting anywhere."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """A process with engines. A restarted one is another worker."""
+
+    name: str
+    process: Process
+    skew_ms: int
+    engines: dict[str, tuple[ShardEngine, asyncio.Task[None]]] = field(default_factory=dict)
+    stopping: list[tuple[ShardEngine, asyncio.Task[None]]] = field(default_factory=list)
+
+
+class _Clock:
+    """A worker's clock: the true one, a little off."""
+
+    def __init__(self, broker: Broker, skew_ms: int) -> None:
+        self._broker = broker
+        self._skew_ms = skew_ms
+
+    def now_ms(self) -> int:
+        return self._broker.now_ms() + self._skew_ms
+
+
+class SimWorld:
+    """The run of one seed. After `run`, `problems` says what went wrong while it ran."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(f"world {seed}")
+        self.loop = VirtualLoop()
+        self.workload: Workload = draw_workload(random.Random(f"workload {seed}"))
+        self.faults: Faults = draw_faults(random.Random(f"faults {seed}"), LOAD_S)
+        self.partitions = self.workload.partitions
+        self.broker = Broker(self.loop, self.workload.epoch_ms, self.faults)
+        self.broker.on_output = self._on_output
+        self.server = StoreServer(self.loop, self.faults)
+        self.problems: list[str] = []
+        self.workers: list[Worker] = []
+        self.graves: list[Worker] = []
+        self.owners: dict[int, Worker] = {}
+        """Partition → the worker that ought to own its two shards."""
+        self.kills = 0
+        self._births = 0
+        rng = self.rng
+        self.settings = {
+            "max_events": rng.choice((3, 10, 50)),
+            "max_bytes": rng.choice((4_000, 1_500_000)),
+            "read_bytes": rng.choice((5_000, 8_000_000)),
+            "append_deadline_s": 0.5,
+            "resend_limit": rng.choice((0, 1, 3)),
+            "publish_deadline_s": 0.8,
+            "unpublished_blocks": rng.choice((1, 4)),
+            "store_deadline_s": 0.5,
+            "trail_blocks": rng.choice((1, 3, 20)),
+            "dirty_limit": rng.choice((3, 50)),
+            "rebuild_fields": rng.choice((2, 10, 5_000)),
+            "keep_states": rng.choice((1, 3, 50)),
+            "idle_wait_s": 0.5,
+            "stop_deadline_s": 5.0,
+            "witness_messages": 10,
+            "skew_ms": 2_000,
+        }
+
+    # --- The run ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Runs everything; what went wrong is in `problems`."""
+        loop = self.loop
+        asyncio.set_event_loop(loop)
+        try:
+            try:
+                loop.run_until_complete(self._live())
+            except Stuck as stuck:
+                self.problems.append(f"stuck: {stuck}")
+            self._bury()
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    async def _live(self) -> None:
+        for arrival in self.workload.arrivals:
+            self._expect(arrival)
+        for number in range(self.rng.choice((1, 2, 2, 3))):
+            self._hire(number * 0.3)
+        self._spread()
+        for at_s, event in self.faults.events:
+            self.loop.later(at_s, self._befall, event)
+        self._copy_soon()
+        healed_s = LOAD_S + 2.0
+        await self._until(lambda: False, healed_s)
+        if self.problems:
+            return
+        self._heal()
+        if not await self._until(self._settled, healed_s + SETTLE_S):
+            if not self.problems:
+                self.problems.append(f"liveness: {self._unsettled()}")
+            return
+        # Reservations expire, debts and tombstones run out, late client events come, idle shards tick.
+        quiet_s = max(self.loop.time(), self._last_arrival_s()) + self.workload.rules.dedupe_ms / 1000 + 8.0
+        await self._until(lambda: False, quiet_s)
+        if not await self._until(self._settled, quiet_s + SETTLE_S):
+            if not self.problems:
+                self.problems.append(f"liveness in the end: {self._unsettled()}")
+            return
+        await self._dismiss()
+
+    async def _until(self, done: Callable[[], bool], deadline_s: float) -> bool:
+        """Lets the world go on, looking every half second; whether ``done`` came true."""
+        while self.loop.time() < deadline_s:
+            if done():
+                return True
+            await asyncio.sleep(min(0.5, deadline_s - self.loop.time()))
+            self._look_after()
+            if self.problems:
+                return False
+        return done()
+
+    def _bury(self) -> None:
+        """Ends every task, so that nothing is left pending."""
+        tasks: list[asyncio.Task[None]] = []
+        for worker in (*self.workers, *self.graves):
+            worker.process.bury()
+            tasks += worker.process.tasks
+        left = [task for task in tasks if not task.done()]
+        for _ in range(20):
+            if not left:
+                return
+            for task in left:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(left, timeout=5))
+            left = [task for task in left if not task.done()]
+
+    # --- Input from outside -----------------------------------------------------------------------------------
+
+    def _expect(self, arrival: Arrival) -> None:
+        delay_s = max(0.0, arrival.at_s - self.loop.time())
+        self.loop.later(
+            delay_s, self.broker.produce, arrival.topic, arrival.partition, arrival.key, arrival.value
+        )
+        self._last_s = max(getattr(self, "_last_s", 0.0), arrival.at_s)
+
+    def _last_arrival_s(self) -> float:
+        return self._last_s
+
+    def _on_output(self, topic: str, partition: int, event: RawEvent) -> None:
+        for arrival in self.workload.react(topic, partition, event, self.loop.time()):
+            self._expect(arrival)
+
+    # --- Workers ----------------------------------------------------------------------------------------------
+
+    def _hire(self, delay_s: float = 0.0) -> Worker:
+        self._births += 1
+        name = f"w{self._births}"
+        worker = Worker(name, Process(name, self.loop), self.rng.randint(-300, 300))
+        self.workers.append(worker)
+        return worker
+
+    def _spread(self) -> None:
+        """Gives every partition an owner among the workers that are alive."""
+        for partition in range(self.partitions):
+            self._give(partition, self.rng.choice(self.workers))
+
+    def _give(self, partition: int, worker: Worker) -> None:
+        self.owners[partition] = worker
+        for shard in (topics.user_shard(partition), topics.treasury_shard(partition)):
+            self._start(worker, shard)
+
+    def _start(self, worker: Worker, shard: str) -> None:
+        if shard in worker.engines or worker.process.dead:
+            return
+        network = Network(self.loop, worker.process, self.faults, self._hazard)
+        rules = self.workload.rules
+
+        def machine() -> Machine:
+            return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+
+        engine = ShardEngine(
+            shard,
+            machine,
+            SimLog(self.broker, shard, network),
+            SimStore(self.server, network),
+            _Clock(self.broker, worker.skew_ms),
+            EngineSettings(prefix=PREFIX, partitions=self.partitions, owner=worker.name, **self.settings),
+            rng=random.Random(self.rng.getrandbits(64)),
+        )
+        worker.engines[shard] = (engine, worker.process.spawn(engine.run()))
+
+    def _hazard(self, process: Process) -> None:
+        """A step of input or output: the worker may be killed or stopped here."""
+        if process.dead or process.stopped:
+            return
+        if self.faults.hit("kill"):
+            self._kill(next(worker for worker in self.workers if worker.process is process))
+        elif self.faults.hit("stop"):
+            self._suspend(next(worker for worker in self.workers if worker.process is process))
+
+    def _kill(self, worker: Worker) -> None:
+        self.kills += 1
+        worker.process.kill()
+        self.workers.remove(worker)
+        self.graves.append(worker)
+        self.loop.later(self.rng.uniform(0.2, 2.0), self._replace, worker)
+
+    def _replace(self, gone: Worker) -> None:
+        """A dead worker is started again, or its partitions go to the others."""
+        heir = self.rng.choice(self.workers) if self.workers and self.rng.random() < 0.4 else self._hire()
+        for partition, owner in self.owners.items():
+            if owner is gone:
+                self._give(partition, heir)
+
+    def _suspend(self, worker: Worker) -> None:
+        """The worker is stopped for a while. When that lasts, another takes its partitions, and it does not know."""
+        worker.process.stop()
+        pause_s = self.rng.uniform(0.05, 5.0)
+        self.loop.later(pause_s, self._wake, worker)
+        if self.rng.random() < 0.7:
+            self.loop.later(pause_s * self.rng.random(), self._take_from, worker)
+
+    def _wake(self, worker: Worker) -> None:
+        worker.process.resume()
+        # It hears only later that it has lost its partitions.
+        self.loop.later(self.rng.uniform(0.1, 2.0), self._tell_owned, worker)
+
+    def _take_from(self, worker: Worker) -> None:
+        others = [other for other in self.workers if other is not worker and not other.process.stopped]
+        for partition, owner in self.owners.items():
+            if owner is worker:
+                self._give(partition, self.rng.choice(others) if others else self._hire())
+
+    def _tell_owned(self, worker: Worker) -> None:
+        """The worker gives up what it does not own any more."""
+        if worker.process.dead or worker.process.stopped:
+            return
+        for shard in sorted(worker.engines):
+            if self.owners[topics.partition_of_shard(shard)] is not worker:
+                self._revoke(worker, shard)
+
+    def _revoke(self, worker: Worker, shard: str) -> None:
+        engine, task = worker.engines.pop(shard)
+        engine.stop()
+        worker.stopping.append((engine, task))
+        if self.faults.on and self.rng.random() < 0.3:
+            self.loop.later(self.rng.uniform(0.0, 0.3), task.cancel)
+
+    # --- What happens to the whole ----------------------------------------------------------------------------
+
+    def _befall(self, event: str) -> None:
+        if not self.faults.on:
+            return
+        rng, now_s = self.rng, self.loop.time()
+        if event == "store_away":
+            self.server.away_until_s = now_s + rng.choice((0.2, 1.5, 4.0))
+        elif event == "store_tail_loss":
+            self.server.lose_tail()
+        elif event == "store_wipe":
+            self.server.wipe()
+        elif event == "store_old_copy":
+            self.server.restore_old_copy()
+        elif event == "log_away":
+            self.broker.away_until_s = now_s + rng.choice((0.2, 1.0, 3.0))
+        elif len(self.workers) > 0:
+            partition = rng.randrange(self.partitions)
+            before = self.owners[partition]
+            others = [worker for worker in self.workers if worker is not before]
+            after = rng.choice(others) if others else self._hire()
+            self._give(partition, after)
+            if not before.process.dead:
+                # A clean hand-over tells the old owner at once; with two owners it takes a while.
+                delay_s = 0.0 if event == "move" else rng.uniform(0.2, 4.0)
+                self.loop.later(delay_s, self._tell_owned, before)
+
+    def _copy_soon(self) -> None:
+        if self.faults.on:
+            self.server.keep_copy()
+            self.loop.later(self.rng.uniform(0.3, 1.5), self._copy_soon)
+
+    def _heal(self) -> None:
+        """No fault strikes any more, and every shard has one owner."""
+        self.faults.on = False
+        self.server.away_until_s = self.broker.away_until_s = -1.0
+        for worker in self.workers:
+            worker.process.resume()
+        if not self.workers:
+            self._hire()
+        for partition, owner in sorted(self.owners.items()):
+            if owner.process.dead:
+                self._give(partition, self.rng.choice(self.workers))
+        for worker in self.workers:
+            self._tell_owned(worker)
+
+    # --- Looking on -------------------------------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """Notices engines that ended although nobody asked them to."""
+        turns = 0
+        for worker in (*self.workers, *self.graves):
+            for engine, task in (*worker.engines.values(), *worker.stopping):
+                turns += engine.progress
+                if not task.done() or task.cancelled() or worker.process.dead:
+                    continue
+                error = task.exception()
+                if isinstance(error, Halted):
+                    self.problems.append(f"halt: {error}")
+                elif error is not None:
+                    self.problems.append(f"crash: {worker.name} {engine.shard}: {error!r}")
+                elif (engine, task) not in worker.stopping:
+                    self.problems.append(f"end: {worker.name} {engine.shard} returned without being asked")
+        if turns > MAX_TURNS:
+            self.problems.append(f"livelock: {turns} turns")
+
+    def _settled(self) -> bool:
+        return all(
+            shard in owner.engines and owner.engines[shard][0].settled
+            for partition, owner in self.owners.items()
+            for shard in (topics.user_shard(partition), topics.treasury_shard(partition))
+        )
+
+    def _unsettled(self) -> str:
+        words = []
+        for partition, owner in sorted(self.owners.items()):
+            for shard in (topics.user_shard(partition), topics.treasury_shard(partition)):
+                engine = owner.engines[shard][0] if shard in owner.engines else None
+                if engine is None or not engine.settled:
+                    positions = {} if engine is None else engine.positions
+                    ends = {name: self.broker.end(name, partition) for name in topics.input_topics(shard)}
+                    words.append(f"{owner.name} {shard} at {positions} of {ends}")
+        return "not settled: " + "; ".join(words)
+
+    async def _dismiss(self) -> None:
+        """Stops every engine; each returns in time."""
+        waiting: list[asyncio.Task[None]] = []
+        for worker in self.workers:
+            for shard in sorted(worker.engines):
+                engine, task = worker.engines[shard]
+                engine.stop()
+                worker.stopping.append((engine, task))
+                waiting.append(task)
+            worker.engines = {}
+            waiting += [task for _, task in worker.stopping if task not in waiting]
+        _, pending = await asyncio.wait(waiting, timeout=STOP_S)
+        if pending:
+            self.problems.append(f"stop: {len(pending)} engines did not stop within {STOP_S} s")
+        self._look_after()
+
+    def fingerprint(self) -> str:
+        """The same for every run of one seed: a hash of everything that landed."""
+        digest = hashlib.sha256()
+        for shard, offset in self.broker.landings:
+            digest.update(b"%b %d " % (shard.encode(), offset))
+            digest.update(self.broker.ledgers[shard][offset].value)
+        for place in sorted(self.broker.topics):
+            for event in self.broker.topics[place]:
+                digest.update(b"%r %r %r" % (place, event.key, event.value))
+        return digest.hexdigest()[:16]
