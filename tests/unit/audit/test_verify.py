@@ -7,12 +7,12 @@ from pathlib import Path
 
 import orjson
 import pytest
+from tests.unit.runtime.engine_kit import Deployment
 
 from adgovernor.audit.history import FolderHistory, History, MemoryHistory, copy
 from adgovernor.audit.report import Report
 from adgovernor.audit.verify import audit
 from adgovernor.contracts import topics
-from tests.unit.runtime.engine_kit import Deployment
 
 
 async def a_history(partitions: int = 2) -> Deployment:
