@@ -26,6 +26,7 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
         if attempt:
             await asyncio.sleep(world.pause_s(attempt))
         walked = walk.offset
+        world.progress += 1
         try:
             acknowledged = await world.log.append(data, world.settings.append_deadline_s)
         except AppendUnknown as unknown:

@@ -85,8 +85,8 @@ class ShardEngine:
         )
         self._tenure: _Tenure | None = None
         self._stopping = False
-        self.progress = 0
-        """Rises with every turn of the loop: whether the shard still moves."""
+        self._holding = False
+        self._quiet = False
 
     # --- What others may ask ----------------------------------------------------------------------------------
 
@@ -94,6 +94,27 @@ class ShardEngine:
         """Asks `run` to finish: the block in flight, its outputs, the store; all within one deadline."""
         self._stopping = True
         self._world.nudge.set()
+
+    def hold(self) -> None:
+        """Asks `run` to finish what is in flight and then to rest, with the shard's state still in memory, until
+        `release` or `stop`: while a group decides who owns what."""
+        self._holding = True
+        self._world.nudge.set()
+
+    def release(self) -> None:
+        """Ends `hold`."""
+        self._holding = False
+        self._world.nudge.set()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the shard rests on `hold` with nothing in flight, or has no state in memory."""
+        return self._quiet or self._tenure is None
+
+    @property
+    def progress(self) -> int:
+        """Rises with everything that is done or tried: whether the shard still moves."""
+        return self._world.progress
 
     @property
     def ready(self) -> bool:
@@ -170,7 +191,7 @@ class ShardEngine:
                             failures = 0
                         self._drop()
                 failures += 1
-                self.progress += 1
+                world.progress += 1
                 if not self._stopping:
                     await asyncio.sleep(world.pause_s(failures))
         except Halted as halted:
@@ -192,15 +213,29 @@ class ShardEngine:
         await tenure.publisher.drain(self._world.settings.stop_deadline_s)
         await trail.bring(max(0.0, until - loop.time()), published=True)
 
+    async def _hold(self, tenure: _Tenure) -> None:
+        """Rests until `release` or `stop`, once outputs and store have been brought up."""
+        await self._finish(tenure)
+        self._quiet = True
+        try:
+            while self._holding and not self._stopping:
+                self._world.progress += 1
+                await self._world.nudged(self._world.settings.idle_wait_s)
+        finally:
+            self._quiet = False
+
     async def _serve(self, tenure: _Tenure) -> None:
         """Turns the loop until a stop is asked for."""
         world, memory, inbox = self._world, tenure.memory, tenure.inbox
         settings = world.settings
         while not self._stopping:
-            self.progress += 1
+            world.progress += 1
             tenure.publisher.check()
             memory.trail.check()
             memory.trail.pump()
+            if self._holding:
+                await self._hold(tenure)
+                continue
             if await self._held_back(tenure):
                 continue
             await self._fetch(tenure)

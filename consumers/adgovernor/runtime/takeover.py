@@ -20,7 +20,7 @@ from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block, parse_block
 from adgovernor.core.machine import RULES, Machine
 from adgovernor.runtime.append import commit
-from adgovernor.runtime.chain import NewerFormat, Spine, Walk, count_outputs, new_spine, spine_of
+from adgovernor.runtime.chain import NewerFormat, Place, Spine, Walk, count_outputs, new_spine, spine_of
 from adgovernor.runtime.outputs import outputs_of, place_of
 from adgovernor.runtime.ports import Output
 from adgovernor.runtime.trail import Trail
@@ -285,6 +285,7 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
         machine.fold(record.draft(), personal.get("routing"), personal.get("session"))
     spine.advance(header, block.chain, offset, count_outputs(block))
     memory.folded += 1
+    world.progress += 1
     trail.note(machine.take_changes())
     if trail.dirty_fields >= settings.rebuild_fields:
         trail.pump()
@@ -398,18 +399,19 @@ async def _republish(world: World, memory: Memory) -> None:
     )
     batch: list[Output] = []
     size = 0
-    async for block, _ in walk_ledger(world, walk):
+    async for block, offset in walk_ledger(world, walk):
         if block.header.height > spine.height:
             break
         batch += outputs_of(block)
         size += block.size
         if size >= world.settings.read_bytes or block.header.height == spine.height:
             await _publish_again(world, batch)
+            world.progress += 1
             batch, size = [], 0
         if block.header.height == spine.height:
-            spine.published_up_to(spine.height)
-            if spine.published.height < spine.height:
-                raise AssertionError("the tip has a place of its own")
+            # Where the store was at the tip already, nothing was folded and only this walk has met the tip.
+            spine.places.clear()
+            spine.published = Place(spine.height, block.chain, offset + 1)
             return
     raise Unavailable(f"the ledger of {world.shard} was read short of its tip")
 

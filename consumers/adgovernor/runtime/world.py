@@ -42,6 +42,8 @@ class World:
     observer: Observer
     rng: random.Random
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: int = 0
+    """Rises with everything that is done or tried: whether the shard still moves."""
 
     def nonce(self) -> str:
         """So that no two attempts at a block have the same bytes."""
