@@ -102,7 +102,7 @@ class CampaignShare:
         self.price = campaign.price()
         self.least_price = campaign.least_price()
         self.one_price = campaign.one_price()
-        self.categories = list(campaign.categories)
+        self.categories = list(dict.fromkeys(campaign.categories))
         self.daily = campaign.daily_budget_micros is not None
         self.start_ms = 0 if campaign.start_ms is None else campaign.start_ms
         self.end_ms = FOREVER if campaign.end_ms is None else campaign.end_ms

@@ -50,6 +50,8 @@ class Selector:
         labels = request.labels
         if request.placement:
             labels = (*labels, "placement:" + request.placement)
+        if len(labels) > 1:
+            labels = tuple(dict.fromkeys(labels))  # Said twice, it still counts once.
         context = caps.Context(request.request_id, time_ms, request.session_id, labels, shard.watermark_ms)
         entries = self._entries(request)
         known = bool(request.household_id or request.user_id or request.device_id)

@@ -98,9 +98,9 @@ class World:
         self.partitions = partitions
         self.users = [UserShard(topics.user_shard(p), self.rules) for p in range(partitions)]
         self.treasuries = [Treasury(topics.treasury_shard(p), self.rules) for p in range(partitions)]
-        self.machines: dict[str, UserShard | Treasury] = {
-            machine.shard: machine for machine in (*self.users, *self.treasuries)
-        }
+        self.machines: dict[str, UserShard | Treasury] = {}
+        self.machines.update({user.shard: user for user in self.users})
+        self.machines.update({treasury.shard: treasury for treasury in self.treasuries})
         self.now_ms = now_ms
         self.follow_events = True
         """The clock is never behind an event's time."""

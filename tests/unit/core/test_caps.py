@@ -327,3 +327,20 @@ def test_the_next_best_candidate_wins_where_the_best_is_capped() -> None:
     assert winner_of(decision) == "c2"
     assert codes_of(decision, 0) == ["capped"]
     assert codes_of(world.request("r3", T0, "c1", "c2", user="bob"), 1) == ["outbid"]
+
+
+def test_a_label_or_category_said_twice_counts_once() -> None:
+    """Repeating a label, a placement or a category does not count a serving twice."""
+    caps = [
+        {**ROLLING, "scope": "label", "label": "placement:preroll", "limit": 2},
+        {**ROLLING, "scope": "category", "limit": 2},
+    ]
+    world = _world(*caps, categories=["cars", "cars"])
+    labels = ["placement:preroll", "placement:preroll"]
+    assert winner_of(world.request("r1", T0, "c1", labels=labels, placement="preroll")) == "c1"
+    assert winner_of(world.request("r2", T0, "c1", labels=labels, placement="preroll")) == "c1"
+    reasons = reasons_of(world.request("r3", T0, "c1", labels=labels, placement="preroll"))
+    assert [(reason["scope"], reason["count"]) for reason in reasons] == [
+        ("label:placement:preroll", 2),
+        ("category:cars", 2),
+    ]
