@@ -7,6 +7,7 @@ serving exactly L older than t no longer counts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,8 +121,10 @@ def blockers(
     categories: list[str],
     context: Context,
     time_zone: str,
+    beside: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]] | None:
-    """Every cap that forbids the serving, as reasons; None where there is none."""
+    """Every cap that forbids the serving, as reasons; None where there is none. ``beside`` counts, by scope, the
+    servings that the same request would get besides."""
     found: list[dict[str, Any]] | None = None
     by_scope = person.by_scope
     for cap in caps:
@@ -131,13 +134,13 @@ def blockers(
                 only = cap.cap.label
                 for category in categories:
                     if only is None or only == category:
-                        found = _check(person, cap, "category:" + category, context, time_zone, found)
+                        found = _check(person, cap, "category:" + category, context, time_zone, found, beside)
                 continue
             scope = "creative:" + creative
         elif cap.label is not None and cap.label not in context.labels:
             continue
-        if scope in by_scope or cap.lifetime or not cap.limit:
-            found = _check(person, cap, scope, context, time_zone, found)
+        if scope in by_scope or cap.lifetime or not cap.limit or beside:
+            found = _check(person, cap, scope, context, time_zone, found, beside)
     return found
 
 
@@ -148,9 +151,13 @@ def _check(
     context: Context,
     time_zone: str,
     found: list[dict[str, Any]] | None,
+    beside: Mapping[str, int] | None,
 ) -> list[dict[str, Any]] | None:
     cap = compiled.cap
     seen = count(person, cap, scope, context, time_zone)
+    if beside:
+        # All servings of a request have its time and session, so they share every window that one of them is in.
+        seen += beside.get(scope, 0)
     if seen < cap.limit:
         return found
     reason: dict[str, Any] = {"code": "capped", "scope": scope, "window": cap.window}

@@ -1,23 +1,21 @@
 """Which candidate gets which slot, and why the others do not.
 
-For one slot the highest price wins, ties in the order given. Several slots are filled in order, each by the
-same rule, under the constraints of the pod. Every losing candidate gets every reason.
+For one slot the highest price wins, ties in the order given; several slots are filled together (`podplan`).
+Every losing candidate gets every reason.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from adgovernor.contracts.requests import AdRequest, Candidate, SlotSpec
-from adgovernor.core import caps
+from adgovernor.contracts.requests import AdRequest, Candidate
+from adgovernor.core import caps, podplan
 from adgovernor.core.history import Person, Serving
 from adgovernor.core.leases import STATUS_CODES, CampaignShare
 
 if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
 
-_ANY_SLOT: Final = SlotSpec()
-_ONE_SLOT: Final = (_ANY_SLOT,)
 _OUTBID: Final = [{"code": "outbid"}]
 _UNKNOWN: Final = [{"code": "unknown_campaign"}]
 
@@ -56,26 +54,16 @@ class Selector:
         entries = self._entries(request)
         known = bool(request.household_id or request.user_id or request.device_id)
         own = shard.persons.get(routing) is person
+        for entry in entries:
+            self._judge(entry, person, context, known, degraded)
         slots: list[dict[str, Any]] = []
-        winners: list[_Entry] = []
-        lacking: list[_Entry] = []
-        for slot, spec in enumerate(request.slots or _ONE_SLOT):
-            best: _Entry | None = None
-            for entry in entries:
-                if entry.won:
-                    continue
-                self._judge(entry, spec, person, context, known, degraded, winners)
-                if entry.reasons is None:
-                    if best is None or entry.price > best.price:
-                        best = entry
-                elif entry.reasons[-1]["code"] == "no_lease":
-                    lacking.append(entry)
-            if best is None:
+        for slot, winner in self._choose(request, entries, person, context):
+            if winner is None:
                 slots.append({"slot": slot, "no_fill": "no_candidate"})
                 continue
-            best.won = True
-            winners.append(best)
-            slots.append({"slot": slot, "winner": self._reserve(slot, best, labels, time_ms)})
+            entry = entries[winner]
+            entry.won = True
+            slots.append({"slot": slot, "winner": self._reserve(slot, entry, labels, time_ms)})
             if not own:
                 # An audit judges by what was assumed; what this request reserved itself belongs to that too.
                 person.add(Serving(*shard.reserved_row))
@@ -94,13 +82,27 @@ class Selector:
             body["losers"] = losers
         if degraded:
             body["degraded"] = True
-        for entry in winners:
-            if entry.share is not None:
+        for entry in entries:
+            if entry.share is None:
+                continue
+            if entry.won:
                 shard.ask_for(entry.share, entry.day, 0)
-        for entry in lacking:
-            if entry.share is not None:
+            elif entry.reasons is not None and entry.reasons[-1]["code"] == "no_lease":
                 shard.ask_for(entry.share, entry.day, entry.price)
         return body
+
+    def _choose(
+        self, request: AdRequest, entries: list[_Entry], person: Person, context: caps.Context
+    ) -> list[tuple[int, int | None]]:
+        """(slot, place of the winner). For one unrestricted slot the highest price wins, ties in the order given."""
+        if request.slots is not None or request.pod is not None:
+            return podplan.plan(request, entries, person, context)
+        best: int | None = None
+        highest = -1
+        for place, entry in enumerate(entries):
+            if entry.reasons is None and entry.price > highest:
+                best, highest = place, entry.price
+        return [(0, best)]
 
     def _entries(self, request: AdRequest) -> list[_Entry]:
         shares = self._shard.shares
@@ -158,16 +160,9 @@ class Selector:
         return winner
 
     def _judge(
-        self,
-        entry: _Entry,
-        spec: SlotSpec,
-        person: Person,
-        context: caps.Context,
-        known: bool,
-        degraded: bool,
-        winners: list[_Entry],
+        self, entry: _Entry, person: Person, context: caps.Context, known: bool, degraded: bool
     ) -> None:
-        """Finds every reason against a candidate for a slot; none: ``reasons`` is None. A missing lease comes
+        """Finds every reason against a candidate alone; none: ``reasons`` is None. A missing lease comes
         last, because it is what more money would mend."""
         share = entry.share
         if share is None:
@@ -182,10 +177,6 @@ class Selector:
         price = entry.price
         if price < share.least_price:
             reasons.append({"code": "price_below_minimum"})
-        if spec is not _ANY_SLOT:
-            _judge_slot(reasons, spec, entry.candidate.duration_ms, price)
-        if winners:
-            _judge_pod(reasons, entry.candidate, winners)
         if person.opt_outs:
             word = person.opted_out(share.campaign.account_id, entry.categories)
             if word is not None:
@@ -223,25 +214,3 @@ def _unknowable(
         if policies.degraded == "closed" or served >= policies.degraded_limit:
             return "state_unknown"
     return None
-
-
-def _judge_pod(reasons: list[dict[str, Any]], candidate: Candidate, winners: list[_Entry]) -> None:
-    if any(other.candidate.creative_id == candidate.creative_id for other in winners):
-        reasons.append({"code": "creative_repeated"})
-    domain = candidate.advertiser_domain
-    if domain is not None and any(other.candidate.advertiser_domain == domain for other in winners):
-        reasons.append({"code": "advertiser_separation"})
-
-
-def _judge_slot(reasons: list[dict[str, Any]], spec: SlotSpec, duration_ms: int | None, price: int) -> None:
-    if price < spec.floor_micros:
-        reasons.append({"code": "floor"})
-    if spec.min_duration_ms is None and spec.max_duration_ms is None and not spec.allowed_durations_ms:
-        return
-    if (
-        duration_ms is None
-        or (spec.min_duration_ms is not None and duration_ms < spec.min_duration_ms)
-        or (spec.max_duration_ms is not None and duration_ms > spec.max_duration_ms)
-        or (spec.allowed_durations_ms and duration_ms not in spec.allowed_durations_ms)
-    ):
-        reasons.append({"code": "duration"})

@@ -14,7 +14,7 @@ from adgovernor.contracts.events import Click, CompletedView, Impression, OptIn,
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.contracts.routing import partition_of
-from adgovernor.core import inputs, links
+from adgovernor.core import inputs, links, podplan
 from adgovernor.core.history import SHOWN, Person
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Input, Poison
@@ -187,7 +187,7 @@ class UserShard(UserState):
         draft.out.append([topics.DECISIONS, None, body])
 
     def _no_fill(self, draft: Draft, request: AdRequest, code: str) -> None:
-        slots = range(len(request.slots)) if request.slots else range(1)
+        slots = range(podplan.slots_of(request))
         body: dict[str, Any] = {
             "decision_id": request.request_id,
             "time_ms": request.time_ms,
