@@ -1,0 +1,150 @@
+"""Ad requests for several slots or a dynamic pod: the fill, caps and money together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from adgovernor.core.direct import Direct
+from adgovernor.core.rules import Rules
+
+START_MS = 1_700_000_000_000
+
+
+def deployment(*campaigns: dict[str, Any]) -> Direct:
+    direct = Direct(Rules(partitions=1, report_interval_ms=0))
+    for number, campaign in enumerate(campaigns):
+        definition = {"account_id": "a1", "budget_micros": 1_000_000, "price_micros": 1000, **campaign}
+        command = {
+            "command": "upsert",
+            "command_id": f"k{number}",
+            "account_id": definition["account_id"],
+            "time_ms": START_MS,
+            "campaign": definition,
+        }
+        direct.feed("campaigns", definition["account_id"], orjson.dumps(command))
+    return direct
+
+
+def candidate(campaign_id: str, creative_id: str, price: int = 1000, **more: Any) -> dict[str, Any]:
+    return {"campaign_id": campaign_id, "creative_id": creative_id, "price_micros": price, **more}
+
+
+def ask(direct: Direct, candidates: list[dict[str, Any]], **request: Any) -> dict[str, Any]:
+    body = {"request_id": "r1", "time_ms": START_MS, "user_id": "ann", "candidates": candidates, **request}
+    for topic, decision in direct.feed("ad-requests", "ann", orjson.dumps(body)):
+        if topic == "decisions":
+            return decision
+    raise AssertionError("no decision")
+
+
+def won(decision: dict[str, Any]) -> list[str | None]:
+    return [slot["winner"]["creative_id"] if "winner" in slot else None for slot in decision["slots"]]
+
+
+def codes(decision: dict[str, Any]) -> dict[str, list[str]]:
+    return {
+        loser["creative_id"]: [reason["code"] for reason in loser["reasons"]]
+        for loser in decision.get("losers", ())
+    }
+
+
+def test_slots_are_filled_for_the_highest_value() -> None:
+    """Two slots take the two dearest ads whose durations they allow; the third is outbid."""
+    direct = deployment({"campaign_id": "c1"})
+    decision = ask(
+        direct,
+        [
+            candidate("c1", "cheap", 1000, duration_ms=15_000),
+            candidate("c1", "dear", 3000, duration_ms=15_000),
+            candidate("c1", "long", 9000, duration_ms=60_000),
+            candidate("c1", "fair", 2000, duration_ms=30_000),
+        ],
+        slots=[{"max_duration_ms": 30_000}, {"max_duration_ms": 15_000}],
+    )
+    assert sorted(filter(None, won(decision))) == ["dear", "fair"]
+    assert won(decision)[0] == "fair"
+    assert codes(decision) == {"cheap": ["outbid"], "long": ["duration"]}
+
+
+def test_a_number_of_slots_is_enough() -> None:
+    """``slots: 3`` asks for three ads; with two candidates one slot stays empty."""
+    direct = deployment({"campaign_id": "c1"})
+    decision = ask(direct, [candidate("c1", "a"), candidate("c1", "b")], slots=3)
+    assert len(decision["slots"]) == 3
+    assert sum(creative is None for creative in won(decision)) == 1
+
+
+def test_no_creative_twice_and_advertisers_apart() -> None:
+    """A pod shows no creative twice and no two ads of one advertiser domain."""
+    direct = deployment({"campaign_id": "c1"}, {"campaign_id": "c2"})
+    decision = ask(
+        direct,
+        [
+            candidate("c1", "a", 5000, advertiser_domain="x.example"),
+            candidate("c2", "a", 1500),
+            candidate("c2", "b", 3000, advertiser_domain="x.example"),
+            candidate("c2", "c", 1000),
+        ],
+        slots=2,
+    )
+    assert sorted(filter(None, won(decision))) == ["a", "c"]
+    losers = [loser["reasons"][0]["code"] for loser in decision["losers"]]
+    assert losers == ["creative_repeated", "advertiser_separation"]
+
+
+def test_a_cap_of_window_pod_counts_the_ads_of_the_pod() -> None:
+    """With a pod cap of 1 on its campaign a pod takes one of the campaign's ads, and names the cap for the other."""
+    direct = deployment({"campaign_id": "c1", "caps": [{"scope": "campaign", "window": "pod", "limit": 1}]})
+    decision = ask(direct, [candidate("c1", "a", 2000), candidate("c1", "b", 1000)], slots=2)
+    assert won(decision) == ["a", None] or won(decision) == [None, "a"]
+    (reason,) = decision["losers"][0]["reasons"]
+    assert (reason["code"], reason["window"], reason["limit"], reason["count"]) == ("capped", "pod", 1, 1)
+
+
+def test_a_rolling_cap_holds_inside_a_pod() -> None:
+    """A rolling cap of 2 with one serving before leaves room for one ad of the pod."""
+    direct = deployment(
+        {"campaign_id": "c1", "caps": [{"scope": "campaign", "length_ms": 60_000, "limit": 2}]}
+    )
+    ask(direct, [candidate("c1", "x")], request_id="r0")
+    decision = ask(direct, [candidate("c1", "a"), candidate("c1", "b"), candidate("c1", "c")], slots=3)
+    assert sum(creative is not None for creative in won(decision)) == 1
+
+
+def test_a_pod_spends_no_more_than_the_lease() -> None:
+    """Two ads of a campaign with money for one: one slot is filled, the other ad lacks a lease."""
+    direct = deployment({"campaign_id": "c1", "budget_micros": 1500})
+    decision = ask(direct, [candidate("c1", "a", 1000), candidate("c1", "b", 1000)], slots=2)
+    assert sum(creative is not None for creative in won(decision)) == 1
+    assert [reason["code"] for reason in decision["losers"][0]["reasons"]] == ["no_lease"]
+
+
+def test_a_dynamic_pod_fills_time() -> None:
+    """Sixty seconds take the most valuable set of ads that fits, numbered from slot 0."""
+    direct = deployment({"campaign_id": "c1"})
+    decision = ask(
+        direct,
+        [
+            candidate("c1", "a", 1000, duration_ms=30_000),
+            candidate("c1", "b", 1900, duration_ms=45_000),
+            candidate("c1", "c", 1000, duration_ms=30_000),
+        ],
+        pod={"total_duration_ms": 60_000},
+    )
+    assert sorted(filter(None, won(decision))) == ["a", "c"]
+    assert [slot["slot"] for slot in decision["slots"]] == [0, 1]
+
+
+def test_slots_come_before_the_dynamic_part_of_a_hybrid_pod() -> None:
+    """A hybrid pod's slots are numbered first, its dynamic ads after them."""
+    direct = deployment({"campaign_id": "c1"})
+    decision = ask(
+        direct,
+        [candidate("c1", name, 1000, duration_ms=15_000) for name in "abc"],
+        slots=1,
+        pod={"total_duration_ms": 30_000},
+    )
+    assert [slot["slot"] for slot in decision["slots"]] == [0, 1, 2]
+    assert None not in won(decision)
