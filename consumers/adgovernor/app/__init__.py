@@ -1,0 +1,1 @@
+"""The program: settings, the command line, wiring, logs, metrics and health."""

@@ -1,0 +1,191 @@
+"""The command line, ``adgovernor``. Commands live beside this file and are loaded when they are asked for, so that
+``--help`` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from adgovernor.app.console import EXIT_BAD_INPUT, Invocation, complain, exit_code
+from adgovernor.contracts.errors import AdGovernorError
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
+
+COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
+    "demo": ("demo_commands", "demo", "Start here", "Watch the whole thing at work."),
+    "check": (
+        "check_commands",
+        "check",
+        "Start here",
+        "Whether servers and topics are fit, and how to mend them.",
+    ),
+    "topics": ("topics_commands", "topics_app", "Run", "Create and show the topics of a deployment."),
+    "run": ("run_commands", "run", "Run", "Run a worker."),
+    "recover": (
+        "recover_commands",
+        "recover",
+        "Run",
+        "Start a halted shard again after a loss that was looked into.",
+    ),
+    "campaigns": (
+        "campaigns_commands",
+        "campaigns_app",
+        "Campaigns",
+        "Define campaigns; give and take money.",
+    ),
+    "state": ("state_commands", "state_app", "Look", "Show what is true now: a person, a campaign, a shard."),
+    "watch": ("watch_commands", "watch", "Look", "Show decisions and campaign events as they happen."),
+    "publish": (
+        "publish_commands",
+        "publish_app",
+        "Events",
+        "Publish ad requests, impressions and user events.",
+    ),
+    "dlq": ("dlq_commands", "dlq_app", "Events", "Inputs that could not be used: list, show, replay."),
+    "replay": (
+        "replay_commands",
+        "replay",
+        "Events",
+        "Publish the inputs recorded in a ledger into a fresh prefix.",
+    ),
+    "audit": ("audit_commands", "audit", "Prove", "Prove a deployment's history from its ledger."),
+    "simulate": ("simulate_commands", "simulate", "Prove", "What would have happened, without servers."),
+    "pods": ("pods_commands", "pods_app", "Offline", "Plan ad pods."),
+    "vast": ("video_commands", "vast_app", "Offline", "Resolve VAST ad tags."),
+    "vmap": ("video_commands", "vmap_app", "Offline", "Show VMAP ad breaks."),
+    "schemas": ("schemas_commands", "schemas_app", "Offline", "JSON Schemas and the AsyncAPI document."),
+}
+"""Command → module, attribute (a typer application or a function), panel of the help, and help."""
+
+
+def _module(name: str) -> str:
+    return f"adgovernor.app.{name}"
+
+
+class CommandTree(TyperGroup):
+    """The root of all commands; turns this project's errors into messages and exit codes."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """Those that this installation has."""
+        return [name for name, (module, *_) in COMMANDS.items() if importlib.util.find_spec(_module(module))]
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """The commands by what they are for."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            _, _, panel, text = COMMANDS[name]
+            panels.setdefault(panel, []).append((name, text))
+        widest = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(widest), text) for name, text in rows])
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """A stand-in with the command's help; see `resolve_command` for the command itself."""
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][3])
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        """The command itself: its module is loaded now."""
+        name, stand_in, rest = super().resolve_command(ctx, args)
+        if name is None or stand_in is None:
+            return name, stand_in, rest
+        return name, load_command(name), rest
+
+    def invoke(self, ctx: Context) -> Any:
+        """Runs the command; an error of ours becomes its message and exit code."""
+        try:
+            return super().invoke(ctx)
+        except AdGovernorError as error:
+            complain(f"adgovernor: {error}")
+            raise typer.Exit(exit_code(error)) from error
+
+
+def load_command(name: str) -> Command:
+    """A command, its module imported."""
+    module, attribute, _, text = COMMANDS[name]
+    found = getattr(importlib.import_module(_module(module)), attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        single.command(name)(found)
+        found = single
+    else:
+        found.info.help = found.info.help or text
+        found._add_completion = False
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=CommandTree,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Drawing the overview with rich would take three times as long as all the rest; commands' own help is drawn.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("adgovernor"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ADGOVERNOR_CONFIG",
+            help="Settings, as TOML. Left out: adgovernor.toml here, where there is one.",
+        ),
+    ] = None,
+    kafka: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka's bootstrap servers.")] = None,
+    redis: Annotated[str | None, typer.Option(metavar="URL", help="Where Redis is.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="The deployment's prefix of topics and keys.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Govern ad delivery: frequency caps, budgets, pacing and ad pods, exact and provable from the log.
+
+    A deployment is a prefix on a Kafka and a Redis. From nothing to decisions:
+
+    \b
+        adgovernor check
+        adgovernor topics create --partitions 8
+        adgovernor run &
+        adgovernor campaigns apply campaigns.jsonl
+        adgovernor publish ad-requests requests.jsonl
+        adgovernor watch decisions --from-start
+
+    Every setting can be given by the environment (ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS) or a TOML file.
+
+    Exit codes: 0 well done, 1 something was found or failed, 2 wrong input or settings, 3 a server cannot be used.
+    """
+    if config is not None and not config.is_file():
+        complain(f"adgovernor: settings file {config} does not exist")
+        raise typer.Exit(EXIT_BAD_INPUT)
+    context.obj = Invocation(
+        config, {"prefix": prefix, "kafka": {"bootstrap_servers": kafka}, "redis": {"url": redis}}
+    )
+
+
+def main() -> None:
+    """The program's entry."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,83 @@
+"""Structured logs on standard error: one event a line, with shard and request ids as fields.
+
+Our own code logs through structlog; what libraries log through the standard library comes out the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+import structlog
+
+_NOISY: Final = {"aiokafka": logging.WARNING, "asyncio": logging.WARNING, "httpx": logging.WARNING}
+"""Libraries that tell at level info what we tell ourselves, or what nobody asks."""
+
+
+def configure(log_format: Literal["auto", "console", "json"], level: str) -> None:
+    """Sets logging up for the whole process; call it once, at the start of a program."""
+    json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    ending: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name, least in _NOISY.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self.messages:
+            self.messages.append(message)
+
+
+@contextlib.contextmanager
+def captured(name: str) -> Iterator[list[str]]:
+    """What a library's logger says meanwhile, each message once, and nothing of it on the screen.
+
+    The Kafka client raises one error for a wrong password, a bad CA and a broker that is down; only its log says
+    which it is.
+    """
+    logger, collector = logging.getLogger(name), _Collector()
+    kept = logger.handlers[:], logger.propagate, logger.level
+    logger.handlers[:], logger.propagate = [collector], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield collector.messages
+    finally:
+        logger.handlers[:], logger.propagate = kept[:2]
+        logger.setLevel(kept[2])

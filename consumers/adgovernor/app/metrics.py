@@ -1,0 +1,284 @@
+"""Prometheus metrics of a worker, fed by the engines block by block; and the few log lines that belong to them.
+
+Counters have no shard in their labels, so that a worker's series stay few; gauges of a shard go when it goes.
+Amounts are in micro-units, times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.ledger import Draft
+
+log = structlog.get_logger("adgovernor.shard")
+
+_LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_TAKEOVER_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_EVENTS: Final = (1, 5, 10, 50, 100, 250, 500, 1_000, 2_000, 5_000)
+_KNOWN_CAMPAIGNS: Final = 100_000
+"""How many campaigns' currencies are remembered, so that spend can be counted by currency."""
+UNKNOWN_CURRENCY: Final = "unknown"
+
+
+class Metrics:
+    """A worker's metrics; an `Observer` of its engines."""
+
+    def __init__(self, *, process: bool = True) -> None:
+        registry = self.registry = CollectorRegistry()
+        if process:
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+            GCCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"adgovernor_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"adgovernor_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(f"adgovernor_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self._requests = counter("requests", "Ad requests handled, repeated ones included.")
+        self._records = counter("records", "Ledger records by what happened.", "kind")
+        self._decisions = counter("decisions", "Decisions: filled, partial or no_fill.", "outcome")
+        self._degraded = counter("degraded_decisions", "Decisions made without the person's history.")
+        self._no_fills = counter("no_fill_slots", "Slots that stayed empty, by reason.", "reason")
+        self._reasons = counter("candidate_reasons", "Reasons against losing candidates.", "reason")
+        self._reserved = counter("reserved_micros", "Money reserved by decisions.", "currency")
+        self._spent = counter("spent_micros", "Money spent by impressions.", "currency")
+        self._reservations = counter(
+            "reservations",
+            "Reservations: opened, settled, expired; late impressions: late, owed, paid, unfunded.",
+            "event",
+        )
+        self._events = counter("public_events", "Events published, by topic.", "topic")
+        self._dead = counter("dead_letters", "Inputs that could not be used, by reason.", "reason")
+        self._blocks = counter("blocks", "Appends by their verdict: accepted, void or unknown.", "verdict")
+        self._bytes = counter("ledger_bytes", "Bytes of accepted blocks, before compression.")
+        self._per_block = histogram("block_events", "Inputs in a block.", _EVENTS)
+        self._chunk = histogram(
+            "chunk_seconds", "From the first cold read to the acknowledged append.", _LATENCY_S
+        )
+        self._stages = histogram(
+            "stage_seconds", "A block's stages: read, decide, append.", _LATENCY_S, "stage"
+        )
+        self._publish = histogram("publish_seconds", "Acknowledging a block's outputs.", _LATENCY_S)
+        self._outputs = counter("outputs", "Output and side messages acknowledged.")
+        self._store = histogram("store_write_seconds", "Writing changes to the store.", _LATENCY_S)
+        self._fields = counter("store_fields", "Fields written to the store.")
+        self._trail = gauge("store_trail_blocks", "How many blocks the store is behind.", "shard")
+        self._dirty = gauge("store_dirty_states", "States not yet in the store.", "shard")
+        self._away = gauge("store_away", "1 while the store does not answer.", "shard")
+        self._wanted = counter("cache_wanted", "Inputs of blocks that needed a cold read.")
+        self._missed = counter("cache_missed", "States that were not in memory.")
+        self._lag = gauge("lag_events", "Inputs not yet handled.", "topic", "partition")
+        self._owned = gauge("shard_owned", "1 while the shard's state is in memory here.", "shard")
+        self._height = gauge("shard_height", "Height of the shard's last block.", "shard")
+        self._halted = gauge("shard_halted", "1 where a person has to look.", "shard", "reason")
+        self._takeovers = counter("takeovers", "Times a shard was taken into memory, by why.", "reason")
+        self._takeover = histogram("takeover_seconds", "Taking a shard into memory.", _TAKEOVER_S)
+        self._currencies: dict[str, str] = {}
+        self._lags: dict[str, set[str]] = {}
+
+    def text(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    # --- Observer -----------------------------------------------------------------------------------------
+
+    def block_accepted(
+        self,
+        shard: str,
+        *,
+        height: int,
+        events: int,
+        size: int,
+        drafts: Sequence[Draft],
+        read_s: float,
+        decide_s: float,
+        append_s: float,
+    ) -> None:
+        """See `Observer`."""
+        self._blocks.labels("accepted").inc()
+        self._bytes.inc(size)
+        self._per_block.observe(events)
+        self._chunk.observe(read_s + decide_s + append_s)
+        for stage, seconds in (("read", read_s), ("decide", decide_s), ("append", append_s)):
+            self._stages.labels(stage).observe(seconds)
+        self._height.labels(shard).set(height)
+        self._count(drafts)
+
+    def published(self, shard: str, *, height: int, outputs: int, seconds: float) -> None:
+        """See `Observer`."""
+        self._outputs.inc(outputs)
+        self._publish.observe(seconds)
+
+    def block_void(self, shard: str, *, height: int) -> None:
+        """See `Observer`."""
+        self._blocks.labels("void").inc()
+        log.warning("another owner's block came first", shard=shard, height=height)
+
+    def append_unknown(self, shard: str, *, height: int, error: str) -> None:
+        """See `Observer`."""
+        self._blocks.labels("unknown").inc()
+        log.warning("an append was not acknowledged", shard=shard, height=height, error=error)
+
+    def took_over(self, shard: str, *, height: int, folded: int, seconds: float, reason: str) -> None:
+        """See `Observer`."""
+        # What follows a colon is one error's own words, and would make a series of its own.
+        self._takeovers.labels(reason.split(":")[0]).inc()
+        self._takeover.observe(seconds)
+        self._owned.labels(shard).set(1)
+        self._height.labels(shard).set(height)
+        log.info(
+            "took the shard over",
+            shard=shard,
+            height=height,
+            folded=folded,
+            seconds=round(seconds, 3),
+            reason=reason,
+        )
+
+    def halted(self, shard: str, *, reason: str, message: str) -> None:
+        """See `Observer`."""
+        self._halted.labels(shard, reason).set(1)
+        log.error("the shard halted", shard=shard, reason=reason, message=message)
+
+    def store_written(self, shard: str, *, height: int, fields: int, seconds: float) -> None:
+        """See `Observer`."""
+        self._fields.inc(fields)
+        self._store.observe(seconds)
+
+    def store_trail(self, shard: str, *, blocks: int, dirty: int, away: bool) -> None:
+        """See `Observer`."""
+        self._trail.labels(shard).set(blocks)
+        self._dirty.labels(shard).set(dirty)
+        self._away.labels(shard).set(away)
+
+    def cold_read(self, shard: str, *, wanted: int, asked: int) -> None:
+        """See `Observer`."""
+        self._wanted.inc(wanted)
+        self._missed.inc(asked)
+
+    def lag(self, shard: str, lags: Mapping[str, int]) -> None:
+        """See `Observer`."""
+        partition = str(topics.partition_of_shard(shard))
+        known = self._lags.setdefault(shard, set())
+        for topic, behind in lags.items():
+            known.add(topic)
+            self._lag.labels(topic, partition).set(behind)
+
+    def released(self, shard: str) -> None:
+        """See `Observer`."""
+        partition = str(topics.partition_of_shard(shard))
+        for topic in self._lags.pop(shard, set()):
+            self._lag.remove(topic, partition)
+        for gauge in (self._trail, self._dirty, self._away, self._owned, self._height):
+            _forget(gauge, shard)
+        log.info("let the shard go", shard=shard)
+
+    # --- Counting -------------------------------------------------------------------------------------------
+
+    def _count(self, drafts: Iterable[Draft]) -> None:
+        """One pass over a block's records, and one update of each series that it touches."""
+        kinds: Tally[str] = Tally()
+        outcomes: Tally[str] = Tally()
+        no_fills: Tally[str] = Tally()
+        reasons: Tally[str] = Tally()
+        reserved: Tally[str] = Tally()
+        spent: Tally[str] = Tally()
+        reservations: Tally[str] = Tally()
+        published: Tally[str] = Tally()
+        dead: Tally[str] = Tally()
+        degraded = 0
+        for draft in drafts:
+            kinds[draft.result["kind"]] += 1
+            for topic, _, body in draft.out:
+                if topic == topics.DECISIONS:
+                    degraded += bool(body.get("degraded"))
+                    outcomes[self._outcome(body, no_fills, reasons, reserved)] += 1
+                elif topic.endswith(".dlq"):
+                    dead[body.get("reason", "")] += 1
+                published[topic] += 1
+            for delta in draft.deltas:
+                event = _RESERVATION_EVENTS.get(delta[0])
+                if event is not None:
+                    reservations[event] += 1
+                    paid = _PAID.get(delta[0])
+                    if paid is not None:
+                        spent[self._currencies.get(delta[3], UNKNOWN_CURRENCY)] += delta[paid]
+        decided = kinds["decided"]
+        # A repeated impression is a duplicate too, but its record names the event.
+        repeated = sum(
+            1 for draft in drafts if draft.result["kind"] == "duplicate" and "event" not in draft.result
+        )
+        self._requests.inc(decided + repeated)
+        self._degraded.inc(degraded)
+        for series, tally in (
+            (self._records, kinds),
+            (self._decisions, outcomes),
+            (self._no_fills, no_fills),
+            (self._reasons, reasons),
+            (self._reserved, reserved),
+            (self._spent, spent),
+            (self._reservations, reservations),
+            (self._events, published),
+            (self._dead, dead),
+        ):
+            for label, amount in tally.items():
+                if amount:
+                    series.labels(label).inc(amount)
+
+    def _outcome(
+        self, body: Mapping[str, Any], no_fills: Tally[str], reasons: Tally[str], reserved: Tally[str]
+    ) -> str:
+        filled = empty = 0
+        for slot in body["slots"]:
+            winner = slot.get("winner")
+            if winner is None:
+                empty += 1
+                no_fills[slot["no_fill"]] += 1
+                continue
+            filled += 1
+            currency = winner["currency"]
+            reserved[currency] += winner["price_micros"]
+            if winner["campaign_id"] not in self._currencies and len(self._currencies) < _KNOWN_CAMPAIGNS:
+                self._currencies[winner["campaign_id"]] = currency
+        for loser in body.get("losers", ()):
+            for reason in loser["reasons"]:
+                reasons[reason["code"]] += 1
+        if not filled:
+            return "no_fill"
+        return "partial" if empty else "filled"
+
+
+_RESERVATION_EVENTS: Final = {
+    "reserve": "opened",
+    "settle": "settled",
+    "expire": "expired",
+    "late": "late",
+    "owe": "owed",
+    "paid": "paid",
+    "unfund": "unfunded",
+}
+"""Deltas of a user shard that move a reservation; see `core.user_state`."""
+_PAID: Final = {"settle": 6, "late": 5, "paid": 5}
+"""Where such a delta has the amount spent; its campaign is at 3."""
+
+
+def _forget(gauge: Gauge, label: str) -> None:
+    # A shard that was never seen by this gauge has nothing to forget.
+    try:
+        gauge.remove(label)
+    except KeyError:
+        return
