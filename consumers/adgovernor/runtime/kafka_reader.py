@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError
 
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Unavailable
@@ -30,6 +30,8 @@ class KafkaReaders:
         self._made = 0
         self._free: list[AIOKafkaConsumer] = []
         self._returned = asyncio.Condition()
+        self._asks: list[tuple[TopicPartition, int, asyncio.Future[list[Any]]]] = []
+        self._answering: asyncio.Task[None] | None = None
 
     async def read(self, topic: str, partition: int, offset: int, max_bytes: int) -> tuple[list[Any], int]:
         """Records from an offset on, about ``max_bytes`` of them, and the partition's end as it was before. ``topic``
@@ -39,11 +41,13 @@ class KafkaReaders:
             Unavailable: when the partition cannot be read.
         """
         tp = TopicPartition(topic, partition)
-        async with self._client(tp) as client:
+        async with self._client(f"{topic}[{partition}]") as client:
+            _turn_to(client, [tp])
             end = (await client.end_offsets([tp]))[tp]
             if offset >= end:
                 return [], end
-            _point(client, tp, offset)
+            client.seek(tp, offset)
+            client.resume(tp)
             records: list[Any] = []
             size = 0
             while size < max_bytes and (not records or records[-1].offset + 1 < end):
@@ -57,35 +61,62 @@ class KafkaReaders:
             return records, end
 
     async def tail(self, topic: str, partition: int, count: int) -> list[Any]:
-        """The last records of a partition, at most ``count``, oldest first.
+        """The last records of a partition, at most ``count``, oldest first. What is asked for at the same time is
+        read together: a takeover looks at the tails of some twenty partitions.
 
         Raises:
             Unavailable: when the partition cannot be read.
         """
-        tp = TopicPartition(topic, partition)
-        async with self._client(tp) as client:
-            end = (await client.end_offsets([tp]))[tp]
-            if end == 0:
-                return []
-            _point(client, tp, max(0, end - count))
-            records: list[Any] = []
-            while not records or records[-1].offset + 1 < end:
-                try:
-                    found = await client.getmany(tp, timeout_ms=_POLL_MS)
-                except OffsetOutOfRangeError:
-                    first = (await client.beginning_offsets([tp]))[tp]
-                    if first >= end:
-                        break
-                    client.seek(tp, first)
-                    continue
-                if not found:
-                    break
-                records += found[tp]
-            client.pause(tp)
-            return records[-count:]
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._asks.append((TopicPartition(topic, partition), count, future))
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer(), name="tails")
+        return await future
+
+    async def _answer(self) -> None:
+        while self._asks:
+            await asyncio.sleep(0)
+            asks, self._asks = self._asks, []
+            counts: dict[TopicPartition, int] = {}
+            for tp, count, _ in asks:
+                counts[tp] = max(count, counts.get(tp, 0))
+            try:
+                found = await self._tails(counts)
+            except Unavailable as error:
+                for _, _, future in asks:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for tp, count, future in asks:
+                if not future.done():
+                    future.set_result(found[tp][-count:])
+
+    async def _tails(self, counts: dict[TopicPartition, int]) -> dict[TopicPartition, list[Any]]:
+        found: dict[TopicPartition, list[Any]] = {tp: [] for tp in counts}
+        async with self._client("output and side topics") as client:
+            _turn_to(client, counts)
+            ends = await client.end_offsets(list(counts))
+            firsts = await client.beginning_offsets([tp for tp in counts if ends[tp] > 0])
+            left = {tp for tp, first in firsts.items() if ends[tp] > first}
+            for tp in left:
+                client.seek(tp, max(firsts[tp], ends[tp] - counts[tp]))
+                client.resume(tp)
+            while left:
+                batch = await client.getmany(*left, timeout_ms=_POLL_MS)
+                if not batch:
+                    raise TimeoutError(f"nothing came from {next(iter(left))}")
+                for tp, records in batch.items():
+                    found[tp] += records
+                    if records[-1].offset + 1 >= ends[tp] or await client.position(tp) >= ends[tp]:
+                        left.discard(tp)
+                        client.pause(tp)
+        return found
 
     async def close(self) -> None:
         """Lets connections go."""
+        if self._answering is not None:
+            self._answering.cancel()
+            await asyncio.wait({self._answering})
         async with self._returned:
             clients, self._free = self._free, []
             self._made -= len(clients)
@@ -93,7 +124,7 @@ class KafkaReaders:
             await _stop(client)
 
     @asynccontextmanager
-    async def _client(self, tp: TopicPartition) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _client(self, what: str) -> AsyncIterator[AIOKafkaConsumer]:
         client: AIOKafkaConsumer | None = None
         sound = False
         try:
@@ -102,9 +133,7 @@ class KafkaReaders:
                 yield client
                 sound = True
         except (KafkaError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                f"{tp.topic}[{tp.partition}] cannot be read: {error or 'no answer in time'!r}"
-            ) from error
+            raise Unavailable(f"{what} cannot be read: {error or 'no answer in time'!r}") from error
         finally:
             if client is not None and sound:
                 await self._give_back(client)
@@ -126,6 +155,7 @@ class KafkaReaders:
             enable_auto_commit=False,
             auto_offset_reset="none",
             fetch_max_wait_ms=100,
+            retry_backoff_ms=20,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         try:
@@ -146,11 +176,15 @@ class KafkaReaders:
             self._returned.notify()
 
 
-def _point(client: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-    if client.assignment() != {tp}:
-        client.assign([tp])
-    client.seek(tp, offset)
-    client.resume(tp)
+def _turn_to(client: AIOKafkaConsumer, tps: Iterable[TopicPartition]) -> None:
+    """Makes these the client's partitions, at rest. Before anything is asked about them, so that the client learns of
+    all their topics in one request."""
+    wanted = set(tps)
+    if client.assignment() != wanted:
+        client.assign(list(wanted))
+        for tp in wanted:
+            client.seek(tp, 0)
+            client.pause(tp)
 
 
 async def _stop(client: AIOKafkaConsumer) -> None:

@@ -22,7 +22,7 @@ from adgovernor.core.machine import RULES, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import NewerFormat, Place, Spine, Walk, count_outputs, new_spine, spine_of
 from adgovernor.runtime.outputs import outputs_of, place_of
-from adgovernor.runtime.ports import Output
+from adgovernor.runtime.ports import Output, RawEvent
 from adgovernor.runtime.trail import Trail
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
@@ -98,30 +98,40 @@ async def take_over(world: World, *, claim: bool) -> Memory:
 async def read_witnesses(world: World) -> list[Witness]:
     """The last output of each topic, and the last side message to each destination."""
     shard, own = world.shard, topics.partition_of_shard(world.shard)
-    witnesses: list[Witness] = []
     outputs = (*topics.PUBLIC_OUTPUTS, *(topics.dlq(name) for name in topics.input_topics(shard)))
-    for topic in outputs:
-        for event in reversed(await world.log.tail(topic, own, 1)):
+    side, partitions = topics.side_topic(shard), range(world.settings.partitions)
+    tails = await asyncio.gather(
+        *(world.log.tail(topic, own, 1) for topic in outputs),
+        *(world.log.tail(side, partition, world.settings.witness_messages) for partition in partitions),
+    )
+    witnesses: list[Witness] = []
+    for topic, events in zip(outputs, tails, strict=False):
+        for event in events:
             place = place_of(event.headers, event.value, topic in topics.DLQS)
             if place is not None and place["shard"] == shard:
                 witnesses.append(
                     Witness(f"{topic} {place['dn']}", place["height"], None, topic, "", place["dn"])
                 )
-    side = topics.side_topic(shard)
-    for partition in range(world.settings.partitions):
-        for event in reversed(await world.log.tail(side, partition, world.settings.witness_messages)):
-            try:
-                message = orjson.loads(event.value or b"")
-                if message["source"] != shard:
-                    continue
-                destination, number = str(message["destination"]), int(message["number"])
-                height, chain = int(message["height"]), str(message["chain"])
-            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-                continue
-            what = f"{side} {number} to {destination}"
-            witnesses.append(Witness(what, height, chain, "", destination, number))
-            break
+    for events in tails[len(outputs) :]:
+        last = next(
+            (found for found in map(_side_witness, reversed(events)) if found and found[0] == shard), None
+        )
+        if last is not None:
+            witnesses.append(last[1])
     return witnesses
+
+
+def _side_witness(event: RawEvent) -> tuple[str, Witness] | None:
+    """The source of a side message, and the message as a witness; None where it is none."""
+    try:
+        message = orjson.loads(event.value or b"")
+        number, destination = int(message["number"]), str(message["destination"])
+        what = f"side message {number} to {destination}"
+        return str(message["source"]), Witness(
+            what, int(message["height"]), str(message["chain"]), "", destination, number
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def check_witnesses(world: World, memory: Memory, witnesses: list[Witness]) -> None:

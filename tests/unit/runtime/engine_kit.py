@@ -11,7 +11,7 @@ import orjson
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import ReadBlock
-from adgovernor.contracts.routing import partition_of
+from adgovernor.contracts.routing import partition_of, routing_id
 from adgovernor.core.machine import Machine
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
@@ -141,12 +141,12 @@ class Deployment:
             "user_id": user,
             "candidates": [{"campaign_id": name, "creative_id": f"{name}-a"} for name in campaigns],
         }
-        key = f"u:{user}".encode()
+        key = user.encode()
         self.broker.produce(topics.AD_REQUESTS, None, key, orjson.dumps(body))
 
     def impression(self, request_id: str, user: str = "ann") -> None:
-        body = {"decision_id": request_id, "routing_id": f"u:{user}", "time_ms": self.clock.time_ms}
-        self.broker.produce(topics.IMPRESSIONS, None, f"u:{user}".encode(), orjson.dumps(body))
+        body = {"decision_id": request_id, "routing_id": user, "time_ms": self.clock.time_ms}
+        self.broker.produce(topics.IMPRESSIONS, None, user.encode(), orjson.dumps(body))
 
     def decisions(self) -> list[dict[str, Any]]:
         """As a reader that keeps one number a partition sees them: each once, in order."""
@@ -172,11 +172,16 @@ class Deployment:
         return found
 
     def partition(self, user: str) -> int:
-        return partition_of(f"u:{user}".encode(), self.partitions)
+        return partition_of(user.encode(), self.partitions)
+
+
+def routing(user: str) -> str:
+    """The routing id of somebody known by a user id."""
+    return routing_id(None, user, None, None, "")
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Lets the loop run until a condition holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition is about others' state, without an event
             await asyncio.sleep(0.001)
