@@ -19,6 +19,10 @@ from adgovernor.core.podorder import FIXED
 _DURATION_BITS = 32
 _COUNT_BITS = 10
 _MAX_SWEEPS = 10
+_SCALE = 64
+"""Fixed point of the subgradients: sixty-fourths of an ad."""
+_PATIENCE = 3
+"""Subgradient rounds without a lower bound before the steps are halved."""
 _MAX_ROOMS = 32
 """Sets of places that are priced. A pod whose ads name more is bounded less tightly, never wrongly."""
 _SWEEP_WORK = 12_000
@@ -243,6 +247,56 @@ class Model:
             if not moved:
                 break
         return self.bound()
+
+    def refine(self, target: int, rounds: int) -> int:
+        """Lower the bound by subgradient steps, for pods where coordinate descent is stuck; give the bound.
+
+        `target` is the weight of a lawful set, which tells how far to step. Limits of time and money are scaled
+        to the typical ad, so that their subgradients compare with those of limits that count ads.
+        """
+        resources = self.resources
+        units = [
+            1 if r.amounts is None else max(1, sum(r.amounts.values()) // len(r.amounts)) for r in resources
+        ]
+        drawn: list[list[tuple[int, int]]] = [[] for _ in self.ad_of]
+        for number, resource in enumerate(resources):
+            for option in resource.users:
+                drawn[option].append((number, 1 if resource.amounts is None else resource.amounts[option]))
+        reduced = self.reduced
+        best, kept = self.bound(), [r.price for r in resources]
+        idle, divisor = 0, 1
+        for _ in range(rounds):
+            demand = [-r.capacity for r in resources]
+            total = sum([r.price * r.capacity for r in resources])
+            for options in self.clique_options:
+                most, chosen = 0, -1
+                for option in options:
+                    if reduced[option] > most:
+                        most, chosen = reduced[option], option
+                if chosen >= 0:
+                    total += most
+                    for number, amount in drawn[chosen]:
+                        demand[number] += amount
+            if total < best:
+                best, kept, idle = total, [r.price for r in resources], 0
+            else:
+                idle += 1
+                if idle > _PATIENCE:
+                    idle, divisor = 0, divisor * 2
+            slopes = [
+                _SCALE * excess // unit if excess > 0 or r.price else 0
+                for excess, unit, r in zip(demand, units, resources, strict=True)
+            ]
+            norm = sum([slope * slope for slope in slopes])
+            if not norm:
+                break
+            step = _SCALE * (total - target) // (norm * divisor)
+            for slope, unit, resource in zip(slopes, units, resources, strict=True):
+                if slope:
+                    self._set_price(resource, max(0, resource.price + step * slope // unit))
+        for resource, price in zip(self.resources, kept, strict=True):
+            self._set_price(resource, price)
+        return best
 
     def bound(self) -> int:
         """Give the bound at the present prices."""

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from adgovernor.contracts.errors import BadInput
 from adgovernor.core.podbound import SearchProblem
 from adgovernor.core.podsearch import SearchResult, search
 
@@ -30,7 +31,10 @@ FIRST, LAST, ANY, FIRST_OR_LAST = 1, -1, 0, 2
 """AdCOM 1.0, list Slot Position in Pod."""
 
 DEFAULT_MAX_NODES = 3000
-"""Steps of the search. Over random pods of 12 slots and 100 candidates nine in ten need fewer than this."""
+"""Steps of the search. Of random pods with 12 slots and 100 candidates more than nine in ten are proved within."""
+
+MAX_ADS = 64
+"""Segments of a pod, and ads that it takes at most, whatever it says: the search goes as deep as there are ads."""
 
 Reason = Literal[
     "no_segment",
@@ -199,7 +203,15 @@ class PodFill:
 
 
 def fill(pod: PodSpec, candidates: Sequence[PodCandidate], *, max_nodes: int = DEFAULT_MAX_NODES) -> PodFill:
-    """Fill the pod with the most valuable lawful set of candidates. Pure, and deterministic to the bit."""
+    """Fill the pod with the most valuable lawful set of candidates. Pure, and deterministic to the bit.
+
+    Raises:
+        BadInput: the pod has more than `MAX_ADS` segments.
+    """
+    if len(pod.segments) > MAX_ADS:
+        raise BadInput(
+            f"pod: {len(pod.segments)} segments; at most {MAX_ADS} are filled at once, split the pod"
+        )
     play_order = _play_order(pod.segments)
     masks, refused = _eligibility(pod, play_order, candidates)
     if len(play_order) == 1 and _takes_one_ad(pod, play_order[0]):
@@ -429,6 +441,9 @@ def _problem(
         exclusive.append(tuple(keys))
         apart.append(tuple(beside))
         limited.append(tuple(uses))
+    # A part that says no number takes as many ads as fit, up to what the whole pod may take.
+    room = sum([(segment.max_ads or MAX_ADS + 1) if segment.total_ms else 1 for segment in segments])
+    max_ads = pod.max_ads if room <= MAX_ADS else min(pod.max_ads or MAX_ADS, MAX_ADS)
     return SearchProblem(
         indices=indices,
         prices=[candidates[index].price_micros for index in indices],
@@ -441,7 +456,7 @@ def _problem(
         limits=limits,
         segment_total_ms=[segment.total_ms for segment in segments],
         segment_max_ads=[segment.max_ads if segment.total_ms else 1 for segment in segments],
-        max_ads=pod.max_ads,
+        max_ads=max_ads,
         total_ms=pod.total_ms,
         ordered=ordered,
         before=_neighbour_keys(pod.before),

@@ -8,7 +8,9 @@ What lives here: the exact method, in three steps.
    growing fourfold, meets the best sets first. A pass that ends proves that no better set lies within its
    budget, so even an interrupted search has tightened the bound that it reports.
 3. A greedy set along the reduced weights and one along the plain weights stand as the answer until the search
-   finds a better one. They are lawful whatever becomes of the search: that is the fallback.
+   finds a better one. They are lawful whatever becomes of the search: that is the fallback. Where the first
+   passes prove nothing, the answer is improved by exchanges and the bound by subgradient steps, and the passes
+   go on from there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ EARLY_NODES = 400
 """Steps given to the first passes. Nine pods in ten are proved within them; the others need a better set first."""
 IMPROVE_WIDTH = 100
 """Ads that are forced into the best set, least loss first."""
+REFINE_ROUNDS = 50
+"""Subgradient rounds to tighten the bound once more."""
 IMPROVE_NODES = 20
 """Steps that one such trial counts for: about what it takes."""
 
@@ -114,6 +118,11 @@ class _Search:
                 # The bound is too loose to lead to the best set soon: better the answer in hand first.
                 improved, self.stopped = True, False
                 self._improve(ranked)
+                refined = model.refine(self.best_weight, REFINE_ROUNDS)
+                if refined < self.bound:
+                    self.bound, self.proved = refined, min(self.proved, refined)
+                    ranked, skips = self._rank()
+                    budget = max(1, (self.bound - self.best_weight) >> 5)
                 continue
             if self.bound - self.best_weight - 1 <= reach:
                 proven = True

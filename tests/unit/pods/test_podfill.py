@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pod_yardstick import best_row, is_lawful, play_order, preference, rows
 
+from adgovernor.contracts.errors import BadInput
 from adgovernor.core.podfill import (
+    MAX_ADS,
     DurationFloor,
     PodCandidate,
     PodFill,
@@ -127,7 +129,7 @@ def pods(draw: st.DrawFn) -> PodSpec:
     )
 
 
-relaxed = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def row_of(pod: PodSpec, filled: PodFill) -> tuple[tuple[int, int], ...]:
@@ -357,3 +359,11 @@ def test_fallback_is_reported_with_a_bound() -> None:
     assert full.proven
     assert short.value_micros <= full.value_micros <= short.bound_micros
     assert short.value_micros >= full.value_micros * 4 // 5
+
+
+def test_a_pod_takes_a_bounded_number_of_ads() -> None:
+    """A day of time takes no more than the bound, and a pod of more segments than that is refused."""
+    filled = fill(PodSpec((part(86_400),)), [ad(f"c{at}", 1 + at) for at in range(1_000)])
+    assert sorted(place.index for place in filled.placements) == list(range(1_000 - MAX_ADS, 1_000))
+    with pytest.raises(BadInput, match="65 segments"):
+        fill(PodSpec(slots(MAX_ADS + 1)), [])
