@@ -1,0 +1,120 @@
+"""``adgovernor audit``: prove a deployment's history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+
+from adgovernor.app.console import EXIT_FOUND, AsJson, run_async, settings_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from adgovernor.app.settings import Settings
+    from adgovernor.audit.report import Report
+
+
+def audit(
+    context: typer.Context,
+    from_folder: Annotated[
+        Path | None, typer.Option("--from", help="Prove a copied history (see --copy-to) instead of Kafka's.")
+    ] = None,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option("--copy-to", help="Copy the whole history to this folder, and prove the copy."),
+    ] = None,
+    store: Annotated[bool, typer.Option(help="Compare Redis with the ledger, too.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Prove every decision and every cent from the ledger; 0 where all holds, 1 where something does not.
+
+    Reads the ledgers and the public topics from their beginnings, proves the chain, decides everything again and
+    compares: bytes, inputs, outputs, side messages, money, and the state in Redis.
+
+    Example: adgovernor audit --json | jq .findings
+    """
+    settings = settings_of(context)
+    report = run_async(_audit(settings, from_folder, copy_to, with_store=store and from_folder is None))
+    if as_json:
+        typer.echo(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2).decode())
+    else:
+        show(report)
+    if not report.green:
+        raise typer.Exit(EXIT_FOUND)
+
+
+async def _audit(
+    settings: Settings, from_folder: Path | None, copy_to: Path | None, *, with_store: bool
+) -> Report:
+    from adgovernor.audit.history import FolderHistory, History, KafkaHistory, copy
+    from adgovernor.audit.verify import audit as prove
+    from adgovernor.stores.redis import RedisStore
+
+    history: History = KafkaHistory(settings.kafka.connection(), settings.prefix)
+    if from_folder is not None:
+        history = FolderHistory(from_folder)
+    elif copy_to is not None:
+        await copy(history, copy_to)
+        history = FolderHistory(copy_to)
+    if not with_store:
+        return await prove(history, settings.prefix, None)
+    store = RedisStore(settings.redis.config(), settings.prefix)
+    try:
+        return await prove(history, settings.prefix, store)
+    finally:
+        await store.close()
+
+
+def show(report: Report) -> None:
+    """Prints a report for a person."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_checks(report))
+    for finding in report.findings:
+        console.print(f"[bold red]{finding.check}[/] {finding.place}: ", end="")
+        console.print(finding.message, markup=False)
+    if report.campaigns:
+        console.print(_campaigns(report))
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(", ".join(f"{number} {what}" for what, number in report.counted.items()), markup=False)
+    console.print("[bold green]green[/]: every number agrees" if report.green else "[bold red]red[/]")
+
+
+def _checks(report: Report) -> Table:
+    from rich.table import Table
+
+    from adgovernor.audit.report import CHECKS
+
+    table = Table(title="Audit", title_justify="left")
+    table.add_column("check")
+    table.add_column("proves")
+    table.add_column("result")
+    for name, proves in CHECKS.items():
+        if report.found[name]:
+            result = f"[red]{report.found[name]} findings[/]"
+        elif name in report.skipped:
+            result = f"skipped: {report.skipped[name]}"
+        else:
+            result = "[green]holds[/]"
+        table.add_row(name, proves, result)
+    return table
+
+
+def _campaigns(report: Report) -> Table:
+    from rich.table import Table
+
+    from adgovernor.contracts.money import decimal_of
+
+    table = Table(title="topped up = unleased + in flight + lease + reserved + spent", title_justify="left")
+    names = ("topped_up", "unleased", "in_flight", "lease", "reserved", "spent", "unfunded")
+    table.add_column("campaign")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for campaign, row in sorted(report.campaigns.items()):
+        table.add_row(campaign, *(str(decimal_of(row[f"{name}_micros"])) for name in names))
+    return table
