@@ -28,14 +28,17 @@ def test_create_fills_what_is_not_given() -> None:
 
 def test_create_keeps_what_is_given() -> None:
     """Nothing that was said is made up again."""
-    given = {
-        "session_id": "s",
-        "request_id": "r",
-        "correlator": 7,
-        "timestamp": NOON,
-        "cachebusting": "12345678",
-    }
-    context = SessionContext.create(**given, user_id="u", cookies={"a": "1"}, metadata={"b": 2, "a": 1})
+    context = SessionContext.create(
+        session_id="s",
+        request_id="r",
+        correlator=7,
+        timestamp=NOON,
+        cachebusting="12345678",
+        user_id="u",
+        cookies={"a": "1"},
+        metadata={"b": 2, "a": 1},
+    )
+    assert (context.request_id, context.timestamp, context.user_id) == ("r", NOON, "u")
     assert (context.session_id, context.correlator, context.cachebusting) == ("s", 7, "12345678")
     assert (context.cookies, context.metadata) == ((("a", "1"),), (("a", 1), ("b", 2)))
 
