@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 Micros = Annotated[
     int, Field(ge=0, le=2**62, description="An amount of money in micro-units of the currency.")
 ]
+LATEST_MS: Final = 253_370_764_800_000
+"""The start of the year 9999 in UTC: the last year whose days, weeks and months every calendar can name."""
 TimeMs = Annotated[
-    int, Field(ge=0, le=2**52, description="A point in time: milliseconds since 1970-01-01 UTC.")
+    int, Field(ge=0, le=LATEST_MS, description="A point in time: milliseconds since 1970-01-01 UTC.")
 ]
 DurationMs = Annotated[int, Field(ge=0, le=2**52, description="A length of time in milliseconds.")]
 T = TypeVar("T")
