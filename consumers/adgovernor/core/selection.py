@@ -207,7 +207,7 @@ def _unknowable(
 ) -> str | None:
     """Why caps cannot be checked: nobody known to count for, or a history that is not known."""
     policies = share.campaign.policies
-    if not known and share.knows_person and (policies.no_identity != "session" or context.session is None):
+    if not known and share.knows_person and (policies.no_identity != "session" or not context.session):
         return "no_identity"
     if degraded and policies.degraded != "open":
         served = len(person.by_scope.get("campaign:" + share.campaign.campaign_id, ()))

@@ -7,7 +7,7 @@ Every change of it is a delta, applied by exactly one method of `UserState`; thi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.events import Click, CompletedView, Impression, OptIn, OptOut
@@ -21,6 +21,8 @@ from adgovernor.core.machine import Input, Poison
 from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
 from adgovernor.core.user_state import UserState, open_key
+
+_NOTHING_KNOWN: Final = {"history": "{}"}
 
 
 class UserShard(UserState):
@@ -98,7 +100,7 @@ class UserShard(UserState):
                 [topics.dlq(event.topic), None, {"reason": what.reason, "message": what.message}]
             )
         elif isinstance(what, Impression | Click | CompletedView):
-            self._engagement(draft, what, event, unknown)
+            self._engagement(draft, what, event, unknown, assumed)
         elif isinstance(what, OptOut | OptIn):
             self._opt(draft, what, event, unknown)
         else:
@@ -168,6 +170,12 @@ class UserShard(UserState):
         if first is not None and first[0] + self.rules.dedupe_ms > self.watermark_ms:
             draft.result = {"kind": "duplicate", "height": first[1], "index": first[2]}
             return
+        opened = self.open_requests.get(request.request_id)
+        if opened is not None:
+            # The person's own, where their history is not known, or another person's of the same id: two
+            # reservations of one name would be one, and its money would be lost.
+            draft.result = {"kind": "duplicate", "height": opened[1], "index": opened[2]}
+            return
         draft.result = {"kind": "decided"}
         latest_ms = self.now_ms + self.rules.skew_ms
         refusal = None
@@ -200,7 +208,12 @@ class UserShard(UserState):
     # ------------------------------------------------------------------ impressions, clicks, views
 
     def _engagement(
-        self, draft: Draft, what: Impression | Click | CompletedView, event: Input, unknown: bool
+        self,
+        draft: Draft,
+        what: Impression | Click | CompletedView,
+        event: Input,
+        unknown: bool,
+        assumed: dict[str, Any] | None,
     ) -> None:
         person = self._person(event.routing, unknown)
         if person is None:
@@ -208,16 +221,22 @@ class UserShard(UserState):
             return
         if what.time_ms <= self.now_ms + self.rules.skew_ms:
             self._advance(what.time_ms - self.rules.lateness_ms)
-        serving = person.find(what.decision_id, what.slot)
+        serving = None if assumed is not None else person.find(what.decision_id, what.slot)
         if serving is not None and serving.time_ms + self.rules.dedupe_ms <= self.watermark_ms:
             serving = None
+        blind = serving is None and (person.ops is not None or assumed is not None)
+        if blind:
+            # Whether this person was served the ad cannot be known; an audit must not know it either.
+            draft.assumed = _NOTHING_KNOWN
         if not isinstance(what, Impression):
             known = serving is not None
             draft.result = {"kind": what.type if known else "orphan", "event": what.type}
             return
         reservation = self.open.get(open_key(what.decision_id, what.slot))
-        if reservation is not None:
-            _, campaign, day, price = reservation
+        if reservation is not None and (
+            blind or (serving is not None and serving.deadline_ms == reservation[0])
+        ):
+            _, campaign, day, price, *_ = reservation
             charged = price if what.price_micros is None else min(price, what.price_micros)
             self.emit(["settle", what.decision_id, what.slot, campaign, day, price, charged])
             draft.result = {"kind": "settled", "campaign": campaign, "day": day, "charged_micros": charged}
@@ -227,8 +246,6 @@ class UserShard(UserState):
                 self._ask(self.shares[campaign], day, 0)
         elif serving is None:
             draft.result = {"kind": "orphan", "event": what.type}
-            if person.ops is not None:
-                draft.assumed = {"history": "{}"}
         elif serving.deadline_ms == SHOWN:
             draft.result = {"kind": "duplicate", "event": what.type}
         else:

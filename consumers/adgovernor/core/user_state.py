@@ -63,8 +63,10 @@ class UserState:
         self.shares: dict[str, CampaignShare] = {}
         self.persons: dict[str, Person] = {}
         """Least recently used first."""
-        self.open: dict[str, tuple[int, str, int, int]] = {}
-        """Open reservations: name → (deadline, campaign, day, price)."""
+        self.open: dict[str, tuple[int, str, int, int, int, int]] = {}
+        """Open reservations: name → (deadline, campaign, day, price, height and index of the decision)."""
+        self.open_requests: dict[str, tuple[int, int, int]] = {}
+        """Decision id → (how many of its reservations are open, height, index)."""
         self._deadlines: list[tuple[int, str, int]] = []
         self.horizon_ms = self.rules.history_ms
         self.now_ms = 0
@@ -198,7 +200,7 @@ class UserState:
         share.dearest_micros = max(share.dearest_micros, pod)
         decision_id = self._request_id
         name = open_key(decision_id, slot)
-        self.open[name] = (deadline_ms, campaign, day, price)
+        self._open(decision_id, name, (deadline_ms, campaign, day, price, self.height, self.index))
         heappush(self._deadlines, (deadline_ms, decision_id, slot))
         self._mark("open", name)
         row = (
@@ -306,9 +308,21 @@ class UserState:
         self.last_report_ms = now_ms
         self.touch_core()
 
+    def _open(self, decision_id: str, name: str, entry: tuple[int, str, int, int, int, int]) -> None:
+        assert name not in self.open, "two reservations of one name"
+        self.open[name] = entry
+        before = self.open_requests.get(decision_id)
+        count = 1 if before is None else before[0] + 1
+        self.open_requests[decision_id] = (count, entry[4], entry[5])
+
     def _close(self, decision_id: str, slot: int) -> None:
         name = open_key(decision_id, slot)
         del self.open[name]
+        count, height, index = self.open_requests[decision_id]
+        if count == 1:
+            del self.open_requests[decision_id]
+        else:
+            self.open_requests[decision_id] = (count - 1, height, index)
         self._mark("open", name)
 
     def _spend(self, campaign: str, day: int, amount: int) -> None:
@@ -346,7 +360,7 @@ class UserState:
         if self.next_deadline_ms() > self.watermark_ms:
             return None
         _, decision_id, slot = heappop(self._deadlines)
-        _, campaign, day, price = self.open[open_key(decision_id, slot)]
+        _, campaign, day, price, *_ = self.open[open_key(decision_id, slot)]
         return decision_id, slot, campaign, day, price
 
     # ------------------------------------------------------------------ the store
@@ -403,10 +417,10 @@ class UserState:
             name: CampaignShare.decode(value) for name, value in fields.get("campaigns", {}).items()
         }
         for name, value in fields.get("open", {}).items():
-            deadline_ms, campaign, day, price = orjson.loads(value)
-            self.open[name] = (deadline_ms, campaign, day, price)
+            entry = orjson.loads(value)
             slot, _, decision_id = name.partition("|")
-            self._deadlines.append((deadline_ms, decision_id, int(slot)))
+            self._open(decision_id, name, tuple(entry))
+            self._deadlines.append((entry[0], decision_id, int(slot)))
         heapify(self._deadlines)
         self._set_horizon()
 
@@ -431,7 +445,7 @@ class UserState:
         if surplus <= 0:
             return 0
         dirty = self._changed.get("users", ())
-        leaving = []
+        leaving: list[str] = []
         for name, person in self.persons.items():
             if len(leaving) == surplus:
                 break

@@ -315,7 +315,7 @@ class World:
         for user in self.users:
             for campaign_id, share in user.shares.items():
                 reserved: dict[int, int] = {}
-                for _, campaign, day, price in user.open.values():
+                for _, campaign, day, price, *_ in user.open.values():
                     if campaign == campaign_id:
                         reserved[day] = reserved.get(day, 0) + price
                 for day, book in share.books.items():
