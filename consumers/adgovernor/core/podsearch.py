@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adgovernor.core.podbound import Model, SearchProblem
-from adgovernor.core.podorder import FIXED, Row, arrange
+from adgovernor.core.podorder import FIXED, MAX_STEPS, Row, arrange
 
 EARLY_NODES = 400
 """Steps given to the first passes. Nine pods in ten are proved within them; the others need a better set first."""
@@ -86,6 +86,7 @@ class _Search:
         self.proved = 0
         self.budget = 0
         self.stopped = False
+        self.unsure = False
         self.stop_at = max_nodes
         self.losses: list[int] = []
         self.choices: list[list[tuple[int, int, int]]] = []
@@ -101,12 +102,8 @@ class _Search:
         self._greedy(plain, seat_each=True)
         budget = max(1, (self.bound - self.best_weight) >> 6)
         improved = False
-        proven = False
-        while not proven:
-            gap = self.bound - self.best_weight - 1
-            if gap < 0:
-                proven = True
-                break
+        proven = True
+        while (gap := self.bound - self.best_weight - 1) >= 0:
             self.stop_at = self.max_nodes if improved else min(self.max_nodes, EARLY_NODES)
             self.budget = min(budget, gap)
             reach = self.budget
@@ -114,6 +111,7 @@ class _Search:
             self._descend(0, 0, 0, 0)
             if self.stopped:
                 if improved or self.nodes > self.max_nodes:
+                    proven = False
                     break
                 # The bound is too loose to lead to the best set soon: better the answer in hand first.
                 improved, self.stopped = True, False
@@ -125,11 +123,12 @@ class _Search:
                     budget = max(1, (self.bound - self.best_weight) >> 5)
                 continue
             if self.bound - self.best_weight - 1 <= reach:
-                proven = True
-            else:
+                proven = not self.unsure
+                break
+            if not self.unsure:
                 # No set within `reach` of the bound beats the best one, so the bound itself comes down.
-                self.proved = self.bound - reach - 1
-                budget *= 4
+                self.proved = min(self.proved, self.bound - reach - 1)
+            budget *= 4
         return self._result(proven)
 
     def _rank(self) -> tuple[list[list[tuple[int, int, int]]], list[int]]:
@@ -273,6 +272,8 @@ class _Search:
             row, steps = arrange(self.row, self.chosen)
             self.nodes += steps
             if row is None:
+                # Giving up on an order is no proof that there is none: nothing more is proved in this run.
+                self.unsure |= steps > MAX_STEPS
                 return False
             self.best_row = row
         self.best_weight = weight

@@ -27,6 +27,13 @@ ENVELOPES: Final[tuple[tuple[str, ...], ...]] = (
 )
 """Where Prebid's test documents keep the request."""
 
+RESPONSE_ENVELOPES: Final[tuple[tuple[str, ...], ...]] = (
+    ("mockBidResponse",),
+    ("expectedBidResponse",),
+    ("response", "bids"),
+)
+"""Where those documents keep a whole response; bidders' tests keep theirs in `httpCalls`."""
+
 DEDUPLICATIONS: Final = range(1, 6)
 NO_DEDUPLICATION: Final = 5
 """AdCOM 1.0, list Pod Deduplication Settings: 1 adomain, 2 category, 3 creative, 4 media file, 5 none."""
@@ -375,9 +382,12 @@ def parse_response(raw: bytes | str | Mapping[str, Any]) -> BidResponse:
     if not isinstance(document, Mapping):
         raise BadOpenRtb("document", "a bid response is a JSON object")
     if "httpCalls" not in document:
-        for name in ("mockBidResponse", "expectedBidResponse", "response"):
-            if isinstance(document.get(name), Mapping):
-                return _validate(BidResponse, document[name], f"{name}.")
+        for path in RESPONSE_ENVELOPES:
+            inner: Any = document
+            for name in path:
+                inner = inner.get(name) if isinstance(inner, Mapping) else None
+            if isinstance(inner, Mapping):
+                return _validate(BidResponse, inner, ".".join(path) + ".")
         return _validate(BidResponse, document, "")
     bodies = []
     for number, call in enumerate(document["httpCalls"]):

@@ -133,6 +133,9 @@ def test_responses_are_found_in_test_documents() -> None:
     ]
     response = parse_response({"httpCalls": calls})
     assert ([bid.id for bid in response.bids()], response.cur) == (["a", "b"], "EUR")
+    inner = {"seatbid": [{"bid": [{"id": "c", "impid": "1", "price": 1}]}]}
+    for document in (inner, {"expectedBidResponse": inner}, {"response": {"bids": inner}}):
+        assert [bid.id for bid in parse_response(document).bids()] == ["c"]
     calls[1]["mockResponse"]["body"]["cur"] = "USD"
     with pytest.raises(BadOpenRtb, match="several currencies"):
         parse_response({"httpCalls": calls})
