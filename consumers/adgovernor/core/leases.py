@@ -54,6 +54,7 @@ class CampaignShare:
         "books",
         "campaign",
         "caps",
+        "caps_categories",
         "categories",
         "changed",
         "daily",
@@ -109,6 +110,7 @@ class CampaignShare:
         self.caps = tuple(
             CompiledCap(cap, campaign.campaign_id, campaign.account_id) for cap in campaign.caps
         )
+        self.caps_categories = any(cap.scope == "category" for cap in campaign.caps)
         self.knows_person = any(cap.window != "pod" for cap in campaign.caps)
         """Its caps need to know whom they count for."""
         self._day = (0, 0, 0)

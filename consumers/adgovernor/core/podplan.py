@@ -31,11 +31,13 @@ class Entry(Protocol):
     """What of a candidate the plan needs."""
 
     candidate: Any
-    categories: list[str]
     day: int
     price: int
     reasons: list[dict[str, Any]] | None
     share: CampaignShare | None
+
+    @property
+    def categories(self) -> list[str]: ...
 
 
 def slots_of(request: AdRequest) -> int:

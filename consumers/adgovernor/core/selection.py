@@ -16,6 +16,7 @@ from adgovernor.core.leases import STATUS_CODES, CampaignShare
 if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
 
+_NO_CATEGORIES: Final[list[str]] = []
 _OUTBID: Final = [{"code": "outbid"}]
 _UNKNOWN: Final = [{"code": "unknown_campaign"}]
 
@@ -23,7 +24,7 @@ _UNKNOWN: Final = [{"code": "unknown_campaign"}]
 class _Entry:
     """A candidate under consideration."""
 
-    __slots__ = ("candidate", "categories", "day", "price", "reasons", "share", "won")
+    __slots__ = ("_categories", "candidate", "day", "price", "reasons", "share", "won")
 
     def __init__(self, candidate: Candidate, share: CampaignShare | None) -> None:
         self.candidate = candidate
@@ -32,7 +33,17 @@ class _Entry:
         self.reasons: list[dict[str, Any]] | None = None
         self.day = 0
         self.price = 0
-        self.categories: list[str] = []
+        self._categories: list[str] | None = None
+
+    @property
+    def categories(self) -> list[str]:
+        """The campaign's categories and the creative's; most requests never need them for most candidates."""
+        if self._categories is None:
+            assert self.share is not None
+            self._categories = self.share.categories
+            if self.candidate.categories:
+                self._categories = list(dict.fromkeys([*self._categories, *self.candidate.categories]))
+        return self._categories
 
 
 class Selector:
@@ -120,10 +131,6 @@ class Selector:
             entry.price = share.price if price is None else price
             if share.daily:
                 entry.day = share.day_of(time_ms)
-            if candidate.categories:
-                entry.categories = list(dict.fromkeys([*share.categories, *candidate.categories]))
-            else:
-                entry.categories = share.categories
         return entries
 
     def _reserve(self, slot: int, entry: _Entry, labels: tuple[str, ...], time_ms: int) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class Cap(Contract):
 
     ``rolling``: any ``length_ms``, exact to the millisecond, half-open. ``calendar``: the account's day, ISO
     week or month, named by ``length_ms`` of 1, 7 or 28-31 days (the words ``day``, ``week`` and ``month`` are
-    read as these). ``lifetime``, ``pod`` (one request) and ``stream`` (one session) have no length.
+    read as these). The word ``cooldown`` with a ``length_ms`` is read as a rolling cap of 1: at least so long between
+    two servings. ``lifetime``, ``pod`` (one request) and ``stream`` (one session) have no length.
     """
 
     scope: Literal["creative", "campaign", "advertiser", "category", "label"] = "campaign"
@@ -37,6 +38,8 @@ class Cap(Contract):
     @classmethod
     def _calendar_words(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            if value.get("window") == "cooldown":
+                return {**value, "window": "rolling", "limit": 1}
             word = str(value.get("window", "")).removeprefix("calendar").lstrip("_-: ")
             if word in _CALENDAR_LENGTHS:
                 return {**value, "window": "calendar", "length_ms": _CALENDAR_LENGTHS[word]}
