@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.contracts.ledger import (
@@ -35,6 +37,8 @@ from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.takeover import Memory, take_over
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import Store
+
+_log = structlog.get_logger(__name__)
 
 _STEADY_BLOCKS = 16
 """After so many accepted blocks in a row, earlier failures are forgotten."""
@@ -183,8 +187,10 @@ class ShardEngine:
                     await self._finish(tenure)
                 except StartOver as lost:
                     claim, reason = claim or lost.claim, lost.reason
+                    _log.info("the shard starts over from the ledger", shard=self.shard, why=str(lost))
                 except Unavailable as error:
-                    reason = f"unavailable: {error}"
+                    reason = "unavailable"
+                    _log.warning("the shard cannot go on, trying again", shard=self.shard, why=str(error))
                 finally:
                     if self._tenure is not None:
                         if self._tenure.accepted >= _STEADY_BLOCKS:
@@ -255,7 +261,7 @@ class ShardEngine:
             await world.nudged(settings.idle_wait_s)
             return True
         if not trail.away:
-            if tenure.memory.machine.unloaded():
+            if trail.assumed:
                 # The store is back. States that were assumed meanwhile are read and written before anything else.
                 await self._catch_up(tenure)
                 return True
@@ -279,6 +285,7 @@ class ShardEngine:
         except Unavailable:
             trail.went_away()
             return
+        trail.assumed = False
         for name, value in zip(names, values, strict=True):
             machine.load(name, value)
         trail.note(machine.take_changes())
@@ -380,8 +387,8 @@ class ShardEngine:
         if self._stopping and unknown:
             inbox.put_back(chunk)
             return
-        if memory.trail.away:
-            unknown = unknown.union(machine.unloaded())
+        if unknown:
+            memory.trail.assumed = True
         read = loop.time()
 
         now_ms, drained = self._time(tenure, chunk)

@@ -26,6 +26,8 @@ class Trail:
 
     Attributes:
         confirmed: where the store is known to be; None while it could not be asked at all.
+        assumed: states were decided on without being read, so that some may have no base in memory. Nothing is
+            written before they do.
     """
 
     def __init__(self, world: World, machine: Machine, spine: Spine, confirmed: Tip | None) -> None:
@@ -33,6 +35,7 @@ class Trail:
         self._machine = machine
         self._spine = spine
         self.confirmed = confirmed
+        self.assumed = False
         self._attempted: set[Tip] = set()
         self._dirty: dict[str, set[str]] = {}
         self._flying: dict[str, set[str]] = {}
@@ -103,8 +106,7 @@ class Trail:
             return
         if self._task is not None and not self._task.done():
             return
-        spine, machine = self._spine, self._machine
-        if self.confirmed == spine.tip or machine.unloaded():
+        if self.confirmed == self._spine.tip or self.assumed:
             return
         self._begin()
 
@@ -225,10 +227,12 @@ class Trail:
         if self.confirmed is None or self.confirmed.height == 0:
             # The fold began with the ledger and nothing has left memory since, so what is not there does not exist.
             return [None] * len(states)
+        # A call in flight may be answered before this read is, which may have been served before that call.
+        before = {self.confirmed, *self._attempted}
         meta, values = await world.store.read_fields(world.shard, USERS, states)
         self._away_since = None
         tip = NOTHING if meta is None else meta.tip
-        if not self.holds(tip):
+        if tip not in before and not self.holds(tip):
             raise StartOver(
                 "store", f"states were read at height {tip.height}, which this owner did not write"
             )

@@ -254,12 +254,18 @@ class Worker:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=_CANCEL_S)
+        errors = []
         for shard, running in leaving.items():
             if running.task.done() and not running.task.cancelled():
-                await self._ended(shard, running.task)
+                try:
+                    await self._ended(shard, running.task)
+                except Exception as error:  # noqa: BLE001 - raised below, once every shard has been let go
+                    errors.append(error)
             else:
                 del self._running[shard]
                 await running.log.close()
+        if errors:
+            raise errors[0]
 
     # --- The group --------------------------------------------------------------------------------------------
 
@@ -296,13 +302,15 @@ class Worker:
         for task in background:
             if task.get_name() != "inputs":
                 task.cancel()
-        await self._stop_engines(list(self._running), self._engine_settings.stop_deadline_s)
-        for task in background:
-            task.cancel()
-        if background:
-            await asyncio.wait(background, timeout=_CANCEL_S)
-        if self._inputs is not None:
-            await self._inputs.commit(positions)
-            await self._inputs.stop()
-        if self._readers is not None:
-            await self._readers.close()
+        try:
+            await self._stop_engines(list(self._running), self._engine_settings.stop_deadline_s)
+        finally:
+            for task in background:
+                task.cancel()
+            if background:
+                await asyncio.wait(background, timeout=_CANCEL_S)
+            if self._inputs is not None:
+                await self._inputs.commit(positions)
+                await self._inputs.stop()
+            if self._readers is not None:
+                await self._readers.close()
