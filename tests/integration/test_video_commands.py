@@ -222,7 +222,7 @@ def test_lines_for_people(server: AdServer) -> None:
     text = run(vast_app, server, "resolve", "http://t/a", "--no-fire").stdout
     assert "categories cat" in text
     assert "error 100" in text
-    assert "told http://e/w?100" in text
+    assert "Error http://e/w?100" in text
     text = run(vmap_app, server, "show", "http://t/v", "--fetch", "--no-fire").stdout
     assert "break mid at 75 s: AdTagURI, 2" in text
     assert "warning: timeOffset" in text

@@ -234,7 +234,7 @@ def _error_lines(errors: list[Json], messages: list[str]) -> Iterator[str]:
     for index, error in enumerate(errors):
         reason = f": {messages[index]}" if index < len(messages) else ""
         yield f"error {error['code']}{reason}"
-        yield from (f"  told {url}" for url in error["urls"])
+        yield from (f"  Error {url}" for url in error["urls"])
 
 
 def vmap_lines(answer: Json) -> Iterator[str]:

@@ -31,7 +31,7 @@ class FetchLimits:
     """Bounds of one fetch. A hop is one document with all its redirects."""
 
     hop_timeout_ms: int = 5_000
-    max_body_bytes: int = 4 * 1024 * 1024
+    max_body_bytes: int = 2 * 1024 * 1024
     max_url_chars: int = 16_384
     max_redirects: int = 5
 

@@ -136,11 +136,18 @@ class _CheckedPool(httpx.AsyncBaseTransport):
 class HttpxTransport:
     """Sends requests with httpx to addresses that *policy* admits.
 
-    *ca_file* names a PEM file of authorities to trust instead of the usual ones. Proxies and credentials from the
+    *ca_file* names a PEM file of authorities to trust instead of the usual ones; *user_agent* says who asks where the
+    request does not (the device's own goes in X-Device-User-Agent). Proxies and credentials from the
     environment are not used: a proxy would connect where the address check cannot see.
     """
 
-    def __init__(self, policy: AddressPolicy | None = None, *, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        policy: AddressPolicy | None = None,
+        *,
+        ca_file: Path | None = None,
+        user_agent: str = "adgovernor",
+    ) -> None:
         tls = (
             ssl.create_default_context(cafile=str(ca_file))
             if ca_file is not None
@@ -150,6 +157,7 @@ class HttpxTransport:
             transport=_CheckedPool(policy or AddressPolicy(), tls),
             follow_redirects=False,
             trust_env=False,
+            headers={"User-Agent": user_agent},
             timeout=None,  # noqa: S113 - one deadline over the whole exchange is set around each request
         )
 

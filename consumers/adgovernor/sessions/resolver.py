@@ -50,7 +50,7 @@ class ChainLimits:
     """Bounds of one resolution: Wrapper follow-ups in a row, documents in all, and its time."""
 
     max_wrappers: int = 5
-    max_documents: int = 100
+    max_documents: int = 64
     total_timeout_ms: int = 20_000
     max_concurrent: int = 8
 

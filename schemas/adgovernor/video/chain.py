@@ -6,11 +6,22 @@ Pure: which documents to fetch is decided elsewhere; here is what a chain means 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
-from adgovernor.video.model import Ad, Companion, Creative, InLine, Linear, NonLinear, Verification, Wrapper
+from adgovernor.video.model import (
+    Ad,
+    Category,
+    Companion,
+    Creative,
+    InLine,
+    Linear,
+    NonLinear,
+    Tracking,
+    Verification,
+    Wrapper,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,43 +117,36 @@ class ResolvedAd:
     @property
     def tracking(self) -> dict[str, tuple[TrackedUri, ...]]:
         """Every linear tracking address of the chain, by event key (``progress@00:00:10``)."""
-        keys = dict.fromkeys(
-            tracking.key
-            for ad in (self.inline, *(hop.wrapper for hop in reversed(self.hops)))
-            for linear in _linears(ad)
-            for tracking in linear.tracking
-        )
-        return {key: self.tracking_for(key) for key in keys}
+        return self._by_event(lambda ad: (found for linear in _linears(ad) for found in linear.tracking))
 
-    def tracking_for(self, key: str) -> tuple[TrackedUri, ...]:
-        """The linear tracking addresses of the event *key*."""
-        return self._gather(
-            lambda ad: [
-                tracking.uri for linear in _linears(ad) for tracking in linear.tracking if tracking.key == key
-            ]
+    @property
+    def nonlinear_tracking(self) -> dict[str, tuple[TrackedUri, ...]]:
+        """Every nonlinear tracking address of the chain, by event."""
+        return self._by_event(
+            lambda ad: (found for creative in ad.creatives for found in creative.nonlinear_tracking)
         )
 
     @property
     def tracking_counts(self) -> dict[str, int]:
         """How many linear tracking addresses each event has."""
         ads = (self.inline, *(hop.wrapper for hop in reversed(self.hops)))
-        return dict(Counter(t.key for ad in ads for linear in _linears(ad) for t in linear.tracking))
+        return dict(Counter(found.key for ad in ads for linear in _linears(ad) for found in linear.tracking))
 
-    @property
-    def nonlinear_tracking(self) -> dict[str, tuple[TrackedUri, ...]]:
-        """Every nonlinear tracking address of the chain, by event."""
-        ads = (self.inline, *(hop.wrapper for hop in reversed(self.hops)))
-        keys = dict.fromkeys(
-            t.key for ad in ads for creative in ad.creatives for t in creative.nonlinear_tracking
+    def tracking_for(self, key: str) -> tuple[TrackedUri, ...]:
+        """The linear tracking addresses of the event *key*."""
+        return self._gather(
+            lambda ad: [found.uri for linear in _linears(ad) for found in linear.tracking if found.key == key]
         )
-        return {
-            key: self._gather(
-                lambda ad, key=key: [  # type: ignore[misc]
-                    t.uri for creative in ad.creatives for t in creative.nonlinear_tracking if t.key == key
-                ]
-            )
-            for key in keys
-        }
+
+    def _by_event(self, read: Callable[[Ad], Iterable[Tracking]]) -> dict[str, tuple[TrackedUri, ...]]:
+        """What *read* finds along the chain, nearest the InLine first, in one pass however many events there are."""
+        parts: list[tuple[Ad, str]] = [(self.inline, self.base_url)]
+        parts += [(hop.wrapper, hop.base_url) for hop in reversed(self.hops)]
+        found: dict[str, list[TrackedUri]] = {}
+        for ad, base_url in parts:
+            for tracking in read(ad):
+                found.setdefault(tracking.key, []).append(TrackedUri(tracking.uri, base_url))
+        return {key: tuple(uris) for key, uris in found.items()}
 
     @property
     def click_through(self) -> TrackedUri | None:
@@ -194,18 +198,23 @@ class ResolvedAd:
 
     @property
     def blocked_category(self) -> str | None:
-        """The InLine category that a Wrapper above it blocks (§3.19.2), if any."""
+        """The InLine category that a Wrapper above it blocks (§3.19.2), if any.
+
+        Categories are compared within one authority's list; one that names no authority is taken at its word.
+        """
+        blocked: dict[str, set[str | None]] = {}
         for hop in self.hops:
-            for blocked in hop.wrapper.blocked_categories:
-                for category in self.inline.categories:
-                    if category.value == blocked.value and _same_list(category.authority, blocked.authority):
-                        return category.value
+            for category in hop.wrapper.blocked_categories:
+                blocked.setdefault(category.value, set()).add(_authority(category))
+        for category in self.inline.categories:
+            lists = blocked.get(category.value)
+            if lists and (None in lists or _authority(category) is None or _authority(category) in lists):
+                return category.value
         return None
 
 
-def _same_list(first: str | None, second: str | None) -> bool:
-    """Whether two categories are of one authority's list; one that names none is taken at its word."""
-    return first is None or second is None or first.rstrip("/").lower() == second.rstrip("/").lower()
+def _authority(category: Category) -> str | None:
+    return None if category.authority is None else category.authority.rstrip("/").lower()
 
 
 def _linears(ad: Ad) -> Iterator[Linear]:

@@ -33,7 +33,6 @@ from adgovernor.video.xmltree import (
     Reader,
     XmlRefusedError,
     local_name,
-    namespace,
     parse_integer,
     parse_xml,
 )
@@ -243,11 +242,3 @@ def _categories(reader: Reader, ad: Element, name: str) -> Iterator[Category]:
         for value in values:
             if value:
                 yield Category(value, Reader.attribute(element, "authority"))
-
-
-def namespace_warning(root: Element) -> str | None:
-    """What to say of a VAST root in a namespace that is not the IAB's; None when all is well."""
-    uri = namespace(root)
-    if uri is None or "iab" in uri.lower():
-        return None
-    return f"namespace {uri!r} is not the IAB's"

@@ -295,6 +295,7 @@ async def test_the_host_header_is_the_name_that_was_asked() -> None:
         async with HttpxTransport(policy) as transport:
             await Fetcher(transport).fetch("http://ads.example/x")
         assert server.seen[0].header("host") == "ads.example"
+        assert server.seen[0].header("user-agent") == "adgovernor"
 
 
 async def test_cookies_of_one_session_do_not_reach_another() -> None:
