@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Literal
 
 from adgovernor.stores.base import Meta, Store, Tip
 from adgovernor.stores.redis import RedisStore
@@ -29,16 +29,12 @@ def meta(height: int, spine: bytes = b"spine") -> Meta:
 async def forget(store: RedisStore) -> None:
     """Removes every key under the store's prefix."""
     pattern = store.key("*", "*")
-    for node in await store.client.primaries():
-        cursor: Any = 0
+    for node in await store.client.nodes():
+        cursor = 0
         while True:
-            cursor, keys = await store.client.command(
-                "SCAN", cursor, "MATCH", pattern, "COUNT", 1000, node=node
-            )
-            # The Cluster client gives a cursor for each node asked.
-            (cursor,) = cursor.values() if isinstance(cursor, dict) else (cursor,)
+            cursor, keys = await store.client.command(node, "SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
             for key in keys:
-                await store.client.command("UNLINK", key, node=node)
+                await store.client.command(node, "UNLINK", key)
             if int(cursor) == 0:
                 break
 
@@ -71,6 +67,7 @@ class Proxy:
         self.mode: Literal["pass", "lose_reply", "lose_request", "hold_reply"] = "pass"
         self.requests = bytearray()
         """All that clients sent, passed on or not."""
+        self._more = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Proxy]:
@@ -81,6 +78,12 @@ class Proxy:
             yield self
         finally:
             server.close()
+
+    async def seen(self, text: bytes, times: int = 1) -> None:
+        """Waits until clients have sent this so often."""
+        while self.requests.count(text) < times:
+            self._more.clear()
+            await self._more.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
@@ -97,6 +100,7 @@ class Proxy:
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 20):
             self.requests += data
+            self._more.set()
             if self.mode == "lose_request":
                 self.mode = "pass"
                 return

@@ -98,8 +98,8 @@ class RedisStore:
 
     async def ping(self) -> None:
         """See `Store.ping`. Of a Cluster every node that takes writes must answer."""
-        for node in await self.client.primaries():
-            await self.client.command("PING", node=node)
+        for node in await self.client.nodes():
+            await self.client.command(node, "PING")
 
     async def check(self) -> list[Finding]:
         """What is right and wrong with the servers' set-up, each with how to mend it. Raises nothing that a
@@ -110,7 +110,7 @@ class RedisStore:
         """Forgets a shard, whatever is there: for shards that were made to try something."""
         present = await self.read_meta(shard)
         await self.reset(shard, None if present is None else present.tip, Meta(NOTHING, b""))
-        await self.client.command("UNLINK", self.key(shard, "meta"))
+        await self.client.command(self.key(shard, "meta"), "UNLINK", self.key(shard, "meta"))
 
     async def close(self) -> None:
         """See `Store.close`."""

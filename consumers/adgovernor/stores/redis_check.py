@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.contracts.errors import Unavailable
 from adgovernor.stores.base import Finding, Meta, Tip
 
 if TYPE_CHECKING:
@@ -24,12 +24,11 @@ _FULL: Final = 0.8
 async def examine(store: RedisStore) -> list[Finding]:
     """All findings, the worst first. A server that cannot be reached is a finding as well."""
     client = store.client
+    findings = []
     try:
-        findings = []
-        nodes = await client.primaries()
-        for node in nodes:
-            info = await client.command("INFO", node=node)
-            name = client.place() if node is None else f"{node.host}:{node.port}"
+        for node in await client.nodes():
+            info = await client.command(node, "INFO")
+            name = client.place() if client.config.topology == "sentinel" else f"{node[0]}:{node[1]}"
             findings += [
                 _version(name, info),
                 _role(name, info),
@@ -40,14 +39,13 @@ async def examine(store: RedisStore) -> list[Finding]:
             ]
         findings.append(await _rights(store))
     except Unavailable as error:
-        findings = [Finding("error", "connection", str(error), _mend_connection(str(error)))]
-    except BadSettings as error:
-        findings = [Finding("error", "layout", str(error), "use another prefix, or delete these keys")]
+        subject = "rights" if findings else "connection"
+        findings.append(Finding("error", subject, str(error), _mend(str(error))))
     order = ("error", "warning", "ok")
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
-def _mend_connection(message: str) -> str:
+def _mend(message: str) -> str:
     """Redis says why in the first word of its answer, and only there."""
     hints = {
         "NOAUTH": "set the password of Redis",
@@ -58,13 +56,15 @@ def _mend_connection(message: str) -> str:
         "CERTIFICATE": "name the authority that signed the server's certificate, and use the host name in it",
         "SSL": "use rediss:// for servers with TLS, redis:// for those without",
         "No master found": "correct the master's name, or wait until the Sentinels have elected one",
-        "Cluster mode is not enabled": "use redis:// in place of redis+cluster://",
+        "cluster support disabled": "use redis:// in place of redis+cluster://",
         "MOVED": "use redis+cluster:// in place of redis://",
+        "READONLY": "name the master, or use redis+sentinel://",
+        "maxmemory": "give the server more memory",
         "LOADING": "wait until the server has read its data from disk",
     }
     return next(
         (hint for sign, hint in hints.items() if sign.lower() in message.lower()),
-        "start the server, or correct host and port; look whether a firewall is between",
+        "start the server, or correct host and port; use rediss:// where it has TLS and redis:// where it has none",
     )
 
 

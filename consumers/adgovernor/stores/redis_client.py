@@ -1,4 +1,4 @@
-"""How this project reaches a Redis: one server, one behind Sentinel, or a Cluster; nothing else knows the client.
+"""How this project reaches a Redis: one server, one behind Sentinel, or a Cluster; nothing else knows how.
 
 What lives here: addresses, credentials, time-outs, the one way to run a script, and the translation of the
 client's errors into `Unavailable`. What never does: keys, layouts and rules.
@@ -11,15 +11,15 @@ and are followed: a Cluster's redirection, and "no such script".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import hiredis
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
@@ -29,10 +29,11 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.typing import EncodableT
 
 from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.stores.redis_cluster import Address, Cluster
 
 Topology = Literal["single", "sentinel", "cluster"]
 Argument = str | bytes | int
@@ -73,7 +74,7 @@ class RedisConfig:
         timeout_s: longest wait for a free connection, and for each reply.
     """
 
-    hosts: tuple[tuple[str, int], ...]
+    hosts: tuple[Address, ...]
     topology: Topology = "single"
     master: str = ""
     db: int = 0
@@ -146,7 +147,7 @@ def _split(url: str) -> tuple[str, str, str, str]:
     return parts.scheme, credentials, places, parts.path
 
 
-def _place(text: str, default_port: int) -> tuple[str, int]:
+def _place(text: str, default_port: int) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, port = text, str(default_port)
@@ -177,7 +178,7 @@ class RedisClient:
     def __init__(self, config: RedisConfig) -> None:
         self.config = config
         self._sentinel: Sentinel | None = None
-        self._client: Any = self._connect()
+        self._servers: Redis | Cluster = self._connect()
         self._gate = asyncio.Semaphore(config.connections)
         self._closed = False
 
@@ -189,44 +190,21 @@ class RedisClient:
         """
         call = (len(keys), *keys, *arguments)
         try:
-            return await self.command("EVALSHA", script.sha, *call)
+            return await self._send(keys[0], ("EVALSHA", script.sha, *call))
         except NoScriptError:
             # This answer says for certain that nothing was done, so this is no blind repetition.
-            return await self.command("EVAL", script.source, *call)
+            return await self._send(keys[0], ("EVAL", script.source, *call))
 
-    async def command(self, *command: Argument, node: ClusterNode | None = None) -> Any:
-        """Sends one command, once; at a Cluster to the node of its key, or to ``node``."""
-        if self._closed:
-            raise Unavailable("Redis: this client is closed")
-        options = {} if node is None else {"target_nodes": node}
-        try:
-            async with asyncio.timeout(self.config.timeout_s):
-                await self._gate.acquire()
-        except TimeoutError as error:
-            raise Unavailable(f"Redis: all {self.config.connections} connections are busy") from error
-        try:
-            return await self._client.execute_command(*command, **options)
-        except NoScriptError:
-            raise
-        except ResponseError as error:
-            if refused_by_script(error):
-                raise
-            raise Unavailable(f"Redis at {self.place()}: {error}") from error
-        except (RedisError, RedisClusterException, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise Unavailable(f"Redis at {self.place()}: {reason}") from error
-        finally:
-            self._gate.release()
+    async def command(self, at: str | Address, *command: Argument) -> Any:
+        """Sends one command, once: to the node of a key, or to a node that `nodes` named."""
+        return await self._send(at, command)
 
-    async def primaries(self) -> list[ClusterNode | None]:
-        """The Cluster's nodes that take writes; the one place `None` where there is no Cluster."""
-        if not isinstance(self._client, RedisCluster):
-            return [None]
-        try:
-            await self._client.initialize()
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise Unavailable(f"Redis at {self.place()}: {error}") from error
-        return list(self._client.get_primaries())
+    async def nodes(self) -> list[Address]:
+        """The nodes that take writes. Behind Sentinel that is whoever is the master when it is asked."""
+        if not isinstance(self._servers, Cluster):
+            return [self.config.hosts[0]]
+        async with self._asking():
+            return await self._servers.nodes()
 
     def place(self) -> str:
         """Where Redis is, for people; without credentials."""
@@ -236,64 +214,73 @@ class RedisClient:
     async def close(self) -> None:
         """Lets all connections go. Calls after it raise `Unavailable`."""
         self._closed = True
-        await self._client.aclose()
+        await (self._servers.close() if isinstance(self._servers, Cluster) else self._servers.aclose())
         if self._sentinel is not None:
             await self._sentinel.aclose()
 
-    def _connect(self) -> Any:
-        config = self.config
-        options = self._options() | {"username": config.username, "password": config.password}
-        if config.topology == "cluster":
-            return self._cluster(options)
-        secure = config.tls is not None
-        if config.topology == "single":
-            host, port = config.hosts[0]
-            pool = ConnectionPool(
-                connection_class=_PackedSecure if secure else _Packed,
-                max_connections=config.connections,
-                host=host,
-                port=port,
-                db=config.db,
-                **options,
-            )
-            return Redis.from_pool(pool)
-        self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            config.hosts,
-            sentinel_kwargs=self._options()
-            | {"username": config.sentinel_username, "password": config.sentinel_password, "ssl": secure},
-        )
-        return Redis.from_pool(
-            SentinelConnectionPool(  # type: ignore[no-untyped-call]
-                config.master,
-                self._sentinel,
-                connection_class=_PackedManagedSecure if secure else _PackedManaged,
-                max_connections=config.connections,
-                db=config.db,
-                **options,
-            )
-        )
+    async def _send(self, at: str | Address, command: tuple[Argument, ...]) -> Any:
+        async with self._asking():
+            if not isinstance(self._servers, Cluster):
+                return await self._servers.execute_command(*command)  # type: ignore[no-untyped-call]
+            if isinstance(at, str):
+                return await self._servers.execute(at, command)
+            return await self._servers.execute_at(at, command)
 
-    def _cluster(self, options: dict[str, Any]) -> RedisCluster:
-        secure = self.config.tls is not None
-        client = RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in self.config.hosts],
-            max_connections=self.config.connections,
-            ssl=secure,
-            **options,
-        )
-        # The Cluster client has no parameter for its connections' class. Where a version stops looking here, the
-        # only loss is speed.
+    @contextlib.asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Waits for its turn, so that no pool ever runs out, and makes `Unavailable` of what is not an answer."""
+        if self._closed:
+            raise Unavailable("Redis: this client is closed")
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                await self._gate.acquire()
+        except TimeoutError as error:
+            raise Unavailable(f"Redis: all {self.config.connections} connections are busy") from error
+        try:
+            yield
+        except NoScriptError:
+            raise
+        except (RedisError, OSError) as error:
+            if isinstance(error, ResponseError) and refused_by_script(error):
+                raise
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"Redis at {self.place()}: {reason}") from error
+        finally:
+            self._gate.release()
+
+    def _connect(self) -> Redis | Cluster:
+        config = self.config
+        secure = config.tls is not None
+        options = self._options() | {
+            "username": config.username,
+            "password": config.password,
+            "db": config.db,
+        }
+        if config.topology == "sentinel":
+            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
+                config.hosts,
+                sentinel_kwargs=self._options()
+                | {"username": config.sentinel_username, "password": config.sentinel_password, "ssl": secure},
+            )
+            kind: type[Connection] = _PackedManagedSecure if secure else _PackedManaged
+            return Redis.from_pool(
+                SentinelConnectionPool(  # type: ignore[no-untyped-call]
+                    config.master, self._sentinel, connection_class=kind, **options
+                )
+            )
         kind = _PackedSecure if secure else _Packed
-        client.connection_kwargs["connection_class"] = kind
-        for node in client.startup_nodes:
-            node.connection_class = kind
-        return client
+
+        def connect(host: str, port: int) -> Redis:
+            return Redis.from_pool(ConnectionPool(connection_class=kind, host=host, port=port, **options))
+
+        return Cluster(config.hosts, connect) if config.topology == "cluster" else connect(*config.hosts[0])
 
     def _options(self) -> dict[str, Any]:
         """What is the same towards every server."""
         options: dict[str, Any] = {
             "protocol": _RESP,
             "retry": Retry(NoBackoff(), 0),
+            "max_connections": self.config.connections,
             "socket_connect_timeout": self.config.connect_timeout_s,
             "socket_timeout": self.config.timeout_s,
             "socket_keepalive": True,
