@@ -21,44 +21,45 @@ from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import Gap
 from adgovernor.subscribe.deadletters import DeadLetter
-from adgovernor.subscribe.kafka import PartitionReader, RawMessage
+from adgovernor.subscribe.kafka import PartitionReader, RawMessage, ReadableLog, Reader
 from adgovernor.subscribe.position import START, Position, dump_positions, load_positions
 from adgovernor.subscribe.subscriber import Subscriber
 
+Source = KafkaConnection | str | ReadableLog
+"""Where events are read from: Kafka's ``host:port``, a connection, or another log."""
 
-def decisions(connection: KafkaConnection | str, **options: Any) -> Subscriber[Decision]:
+
+def decisions(connection: Source, **options: Any) -> Subscriber[Decision]:
     """Decisions. ``options`` are those of `Subscriber`, here and below."""
     return Subscriber(connection, topics.DECISIONS, **options)
 
 
-def campaign_changes(connection: KafkaConnection | str, **options: Any) -> Subscriber[CampaignChange]:
+def campaign_changes(connection: Source, **options: Any) -> Subscriber[CampaignChange]:
     """What became of each campaign command."""
     return Subscriber(connection, topics.CAMPAIGN_CHANGES, **options)
 
 
-def budget_exhausted(connection: KafkaConnection | str, **options: Any) -> Subscriber[BudgetExhausted]:
+def budget_exhausted(connection: Source, **options: Any) -> Subscriber[BudgetExhausted]:
     """Campaigns that have less than one price left."""
     return Subscriber(connection, topics.BUDGET_EXHAUSTED, **options)
 
 
-def budget_thresholds(connection: KafkaConnection | str, **options: Any) -> Subscriber[BudgetThreshold]:
+def budget_thresholds(connection: Source, **options: Any) -> Subscriber[BudgetThreshold]:
     """Shares of budgets that are spent."""
     return Subscriber(connection, topics.BUDGET_THRESHOLDS, **options)
 
 
-def campaigns_paused(connection: KafkaConnection | str, **options: Any) -> Subscriber[CampaignPaused]:
+def campaigns_paused(connection: Source, **options: Any) -> Subscriber[CampaignPaused]:
     """Campaigns that stopped being served."""
     return Subscriber(connection, topics.CAMPAIGN_PAUSED, **options)
 
 
-def campaigns_resumed(connection: KafkaConnection | str, **options: Any) -> Subscriber[CampaignResumed]:
+def campaigns_resumed(connection: Source, **options: Any) -> Subscriber[CampaignResumed]:
     """Campaigns that are served again."""
     return Subscriber(connection, topics.CAMPAIGN_RESUMED, **options)
 
 
-def dead_letters(
-    connection: KafkaConnection | str, input_topic: str, **options: Any
-) -> Subscriber[DeadLetter]:
+def dead_letters(connection: Source, input_topic: str, **options: Any) -> Subscriber[DeadLetter]:
     """Inputs of a topic that no shard could use."""
     return Subscriber(connection, topics.dlq(input_topic), **options)
 
@@ -71,6 +72,9 @@ __all__ = [
     "PartitionReader",
     "Position",
     "RawMessage",
+    "ReadableLog",
+    "Reader",
+    "Source",
     "Subscriber",
     "budget_exhausted",
     "budget_thresholds",

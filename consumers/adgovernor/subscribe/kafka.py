@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
@@ -37,6 +37,34 @@ class RawMessage:
     headers: tuple[tuple[str, bytes], ...]
 
 
+class Reader(Protocol):
+    """Reads partitions of one topic by offset; `PartitionReader` documents each name."""
+
+    next: dict[int, int]
+    beginnings: dict[int, int]
+
+    @property
+    def full_name(self) -> str: ...
+
+    async def open(self) -> list[int]: ...
+
+    async def close(self) -> None: ...
+
+    async def ends(self, partitions: Iterable[int]) -> dict[int, int]: ...
+
+    async def read_from(self, offsets: Mapping[int, int]) -> None: ...
+
+    async def read(self, max_messages: int, wait_s: float) -> list[RawMessage]: ...
+
+
+class ReadableLog(Protocol):
+    """A log other than Kafka's, such as one in this process's memory."""
+
+    def reader(self, topic: str) -> Reader:
+        """A reader of a topic (logical name)."""
+        ...
+
+
 class PartitionReader:
     """Reads some partitions of one topic from given offsets on.
 
@@ -52,6 +80,7 @@ class PartitionReader:
         self.full_name = full_name
         self.next: dict[int, int] = {}
         self.beginnings: dict[int, int] = {}
+        self._partitions: list[int] = []
         self._consumer = AIOKafkaConsumer(
             **self._connection.client_options(),
             client_id=client_id,
@@ -88,14 +117,18 @@ class PartitionReader:
         except BaseException:
             await self.close()
             raise
-        partitions = cluster.partitions_for_topic(self.full_name)
-        if not partitions:
+        self._partitions = sorted(cluster.partitions_for_topic(self.full_name) or ())
+        if not self._partitions:
             await self.close()
             raise BadSettings(
                 f"topic {self.full_name} does not exist, or this user may not see it; make the topics with "
                 "`adgovernor topics create`, mend the prefix, or give this user READ on it"
             )
-        return sorted(partitions)
+        return self._partitions
+
+    def partitions(self) -> list[int]:
+        """The topic's partitions, once it is open."""
+        return self._partitions
 
     async def close(self) -> None:
         """Lets connections go."""

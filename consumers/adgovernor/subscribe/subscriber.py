@@ -20,7 +20,7 @@ from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, Gap, Unavailable, Undecodable
 from adgovernor.subscribe.deadletters import DeadLetter, dead_letter_of
-from adgovernor.subscribe.kafka import PartitionReader, RawMessage
+from adgovernor.subscribe.kafka import PartitionReader, RawMessage, ReadableLog, Reader
 from adgovernor.subscribe.position import START, PartitionNumbers, Position, Verdict, missing_partitions
 
 log = structlog.get_logger("adgovernor.subscribe")
@@ -69,7 +69,7 @@ class Subscriber(Generic[EventT]):
 
     def __init__(
         self,
-        connection: KafkaConnection | str,
+        connection: KafkaConnection | str | ReadableLog,
         topic: str,
         *,
         prefix: str = "",
@@ -82,7 +82,7 @@ class Subscriber(Generic[EventT]):
     ) -> None:
         """
         Args:
-            connection: where Kafka is; ``host:port`` or a `KafkaConnection`.
+            connection: where Kafka is; ``host:port`` or a `KafkaConnection`. Or another log.
             topic: logical name, such as ``decisions`` or ``ad-requests.dlq``.
             prefix: the deployment's topic prefix.
             partitions: which; left out, all.
@@ -93,16 +93,24 @@ class Subscriber(Generic[EventT]):
         """
         self.topic = topic
         self._decode = _decoder(topic)
-        self._connection = KafkaConnection.of(connection)
         self._group = group
         self._wanted = None if partitions is None else sorted(set(partitions))
         self._start = dict(start or {})
         self._until_end = until_end
         self._patience_s = gap_patience_s
         self._client_id = client_id
-        self._reader = PartitionReader(
-            self._connection, topics.full_name(prefix, topic), client_id=client_id, group=group
-        )
+        self._kafka: tuple[KafkaConnection, PartitionReader] | None = None
+        self._reader: Reader
+        if isinstance(connection, (str, KafkaConnection)):
+            kafka, name = KafkaConnection.of(connection), topics.full_name(prefix, topic)
+            self._reader = reader = PartitionReader(kafka, name, client_id=client_id, group=group)
+            self._kafka = kafka, reader
+        elif group is not None:
+            raise BadInput(
+                "a group keeps its positions in Kafka; of another log, keep positions() yourself and give them as start"
+            )
+        else:
+            self._reader = connection.reader(topic)
         self._numbers: dict[int, PartitionNumbers] = {}
         self._delivered: dict[int, Position] = {}
         self._ends: dict[int, int] = {}
@@ -120,7 +128,9 @@ class Subscriber(Generic[EventT]):
                     f"topic {self._reader.full_name} has partitions {existing[0]} to {existing[-1]}, not "
                     f"{', '.join(map(str, wrong))}"
                 )
-            saved = await self._committed(self._group, chosen) if self._group else {}
+            saved = {}
+            if self._group and self._kafka:
+                saved = await self._committed(self._kafka[0], self._group, chosen)
             starts = {p: self._start.get(p) or saved.get(p, START) for p in chosen}
             self._ends = await self._reader.ends(chosen)
             for partition, position in starts.items():
@@ -176,7 +186,7 @@ class Subscriber(Generic[EventT]):
         Raises:
             Unavailable: where Kafka does not take them.
         """
-        if self._group is None:
+        if self._group is None or self._kafka is None:
             raise BadInput("commit needs a group; give one to the subscriber, or store positions() yourself")
         offsets = {
             TopicPartition(self._reader.full_name, p): OffsetAndMetadata(at.offset, f"dn={at.dn}")
@@ -184,14 +194,16 @@ class Subscriber(Generic[EventT]):
         }
         try:
             async with asyncio.timeout(_COMMIT_S):
-                await self._reader.consumer.commit(offsets)
+                await self._kafka[1].consumer.commit(offsets)
         except (KafkaError, TimeoutError) as error:
             raise Unavailable(
                 f"Kafka did not take the positions of group {self._group}: {error!r}"
             ) from error
 
-    async def _committed(self, group: str, partitions: list[int]) -> dict[int, Position]:
-        admin = AIOKafkaAdminClient(**self._connection.client_options(), client_id=self._client_id)
+    async def _committed(
+        self, connection: KafkaConnection, group: str, partitions: list[int]
+    ) -> dict[int, Position]:
+        admin = AIOKafkaAdminClient(**connection.client_options(), client_id=self._client_id)
         wanted = [TopicPartition(self._reader.full_name, p) for p in partitions]
         try:
             async with asyncio.timeout(_COMMIT_S):

@@ -8,16 +8,18 @@ from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.publish.kafka import discard_producer, start_producer
 from adgovernor.publish.lanes import Published
 from adgovernor.publish.lines import BadLine, LinesSummary, StoppedAt, publish_lines
-from adgovernor.publish.publisher import Bulk, Publisher
+from adgovernor.publish.publisher import Bulk, Carrier, Publisher, WritableLog
 
 __all__ = [
     "BadLine",
     "Bulk",
+    "Carrier",
     "KafkaConnection",
     "LinesSummary",
     "Published",
     "Publisher",
     "StoppedAt",
+    "WritableLog",
     "discard_producer",
     "publish_lines",
     "start_producer",

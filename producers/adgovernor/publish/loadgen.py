@@ -10,7 +10,7 @@ import asyncio
 import random
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Any, Final, Literal
@@ -189,22 +189,16 @@ def _cap(rng: random.Random, kind: int) -> Cap:
     )
 
 
-def ad_requests(traffic: Traffic) -> Iterator[Message]:
-    """Ad requests without end, faults included; take as many as you need."""
+def ad_requests(
+    traffic: Traffic, offers: Sequence[Sequence[dict[str, Any]]] | None = None
+) -> Iterator[Message]:
+    """Ad requests without end, faults included; take as many as you need.
+
+    ``offers``: for each campaign the candidates that its creatives are; left out, those of `campaign_commands`.
+    """
     rng = random.Random(f"{traffic.seed}:requests")  # noqa: S311
     people = _People(traffic, rng)
-    offers = [
-        [
-            {
-                "campaign_id": f"c{campaign}",
-                "creative_id": f"c{campaign}-k{creative}",
-                "advertiser_domain": f"a{campaign % traffic.accounts}.example",
-                "duration_ms": 15_000 if creative % 2 else 30_000,
-            }
-            for creative in range(traffic.creatives)
-        ]
-        for campaign in range(traffic.campaigns)
-    ]
+    offers = _offers(traffic) if offers is None else offers
     recent: deque[Message] = deque(maxlen=_REPEATABLE)
     bounds = list(
         accumulate(
@@ -249,6 +243,21 @@ def ad_requests(traffic: Traffic) -> Iterator[Message]:
         )
         recent.append(message)
         yield message
+
+
+def _offers(traffic: Traffic) -> list[list[dict[str, Any]]]:
+    return [
+        [
+            {
+                "campaign_id": f"c{campaign}",
+                "creative_id": f"c{campaign}-k{creative}",
+                "advertiser_domain": f"a{campaign % traffic.accounts}.example",
+                "duration_ms": 15_000 if creative % 2 else 30_000,
+            }
+            for creative in range(traffic.creatives)
+        ]
+        for campaign in range(traffic.campaigns)
+    ]
 
 
 class _People:

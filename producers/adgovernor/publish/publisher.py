@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Command
@@ -27,6 +27,39 @@ SLICE: Final = 500
 _SLICES_UNDER_WAY: Final = 64
 
 
+class Carrier(Protocol):
+    """The way of a publisher's messages; `Lanes` documents each method."""
+
+    async def open(self) -> None: ...
+
+    async def partitions(self, full_name: str) -> int: ...
+
+    def put_nowait(
+        self,
+        topic: str,
+        full_name: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        ticket: Ticket,
+    ) -> bool: ...
+
+    async def room(self, deadline_s: float) -> None: ...
+
+    async def drain(self, deadline_s: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class WritableLog(Protocol):
+    """A log other than Kafka's, such as one in this process's memory."""
+
+    def carrier(self) -> Carrier:
+        """The way of one publisher's messages."""
+        ...
+
+
 class Publisher:
     """Publishes events to a deployment's input topics.
 
@@ -43,7 +76,7 @@ class Publisher:
 
     def __init__(
         self,
-        connection: KafkaConnection | str,
+        connection: KafkaConnection | str | WritableLog,
         *,
         prefix: str = "",
         partitions: int | None = None,
@@ -56,7 +89,7 @@ class Publisher:
     ) -> None:
         """
         Args:
-            connection: where Kafka is; ``host:port`` or a `KafkaConnection`.
+            connection: where Kafka is; ``host:port`` or a `KafkaConnection`. Or another log.
             prefix: the deployment's topic prefix.
             partitions: how many partitions the deployment has; left out, what Kafka says.
             deadline_s: how long one call may take.
@@ -70,14 +103,18 @@ class Publisher:
         self._source = source
         self._counts: dict[str, int] = {}
         self._names: dict[str, str] = {}
-        self._lanes = Lanes(
-            KafkaConnection.of(connection),
-            buffer_bytes=buffer_bytes,
-            message_bytes=message_bytes,
-            deadline_s=deadline_s,
-            compression=compression,
-            client_id=client_id,
-        )
+        self._lanes: Carrier
+        if isinstance(connection, (str, KafkaConnection)):
+            self._lanes = Lanes(
+                KafkaConnection.of(connection),
+                buffer_bytes=buffer_bytes,
+                message_bytes=message_bytes,
+                deadline_s=deadline_s,
+                compression=compression,
+                client_id=client_id,
+            )
+        else:
+            self._lanes = connection.carrier()
 
     async def __aenter__(self) -> Self:
         try:
