@@ -147,7 +147,7 @@ class Treasury(TreasuryState):
             draft.result["refused"] = refusal
             self._change(what, refusal)
             return
-        self.emit(["command", what.command_id])
+        self.emit(["command", _own_id(what)])
         if what.time_ms <= self.now_ms + self.rules.skew_ms:
             self._advance(what.time_ms - self.rules.lateness_ms)
         if isinstance(what, UpsertAccount):
@@ -164,7 +164,7 @@ class Treasury(TreasuryState):
     def _refusal(self, what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str | None:
         if partition_of(what.account_id.encode(), self.rules.partitions) != self.partition:
             return "misrouted"
-        if what.command_id in self.commands:
+        if _own_id(what) in self.commands:
             return "duplicate"
         if isinstance(what, UpsertAccount):
             return None if what.account.account_id == what.account_id else "other_account"
@@ -551,3 +551,8 @@ class Treasury(TreasuryState):
                     topped_up_micros=topped_up,
                     spent_micros=spent,
                 )
+
+
+def _own_id(what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str:
+    """A command's id among all accounts'. Which accounts share a treasury must not matter to them."""
+    return f"{len(what.account_id)}|{what.account_id}|{what.command_id}"

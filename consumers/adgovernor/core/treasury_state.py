@@ -5,7 +5,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     rules      {parameters}                       the rules in force from here on
     wm         watermark
     took       source, number, hash               a side message was taken
-    command    command id                         never again
+    command    account's command id               never again
     account    account id, time zone
     define     {campaign}, time zone
     budget     campaign, the budget as accepted

@@ -83,7 +83,10 @@ class UserShard(UserState):
             return True
         if now_ms < self.last_report_ms + self.rules.report_interval_ms:
             return False
-        return any(share.changed or self._idle(share, target) for share in self.shares.values())
+        return any(
+            share.changed or self._idle(share, target) or _unpaid(share, target)
+            for share in self.shares.values()
+        )
 
     def decide(self, event: Input, *, unknown: bool = False, assumed: dict[str, Any] | None = None) -> Draft:
         """See `machine.Machine.decide`."""
@@ -124,7 +127,8 @@ class UserShard(UserState):
         self.apply(delta)
 
     def _is_mine(self, routing: str) -> bool:
-        return partition_of(routing.encode(), self.rules.partitions) == self.partition
+        # Asked before the first block has put the rules in force; the number of partitions never changes.
+        return partition_of(routing.encode(), self.configured.partitions) == self.partition
 
     def _advance(self, watermark_ms: int) -> None:
         """Moves the watermark, and lets expire what is then due, before anything else is decided."""
@@ -393,7 +397,7 @@ class UserShard(UserState):
     def _tick_reports(self) -> None:
         for campaign in sorted(self.shares):
             share = self.shares[campaign]
-            for entry in [entry for entry in share.owed if entry[4] <= self.watermark_ms]:
+            for entry in _unpaid(share, self.watermark_ms):
                 self.emit(["unfund", entry[0], entry[1], campaign, entry[2], entry[3]])
             if self._idle(share, self.watermark_ms):
                 self._return(share, None, over_only=True)
@@ -417,3 +421,8 @@ class UserShard(UserState):
             self._draft.send.append(links.next_message(self.links, treasury, payload))
             self.touch_core()
         self._items = {}
+
+
+def _unpaid(share: CampaignShare, watermark_ms: int) -> list[list[Any]]:
+    """What is owed and can be paid no more."""
+    return [entry for entry in share.owed if entry[4] <= watermark_ms]

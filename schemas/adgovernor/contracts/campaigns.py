@@ -180,7 +180,7 @@ class Account(Contract):
 
 class _Command(Contract):
     command_id: Id
-    """Each id once: a command seen before has no effect."""
+    """Each id of an account once: a command seen before has no effect."""
     account_id: Id
     """Also the message's key."""
     time_ms: TimeMs = 0

@@ -1,0 +1,559 @@
+"""Treasuries: definitions, leases, asks, recalls, exhaustion, episodes, commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, codes_of, winner_of
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.routing import partition_of
+
+
+def _serve(
+    world: World, count: int, *, start: int = 0, show: bool = True, users: int = 7, step_ms: int = SECOND
+) -> int:
+    """Requests of several people, each shown at once; how many were filled."""
+    wins = 0
+    for number in range(start, start + count):
+        user, time_ms = f"user{number % users}", T0 + number * step_ms
+        if winner_of(world.request(f"r{number}", time_ms, "c1", user=user)) is not None:
+            wins += 1
+            if show:
+                world.show(f"r{number}", time_ms, user=user)
+    return wins
+
+
+def _known(world: World, campaign_id: str = "c1") -> Any:
+    return next(t.campaigns[campaign_id] for t in world.treasuries if campaign_id in t.campaigns)
+
+
+# ---------------------------------------------------------------------- leases
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 4])
+def test_a_definition_carries_a_first_lease_for_every_shard(partitions: int) -> None:
+    """Every shard gets an equal first lease, in whole prices, and something is kept back."""
+    world = World(partitions)
+    world.campaign(budget_micros=100_500)
+    leases = {user.shard: user.shares["c1"].lease(0) for user in world.users}
+    assert len(set(leases.values())) == 1
+    assert all(lease > 0 and lease % 1_000 == 0 for lease in leases.values())
+    assert world.money()["unleased"] == 100_500 - sum(leases.values()) > 0
+    world.check_money()
+
+
+def test_the_last_prices_are_given_one_to_each_shard() -> None:
+    """A budget of just one price a shard is leased whole."""
+    world = World(4)
+    world.campaign(budget_micros=4_000)
+    assert [user.shares["c1"].lease(0) for user in world.users] == [1_000] * 4
+
+
+def test_a_budget_below_one_price_a_shard_waits_for_asks() -> None:
+    """Where not every shard can have a price, nobody gets one unasked: the reason is no_lease, never exhausted."""
+    world = World(4)
+    world.campaign(budget_micros=3_000)
+    assert [user.shares["c1"].lease(0) for user in world.users] == [0] * 4
+    world.instant = False
+    decision = world.request("r1", T0, "c1")
+    assert codes_of(decision) == ["no_lease"]
+    world.settle()
+    assert winner_of(world.request("r2", T0, "c1")) == "c1"
+
+
+def test_a_shard_asks_before_it_is_empty() -> None:
+    """Below its low-water mark a shard asks on, so that no request is refused while money is left."""
+    world = World()
+    world.campaign(budget_micros=100_000)
+    assert _serve(world, 100) == 100
+
+
+def test_an_ask_is_not_repeated_while_it_is_open() -> None:
+    """One ask for a campaign and day at a time."""
+    world = World(4)
+    world.campaign(budget_micros=3_000)
+    world.instant = False
+    for number in range(5):
+        world.request(f"r{number}", T0 + number, "c1")
+    asks = [
+        item
+        for messages in world.mail.values()
+        for value in messages
+        for item in orjson.loads(value)["payload"]["items"]
+        if "ask" in item
+    ]
+    assert len(asks) == 1
+
+
+def test_a_denied_shard_asks_again_only_after_the_cooldown() -> None:
+    """After a deny the next ask waits ask_cooldown_ms of watermark."""
+    world = World(lateness_ms=0, ask_cooldown_ms=10 * SECOND)
+    world.campaign(budget_micros=10_000)
+    dear = {"campaign_id": "c1", "price_micros": 50_000}
+    assert codes_of(world.request("r1", T0, dear)) == ["no_lease"]
+    share = world.users[0].shares["c1"]
+    assert (share.asks, share.denied) == ({}, {0: T0 + 10 * SECOND})
+    world.instant = False
+    world.request("r2", T0 + 10 * SECOND - 1, dear)
+    assert share.asks == {}
+    world.request("r3", T0 + 10 * SECOND, dear)
+    assert 0 in share.asks
+
+
+def test_an_ask_that_cannot_be_met_while_a_price_is_left_is_denied() -> None:
+    """A pod dearer than the whole budget neither recalls nor exhausts a campaign that has money for others."""
+    world = World(2)
+    world.campaign(budget_micros=10_000)
+    world.request("r1", T0, {"campaign_id": "c1", "price_micros": 11_000})
+    assert world.of("budget-exhausted") == []
+    assert _known(world).asks == {}
+    assert winner_of(world.request("r2", T0, "c1")) == "c1"
+
+
+# ---------------------------------------------------------------------- recalls
+
+
+def _one_shard_holds_all(world: World) -> tuple[str, str]:
+    """The only two prices are leased, one to each shard; the users of each shard."""
+    world.campaign(budget_micros=2_000)
+    by_shard = {partition_of(f"user{n}".encode(), 2): f"user{n}" for n in range(20)}
+    return by_shard[0], by_shard[1]
+
+
+def test_an_empty_shard_has_the_others_idle_money_recalled() -> None:
+    """An ask for an empty lease brings back what idles elsewhere, and is granted from it."""
+    world = World(2)
+    here, _ = _one_shard_holds_all(world)
+    world.request("r1", T0, "c1", user=here)
+    assert [user.shares["c1"].lease(0) for user in world.users] == [1_000, 0]
+    assert winner_of(world.request("r2", T0, "c1", user=here)) == "c1"
+    world.check_money()
+
+
+def test_a_recall_goes_only_to_shards_with_money_and_covers_earlier_grants() -> None:
+    """Shards that hold nothing are not asked; a grant that is still under way comes back with the reply."""
+    world = World(2)
+    world.instant = False
+    here, _ = _one_shard_holds_all(world)
+    # The treasury's two messages (definition with lease) are on their way; u0 takes its own first.
+    world.deliver("t0" if ("t0", "u0") in world.mail else "t1", "u0")
+    treasury = next(t.shard for t in world.treasuries if t.campaigns)
+    world.request("r1", T0, "c1", user=here)
+    world.request("r2", T0, "c1", user=here)
+    world.deliver("u0", treasury)
+    assert _known(world).round is not None
+    assert _known(world).round.waiting == ["u0", "u1"]
+    world.deliver_all()
+    world.check_money()
+    assert world.users[0].shares["c1"].lease(0) == 1_000
+    assert world.of("budget-exhausted") == []
+
+
+def test_money_reserved_elsewhere_is_exhausted_after_a_clean_round() -> None:
+    """When everything is reserved or spent, an ask for an empty lease ends in exhausted."""
+    world = World(2)
+    here, there = _one_shard_holds_all(world)
+    # The first takes its shard's only price, so the other shard's idle one is recalled for it.
+    assert winner_of(world.request("r1", T0, "c1", user=here)) == "c1"
+    assert codes_of(world.request("r2", T0, "c1", user=there)) == ["no_lease"]
+    assert world.of("budget-exhausted") == []
+    assert winner_of(world.request("r2b", T0, "c1", user=there)) == "c1"
+    assert [event["scope"] for event in world.of("budget-exhausted")] == ["total"]
+    event = world.of("budget-exhausted")[0]
+    assert (event["topped_up_micros"], event["spent_micros"], event["reserved_micros"]) == (2_000, 0, 2_000)
+    assert codes_of(world.request("r3", T0, "c1", user=here)) == ["exhausted"]
+
+
+def test_a_dirty_round_does_not_declare_exhaustion() -> None:
+    """Money granted during a round may still be idle, so the round proves nothing."""
+    world = World(2)
+    here, there = _one_shard_holds_all(world)
+    treasury = next(t.shard for t in world.treasuries if t.campaigns)
+    world.instant = False
+    world.request("r1", T0, "c1", user=here)
+    world.request("r2", T0, "c1", user=here)
+    world.deliver("u0", treasury)
+    known = _known(world)
+    assert known.round is not None
+    # A top-up arrives in the round and answers the ask.
+    world.command("top-up", campaign_id="c1", amount_micros=1_000)
+    assert known.round is None or known.round.dirty
+    world.deliver_all()
+    assert world.of("budget-exhausted") == []
+    world.check_money()
+    assert there
+
+
+def test_a_recall_before_the_definition_arrives_is_harmless() -> None:
+    """Messages of a pair keep their order, so a shard knows a campaign before it is recalled."""
+    world = World(2)
+    world.instant = False
+    world.campaign(budget_micros=2_000)
+    world.command("decrease", campaign_id="c1", amount_micros=2_000)
+    world.deliver_all()
+    world.check_money()
+    assert world.money()["topped_up"] == 0
+
+
+# ---------------------------------------------------------------------- exhaustion and episodes
+
+
+def test_exhausted_pauses_once_and_a_top_up_resumes() -> None:
+    """One budget-exhausted and one campaign-paused an episode; a top-up of one price begins the next."""
+    world = World(2)
+    world.campaign(budget_micros=20_000)
+    assert _serve(world, 40) == 20
+    assert [(e["episode"], e["scope"]) for e in world.of("budget-exhausted")] == [(1, "total")]
+    assert [(e["episode"], e["reasons"]) for e in world.of("campaign-paused")] == [(1, ("exhausted",))] or [
+        (e["episode"], list(e["reasons"])) for e in world.of("campaign-paused")
+    ] == [(1, ["exhausted"])]
+    world.command("top-up", campaign_id="c1", amount_micros=999)
+    assert world.of("campaign-resumed") == []
+    world.command("top-up", campaign_id="c1", amount_micros=1)
+    assert [e["episode"] for e in world.of("campaign-resumed")] == [2]
+    assert _serve(world, 20, start=100) == 1
+    assert [e["episode"] for e in world.of("budget-exhausted")] == [1, 2]
+    assert [e["episode"] for e in world.of("campaign-paused")] == [1, 2]
+    world.check_money()
+
+
+def test_expired_reservations_resume_an_exhausted_campaign() -> None:
+    """What was reserved and not shown comes back; when nothing else is outstanding, one price is enough to resume."""
+    world = World(lateness_ms=0)
+    world.campaign(budget_micros=2_000)
+    assert _serve(world, 2, show=False, step_ms=1) == 2
+    assert codes_of(world.request("more", T0 + 2, "c1")) == ["exhausted"]
+    world.settle(T0 + 2 * MINUTE)
+    assert [e["episode"] for e in world.of("campaign-resumed")] == [2]
+    assert winner_of(world.request("again", T0 + 2 * MINUTE, "c1")) == "c1"
+
+
+def test_the_exhaustion_names_the_input_that_showed_it() -> None:
+    """cause_topic and cause_offset are a position of the treasury's inputs."""
+    world = World()
+    world.campaign(budget_micros=1_000)
+    _serve(world, 2)
+    event = world.of("budget-exhausted")[0]
+    assert event["cause_topic"] in {"reports", "tick"}
+    assert isinstance(event["cause_offset"], int)
+
+
+def test_thresholds_are_passed_once_an_episode_in_order() -> None:
+    """50, 80 and 100 percent of the budget are each told once."""
+    world = World()
+    world.campaign(budget_micros=10_000)
+    _serve(world, 30)
+    assert [(e["percent"], e["episode"]) for e in world.of("budget-thresholds")] == [
+        (50, 1),
+        (80, 1),
+        (100, 1),
+    ]
+    assert [e["spent_micros"] for e in world.of("budget-thresholds")] == [5_000, 8_000, 10_000]
+
+
+def test_own_thresholds_are_told_even_where_a_report_passes_several() -> None:
+    """Configured shares are told in rising order, each once, whatever order they were given in."""
+    world = World(report_interval_ms=10_000_000)
+    world.campaign(budget_micros=10_000, thresholds_percent=[90, 10, 30])
+    _serve(world, 30)
+    assert [e["percent"] for e in world.of("budget-thresholds")] == [10, 30, 90]
+
+
+def test_money_never_clears_a_manual_pause() -> None:
+    """A campaign paused by hand stays paused whatever money comes; only resume ends it."""
+    world = World()
+    world.campaign(budget_micros=1_000)
+    _serve(world, 2)
+    world.command("pause", campaign_id="c1")
+    world.command("top-up", campaign_id="c1", amount_micros=5_000)
+    assert codes_of(world.request("x", T0, "c1")) == ["paused"]
+    assert world.of("campaign-resumed") == []
+    world.command("resume", campaign_id="c1")
+    assert [e["episode"] for e in world.of("campaign-resumed")] == [2]
+    assert winner_of(world.request("y", T0, "c1")) == "c1"
+    assert len(world.of("campaign-paused")) == 1
+
+
+def test_resume_does_not_clear_an_empty_budget() -> None:
+    """A campaign that is exhausted and paused by hand stays exhausted when the hand lets go."""
+    world = World()
+    world.campaign(budget_micros=1_000)
+    _serve(world, 2)
+    world.command("pause", campaign_id="c1")
+    world.command("resume", campaign_id="c1")
+    assert codes_of(world.request("x", T0, "c1")) == ["exhausted"]
+
+
+def test_a_pause_returns_the_idle_money() -> None:
+    """While paused, no shard holds idle money; what is reserved settles or expires and returns on a tick."""
+    world = World(2, lateness_ms=0)
+    world.campaign(budget_micros=100_000)
+    _serve(world, 4, show=False, step_ms=1)
+    world.command("pause", campaign_id="c1")
+    assert (world.money()["lease"], world.money()["reserved"]) == (0, 4_000)
+    world.settle(T0 + 2 * MINUTE)
+    assert world.money() == {**world.money(), "lease": 0, "reserved": 0, "unleased": 100_000}
+    world.check_money()
+
+
+def test_an_impression_during_a_pause_still_settles() -> None:
+    """What was decided before a pause is paid."""
+    world = World()
+    world.campaign()
+    world.request("r1", T0, "c1")
+    world.command("pause", campaign_id="c1")
+    assert world.show("r1", T0)["kind"] == "settled"
+    world.check_money()
+
+
+def test_archived_is_for_good() -> None:
+    """An archived campaign serves nothing, returns its money, and refuses every further command."""
+    world = World()
+    world.campaign()
+    world.command("archive", campaign_id="c1")
+    assert codes_of(world.request("r1", T0, "c1")) == ["archived"]
+    for change in (
+        world.command("resume", campaign_id="c1"),
+        world.command("top-up", campaign_id="c1", amount_micros=1),
+        world.campaign(budget_micros=5),
+    ):
+        assert (change["accepted"], change["reason"]) == (False, "archived")
+    assert world.money()["unleased"] == 1_000_000
+
+
+def test_a_flight_ends_by_the_watermark_and_a_later_end_resumes_it() -> None:
+    """At end_ms requests are refused at once and the campaign pauses; a new end takes the reason away."""
+    world = World(lateness_ms=0)
+    world.campaign(start_ms=T0, end_ms=T0 + HOUR)
+    assert winner_of(world.request("r1", T0 + HOUR - 1, "c1")) == "c1"
+    assert codes_of(world.request("r2", T0 + HOUR, "c1")) == ["flight"]
+    assert [list(e["reasons"]) for e in world.of("campaign-paused")] == [["flight"]]
+    assert codes_of(world.request("r3", T0 + HOUR, "c1")) == ["flight"]
+    world.campaign(start_ms=T0, end_ms=T0 + DAY)
+    assert [e["episode"] for e in world.of("campaign-resumed")] == [2]
+    assert winner_of(world.request("r4", T0 + HOUR, "c1")) == "c1"
+
+
+def test_a_flight_that_has_not_begun_is_refused_without_a_pause() -> None:
+    """Before start_ms the reason is flight, and nothing is published about it."""
+    world = World()
+    world.campaign(start_ms=T0 + HOUR)
+    assert codes_of(world.request("r1", T0 + HOUR - 1, "c1")) == ["flight"]
+    assert winner_of(world.request("r2", T0 + HOUR, "c1")) == "c1"
+    assert world.of("campaign-paused") == []
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def test_each_command_id_counts_once() -> None:
+    """A repeated top-up, credit or decrease changes nothing and is refused as a duplicate."""
+    world = World()
+    world.campaign()
+    for command in ("top-up", "credit", "decrease"):
+        before = world.money()["topped_up"]
+        first = world.command(command, campaign_id="c1", amount_micros=10_000, command_id=command)
+        again = world.command(command, campaign_id="c1", amount_micros=10_000, command_id=command)
+        assert (first["accepted"], again["accepted"], again["reason"]) == (True, False, "duplicate")
+        assert abs(world.money()["topped_up"] - before) == 10_000
+
+
+def test_command_ids_are_an_accounts_own() -> None:
+    """Two accounts may use the same command id, whether they share a shard or not."""
+    world = World()
+    assert world.campaign("c1", "a1", command_id="k")["accepted"]
+    assert world.campaign("c2", "a2", command_id="k")["accepted"]
+
+
+def test_a_refused_command_may_be_given_again() -> None:
+    """A command refused for an unknown campaign has not used its id up."""
+    world = World()
+    change = world.command("top-up", campaign_id="c1", amount_micros=5, command_id="k")
+    assert (change["accepted"], change["reason"]) == (False, "unknown_campaign")
+    world.campaign()
+    assert world.command("top-up", campaign_id="c1", amount_micros=5, command_id="k")["accepted"]
+
+
+@pytest.mark.parametrize("command", ["top-up", "credit"])
+def test_a_top_up_or_credit_adds_to_the_budget(command: str) -> None:
+    """Topped-up = budget + top-ups + credits."""
+    world = World()
+    world.campaign()
+    change = world.command(command, campaign_id="c1", amount_micros=500)
+    assert change["topped_up_micros"] == 1_000_500 == world.money()["topped_up"]
+
+
+def test_an_upsert_moves_only_the_difference() -> None:
+    """budget_micros is absolute and stands beside top-ups: the same definition again moves nothing."""
+    world = World()
+    world.campaign(budget_micros=10_000)
+    world.command("top-up", campaign_id="c1", amount_micros=5_000)
+    world.campaign(budget_micros=10_000)
+    assert world.money()["topped_up"] == 15_000
+    world.campaign(budget_micros=12_000)
+    assert world.money()["topped_up"] == 17_000
+    world.campaign(budget_micros=11_000)
+    assert world.money()["topped_up"] == 16_000
+    world.check_money()
+
+
+def test_a_lower_budget_takes_only_what_is_unleased() -> None:
+    """What shards hold is not taken by a definition; the change says so, and the rest may be lowered later."""
+    world = World()
+    world.campaign(budget_micros=10_000)
+    unleased = world.money()["unleased"]
+    change = world.campaign(budget_micros=0)
+    assert (change["accepted"], change["reason"]) == (False, "too_little_unleased")
+    assert world.money()["topped_up"] == 10_000 - unleased
+    world.check_money()
+
+
+def test_a_decrease_recalls_what_idles_and_refuses_the_rest() -> None:
+    """A decrease takes unleased money at once, idle money after a recall, and never what is reserved or spent."""
+    world = World(2)
+    world.campaign(budget_micros=10_000)
+    _serve(world, 3, show=False)
+    change = world.command("decrease", campaign_id="c1", amount_micros=9_000)
+    assert (change["accepted"], change["reason"]) == (False, "too_little_unleased")
+    assert world.money() == {
+        **world.money(),
+        "topped_up": 3_000,
+        "reserved": 3_000,
+        "unleased": 0,
+        "lease": 0,
+    }
+    world.check_money()
+
+
+def test_a_decrease_that_recall_can_cover_is_accepted() -> None:
+    """Idle leases count for a decrease."""
+    world = World(2)
+    world.campaign(budget_micros=10_000)
+    change = world.command("decrease", campaign_id="c1", amount_micros=10_000)
+    assert (change["accepted"], change["topped_up_micros"]) == (True, 0)
+    assert world.money()["topped_up"] == 0
+
+
+def test_every_command_is_answered_once() -> None:
+    """One campaign-change a command, accepted or refused, by its id."""
+    world = World(2)
+    world.campaign(budget_micros=10_000)
+    world.command("decrease", campaign_id="c1", amount_micros=9_000)
+    world.command("decrease", campaign_id="c1", amount_micros=9_000)
+    world.command("pause", campaign_id="c1")
+    world.command("resume", campaign_id="nobody")
+    ids = [change["command_id"] for change in world.of("campaign-changes")]
+    assert ids == ["k1", "k2", "k3", "k4", "k5"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"currency": "EUR"}, "other_currency"),
+        ({"daily_budget_micros": 5_000}, "daily_budget_added_or_removed"),
+    ],
+)
+def test_definitions_that_cannot_be_taken_are_refused(fields: dict[str, Any], reason: str) -> None:
+    """Currency, and whether there is a daily budget, stay as first defined."""
+    world = World()
+    world.campaign()
+    change = world.campaign(**fields)
+    assert (change["accepted"], change["reason"]) == (False, reason)
+    assert world.money()["topped_up"] == 1_000_000
+
+
+def test_a_campaign_belongs_to_the_account_that_first_defined_it() -> None:
+    """On one treasury another account's commands for it are refused."""
+    world = World()
+    world.campaign("c1", "a1")
+    for change in (
+        world.campaign("c1", "a2"),
+        world.command("top-up", "a2", campaign_id="c1", amount_micros=5),
+        world.command("pause", "a2", campaign_id="c1"),
+    ):
+        assert (change["accepted"], change["reason"]) == (False, "other_account")
+
+
+def _two_treasuries() -> tuple[World, str, str]:
+    world = World(2)
+    accounts = {partition_of(f"acc{n}".encode(), 2): f"acc{n}" for n in range(20)}
+    return world, accounts[0], accounts[1]
+
+
+def test_another_treasurys_campaign_of_the_same_id_is_refused_and_its_money_bounced() -> None:
+    """User shards keep the first definition; the second treasury gets all its money back and never loses any."""
+    world, first, second = _two_treasuries()
+    world.campaign("c1", first, budget_micros=10_000)
+    world.campaign("c1", second, budget_micros=50_000, price_micros=2_000)
+    for user in world.users:
+        assert user.shares["c1"].treasury == "t0"
+        assert user.shares["c1"].price == 1_000
+    other = world.treasuries[1].campaigns["c1"]
+    assert (other.unleased, other.outstanding) == (50_000, 0)
+    world.check_money()
+    assert winner_of(world.request("r1", T0, "c1")) == "c1"
+    assert world.treasuries[1].campaigns["c1"].outstanding == 0
+
+
+def test_a_bounced_campaigns_commands_do_not_touch_the_first() -> None:
+    """Pause, resume and top-up of the refused definition leave the first one alone, and its money keeps bouncing."""
+    world, first, second = _two_treasuries()
+    world.campaign("c1", first, budget_micros=10_000)
+    world.campaign("c1", second, budget_micros=50_000)
+    world.command("pause", second, campaign_id="c1")
+    assert winner_of(world.request("r1", T0, "c1")) == "c1"
+    world.command("resume", second, campaign_id="c1")
+    world.command("decrease", second, campaign_id="c1", amount_micros=50_000)
+    assert world.treasuries[1].campaigns["c1"].topped_up == 0
+    world.check_money()
+    _serve(world, 12, start=100)
+    world.check_money()
+    assert world.users[0].shares["c1"].treasury == "t0"
+
+
+def test_a_misrouted_command_is_refused() -> None:
+    """A command on another account's partition changes nothing."""
+    world, first, second = _two_treasuries()
+    value = {"command": "account", "command_id": "k", "account_id": first, "account": {"account_id": first}}
+    draft = world.put(topics.CAMPAIGNS, first, value, shard="t1")
+    assert draft.result["refused"] == "misrouted"
+    assert second
+
+
+def test_a_repeated_side_message_has_no_effect_and_a_gap_is_told() -> None:
+    """Receivers take last + 1 only: repeats and gaps are records without deltas."""
+    world = World()
+    world.instant = False
+    world.campaign()
+    value = world.mail["t0", "u0"][0]
+    world.deliver_all()
+    before = world.money()
+    draft = world.put(topics.DIRECTIVES, None, value, shard="u0")
+    assert (draft.result["kind"], draft.deltas) == ("directive_repeated", [])
+    message = {**orjson.loads(value), "number": 99}
+    draft = world.put(topics.DIRECTIVES, None, message, shard="u0")
+    assert (draft.result["kind"], draft.deltas) == ("directive_gap", [])
+    draft = world.put(topics.DIRECTIVES, None, {**message, "destination": "u7"}, shard="u0")
+    assert (draft.result["kind"], draft.deltas) == ("directive_astray", [])
+    assert world.money() == before
+
+
+def test_a_side_message_of_another_history_halts() -> None:
+    """A message that does not continue the ones before it means that a ledger lost its tail."""
+    from adgovernor.contracts.errors import Halted
+
+    world = World()
+    world.campaign()
+    number = world.users[0].links.taken["t0"][0]
+    message = {
+        "source": "t0",
+        "destination": "u0",
+        "number": number + 1,
+        "hash": "0" * 16,
+        "payload": {"items": []},
+    }
+    with pytest.raises(Halted, match="adgovernor recover u0"):
+        world.put(topics.DIRECTIVES, None, message, shard="u0")
