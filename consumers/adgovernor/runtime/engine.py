@@ -34,7 +34,7 @@ from adgovernor.runtime.outputs import Row, messages
 from adgovernor.runtime.ports import Clock, ShardLog
 from adgovernor.runtime.publisher import Publisher
 from adgovernor.runtime.settings import EngineSettings
-from adgovernor.runtime.takeover import Memory, take_over
+from adgovernor.runtime.takeover import Memory, claim_block, take_over
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import Store
 
@@ -405,7 +405,11 @@ class ShardEngine:
             _collect(rows, counts, 0, tick, None)
         decide, max_bytes, handled = machine.decide, settings.max_bytes, 0
         for event in chunk:
-            draft = decide(event, unknown=event.state_key in unknown) if unknown else decide(event)
+            try:
+                draft = decide(event, unknown=event.state_key in unknown) if unknown else decide(event)
+            except Exception:
+                await self._prove_end(memory)
+                raise
             key, value = event.key, event.value
             line = encode_record(
                 event.topic,
@@ -475,6 +479,14 @@ class ShardEngine:
             dirty=memory.trail.dirty_states,
             away=memory.trail.away,
         )
+
+    async def _prove_end(self, memory: Memory) -> None:
+        """Makes sure that memory is the chain's own end; raises `StartOver` where it is not.
+
+        An input may follow from blocks of another owner that this one has not seen, such as the return of money that
+        it never granted. Only where memory is the chain's end is an input that makes no sense a bug, or a halt."""
+        data, chain, _ = claim_block(self._world, memory.spine)
+        await commit(self._world, memory.walk, data, chain)
 
     def _evict(self, memory: Memory) -> None:
         keep = self._world.settings.keep_states
