@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +22,12 @@ import servers
 from adgovernor.contracts.errors import BadSettings, Unavailable
 from adgovernor.stores.base import NOTHING, Finding, Meta, Store
 from adgovernor.stores.redis import RedisStore
-from adgovernor.stores.redis_client import RedisConfig
+from adgovernor.stores.redis_client import RedisConfig, RedisTls
+from supervised import free_ports
 
 pytestmark = pytest.mark.servers
 
+State = tuple[Meta | None, dict[str, dict[str, bytes]]]
 StartRedis = Callable[..., servers.LocalRedis]
 OUTAGE_S = 30.0
 """Longest wait for servers to come back; a failover takes about three seconds."""
@@ -493,3 +498,92 @@ async def test_a_replica_and_a_cluster_taken_for_one_server_are_found(local_redi
     finally:
         cluster.stop()
         trio.stop()
+
+
+RIGHTS = "+hmget +hset +hdel +hlen +hgetall +hscan +hkeys +unlink +eval +evalsha +ping +info +client|setname"
+"""What LAYOUT.md tells people to grant; at a Cluster `+cluster|slots` is added."""
+
+
+def grant(port: int, *rights: str) -> None:
+    """Makes the user whose rights a test looks at."""
+    assert "OK" in servers.redis_command(port, "ACL", "SETUSER", "worker", "on", ">secret", *rights)
+
+
+async def test_the_documented_rights_suffice(start_own_redis: StartRedis) -> None:
+    """A user with no more than the documented rights, on the prefix alone, has nothing to complain of."""
+    own = start_own_redis()
+    servers.redis_command(
+        own.ports[0], "ACL", "SETUSER", "worker", "on", ">secret", "~{mine:*", *RIGHTS.split()
+    )
+    config = RedisConfig.from_url(f"redis://worker:secret@127.0.0.1:{own.ports[0]}")
+    async with opened(config, "mine") as store:
+        assert "error" not in {finding.level for finding in await store.check()}
+        assert await store.swap("u1", NOTHING, meta(1), {"users": {"a": b"1"}}) is None
+        assert await store.read_buckets("u1", ["users"]) == (meta(1), {"users": {"a": b"1"}})
+    async with opened(config, "others") as store:
+        (finding,) = [finding for finding in await store.check() if finding.level == "error"]
+        assert finding.subject == "rights"
+        assert "LAYOUT.md" in finding.mend
+
+
+@pytest.mark.parametrize("right", RIGHTS.split())
+async def test_without_any_one_right_a_write_is_whole_or_is_not_believed(
+    start_own_redis: StartRedis, right: str
+) -> None:
+    """A right that is missing is found by the check, and what a write left undone is never taken for state."""
+    own = start_own_redis()
+    rights = [other for other in RIGHTS.split() if other != right]
+    grant(own.ports[0], "~{t:*", *rights)
+    config = RedisConfig.from_url(f"redis://worker:secret@127.0.0.1:{own.ports[0]}")
+    async with opened(config) as store, opened(RedisConfig.from_url(own.url)) as owner:
+        assert ("error" in {finding.level for finding in await store.check()}) == (right not in MINOR_RIGHTS)
+        await owner.swap("u1", NOTHING, meta(1), {"users": {"a": b"1", "b": b"1"}})
+        changes: dict[str, dict[str, bytes | None]] = {"users": {"a": b"2", "b": None}, "open": {"x": b"1"}}
+        told: object = "unavailable"
+        with contextlib.suppress(Unavailable):
+            told = await store.swap("u1", tip(1), meta(2), changes)
+        new: State = (meta(2), {"users": {"a": b"2"}, "open": {"x": b"1"}})
+        old: State = (meta(1), {"users": {"a": b"1", "b": b"1"}, "open": {}})
+        nothing: State = (None, {"users": {}, "open": {}})
+        state = await owner.read_buckets("u1", ["users", "open"])
+        assert state == new if told is None else state in (old, nothing)
+
+
+MINOR_RIGHTS = {"+ping", "+hscan"}
+"""Those that a shard can live without: they are for `ping` and for reading large buckets."""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates of this test")
+async def test_tls_is_checked_on_both_sides(start_own_redis: StartRedis, tmp_path: Path) -> None:
+    """With TLS, a server whose authority is not trusted is refused, and so is a client without a certificate."""
+    make_certificates(tmp_path)
+    (secure,) = free_ports(1)
+    files = {"cert": "server.pem", "key": "server.key", "ca-cert": "ca.pem"}
+    settings = [word for kind, name in files.items() for word in (f"--tls-{kind}-file", str(tmp_path / name))]
+    start_own_redis(["--tls-port", str(secure), *settings])
+    url = f"rediss://127.0.0.1:{secure}"
+    trusted = RedisTls(
+        ca_file=str(tmp_path / "ca.pem"),
+        cert_file=str(tmp_path / "server.pem"),
+        key_file=str(tmp_path / "server.key"),
+    )
+    async with opened(RedisConfig.from_url(url, tls=trusted)) as store:
+        assert await store.swap("u1", NOTHING, meta(1), {"users": {"a": b"1"}}) is None
+        assert await store.read_fields("u1", "users", ["a"]) == (meta(1), [b"1"])
+    for tls in (RedisTls(), replace(trusted, cert_file=None, key_file=None)):
+        async with opened(RedisConfig.from_url(url, tls=tls)) as store:
+            with pytest.raises(Unavailable):
+                await store.ping()
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority, and a certificate of it for 127.0.0.1."""
+    subject = ["-nodes", "-newkey", "rsa:2048", "-subj"]
+    for command in (
+        ["req", "-x509", "-days", "2", *subject, "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"],
+        ["req", *subject, "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"],
+        ["x509", "-req", "-days", "2", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+         "-extfile", "names", "-out", "server.pem"],
+    ):  # fmt: skip
+        (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
