@@ -132,7 +132,7 @@ class RedisConfig:
             "tls": (tls or RedisTls()) if secure else tls,
         }
         if steps:
-            raise BadSettings(f"Redis address: nothing may follow the database, but {'/'.join(steps)!r} does")
+            raise BadSettings("Redis address: nothing may follow the database's number")
         return cls(topology=topology, **(values | settings))
 
 
@@ -140,7 +140,9 @@ def _split(url: str) -> tuple[str, str, str, str]:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise BadSettings(f"Redis address cannot be read: {error}") from None
+        raise BadSettings(
+            f"Redis address cannot be read: {error}; percent-encode special characters"
+        ) from None
     credentials, _, places = parts.netloc.rpartition("@")
     if not places or parts.query or parts.fragment:
         raise BadSettings("Redis address: expected redis://USER:PASSWORD@HOST:PORT/DB, without ? and #")
@@ -152,13 +154,14 @@ def _place(text: str, default_port: int) -> Address:
     if not colon or text.endswith("]"):
         host, port = text, str(default_port)
     if not host:
-        raise BadSettings(f"Redis address: {text!r} names no host")
+        raise BadSettings("Redis address: a host is missing before its port, or @ after the password")
     return host.strip("[]"), _number(port, "port")
 
 
 def _number(text: str, what: str) -> int:
     if not text.isascii() or not text.isdigit():
-        raise BadSettings(f"Redis address: {what} {text!r} is not a number")
+        # What is in the wrong place may be the password, so it is not shown.
+        raise BadSettings(f"Redis address: the {what} is not a number")
     return int(text)
 
 
