@@ -302,6 +302,10 @@ def _compare_store(one: Followed, found: _StoreState, report: Report) -> None:
     for bucket, fields in machine.encode(names).items():
         ours = {name: value for name, value in fields.items() if value is not None}
         theirs = found.values.get(bucket, {})
+        if bucket == "core" and not theirs:
+            # A shard that has only been claimed has nothing to store; it is then as new.
+            new = type(machine)(one.shard, machine.configured).encode({bucket: names[bucket]})
+            theirs = {name: value for name, value in new[bucket].items() if value is not None}
         for name in ours.keys() | theirs.keys():
             if ours.get(name) != theirs.get(name):
                 report.fault(

@@ -59,6 +59,19 @@ async def test_a_true_history_is_green() -> None:
     assert report.counted["store fields"] > 20
 
 
+async def test_a_shard_that_was_only_claimed_is_green() -> None:
+    """A shard with a claim in its ledger and nothing else has no state in the store, and that is right."""
+    world = Deployment(1, tick_ms=2**60)
+    world.start()
+    await world.settle()
+    await world.stop()
+    meta, buckets = await world.store.read_buckets("t0", ["core"])
+    assert meta is not None
+    assert (meta.tip.height, buckets["core"]) == (1, {})
+    report = await prove(world)
+    assert report.green, report.findings
+
+
 async def test_a_copy_in_a_folder_proves_the_same(tmp_path: Path) -> None:
     """A history copied to a folder is as green as the one that it was copied from."""
     world = await a_history()
