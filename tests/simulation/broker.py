@@ -29,6 +29,9 @@ class Broker:
         self.ledgers: dict[str, list[LedgerEntry]] = {}
         self.landings: list[tuple[str, int]] = []
         """(Shard, offset) of every ledger message, in the order of landing over all shards."""
+        self.moments: dict[tuple[str, int], list[int]] = {}
+        """(Topic, or shard of a ledger, partition) → for each message, how many had landed anywhere before it."""
+        self._landed = 0
         self.on_output: Callable[[str, int, RawEvent], None] | None = None
         self._waiting: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
 
@@ -53,6 +56,7 @@ class Broker:
         messages = self.topics.setdefault((topic, partition), [])
         event = RawEvent(len(messages), key, value, tuple(headers))
         messages.append(event)
+        self._moment(topic, partition)
         for waiter in self._waiting.pop((topic, partition), ()):
             if not waiter.done():
                 waiter.set_result(None)
@@ -64,7 +68,12 @@ class Broker:
         entries = self.ledgers.setdefault(shard, [])
         entries.append(LedgerEntry(len(entries), self.now_ms(), value))
         self.landings.append((shard, len(entries) - 1))
+        self._moment(shard, 0)
         return len(entries) - 1
+
+    def _moment(self, name: str, partition: int) -> None:
+        self.moments.setdefault((name, partition), []).append(self._landed)
+        self._landed += 1
 
     def end(self, topic: str, partition: int) -> int:
         """The next offset of a topic."""

@@ -23,7 +23,7 @@ _OPERATION_FAULTS: Final = {
     "read_stale": 0.08,
     "fetch_short": 0.3,
     "fetch_blind": 0.1,
-    "tail_fails": 0.03,
+    "tail_fails": 0.01,
     # Outputs.
     "publish_fails": 0.08,
     "publish_late": 0.06,

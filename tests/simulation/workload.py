@@ -237,10 +237,10 @@ class Workload:
             self.arrivals.append(Arrival(again_s, first.topic, first.partition, first.key, first.value))
 
     def _routing(self, request: dict[str, Any]) -> str:
-        for field_name, word in (("household_id", "h"), ("user_id", "u"), ("device_id", "d"), ("session_id", "s")):
-            if field_name in request:
-                return f"{word}:{request[field_name]}"
-        return f"r:{request['request_id']}"
+        for name in ("household_id", "user_id", "device_id", "session_id", "request_id"):
+            if name in request:
+                return str(request[name])
+        raise AssertionError("every request has an id")
 
     def _draw_candidate(self) -> dict[str, Any]:
         rng = self.rng

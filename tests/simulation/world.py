@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
+
+import structlog
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted
@@ -103,6 +106,8 @@ class SimWorld:
     def run(self) -> None:
         """Runs everything; what went wrong is in `problems`."""
         loop = self.loop
+        logging_as_it_was = structlog.get_config()
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         asyncio.set_event_loop(loop)
         try:
             try:
@@ -113,6 +118,7 @@ class SimWorld:
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+            structlog.configure(**logging_as_it_was)
 
     async def _live(self) -> None:
         for arrival in self.workload.arrivals:

@@ -1,0 +1,423 @@
+"""The auditor's own replay of a treasury: money, recalls, episodes, and whether what it declares is so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from adgovernor.core.rules import Rules
+from tests.simulation import audit_caps
+from tests.simulation.audit_chain import Findings
+from tests.simulation.audit_users import Snapshot
+
+_EXHAUSTED = {"exhausted", "day"}
+
+
+@dataclass(slots=True)
+class Fund:
+    """A campaign's money as its treasury's records tell it."""
+
+    data: dict[str, Any]
+    zone: str
+    topped_up: int = 0
+    unleased: int = 0
+    episode: int = 1
+    reasons: set[str] = field(default_factory=set)
+    leased: dict[str, dict[int, int]] = field(default_factory=dict)
+    reports: dict[str, dict[int, list[int]]] = field(default_factory=dict)
+    asks: dict[tuple[str, int], tuple[int, bool]] = field(default_factory=dict)
+    round: int = 0
+    waiting: set[str] | None = None
+    """Shards that have not answered the recall under way."""
+    granted: list[tuple[str, int, int, int]] = field(default_factory=list)
+    """Shard, number of the message, day, amount."""
+    exhausted: set[int] = field(default_factory=set)
+    """Episodes in which exhaustion was declared."""
+    thresholds: set[tuple[int, int]] = field(default_factory=set)
+    public_paused: bool = False
+
+    @property
+    def one_price(self) -> int:
+        """The least that one impression can cost."""
+        least: int = self.data.get("min_price_micros", self.data.get("price_micros", 0))
+        return least or (1 if self.data["budget_micros"] else 0)
+
+    def day_leased(self, day: int) -> int:
+        """Leased to all shards for a day."""
+        return sum(days.get(day, 0) for days in self.leased.values())
+
+    def room(self, day: int) -> int:
+        """What could be leased for a day."""
+        daily = self.data.get("daily_budget_micros")
+        if not day or daily is None:
+            return self.unleased
+        return max(0, min(self.unleased, daily - self.day_leased(day)))
+
+    def spent(self) -> int:
+        """As reported."""
+        return sum(row[3] for rows in self.reports.values() for row in rows.values())
+
+
+class TreasuryAudit:
+    """One treasury."""
+
+    def __init__(
+        self,
+        shard: str,
+        rules: Rules,
+        findings: Findings,
+        partition_of: Callable[[str], int],
+        snapshot: Callable[[str, int], Snapshot | None],
+    ) -> None:
+        self.shard = shard
+        self.rules = rules
+        self.findings = findings
+        self.funds: dict[str, Fund] = {}
+        self.watermark_ms = 0
+        self.taken: dict[str, int] = {}
+        self.sent: dict[str, int] = {}
+        self.commands: set[str] = set()
+        self.changes: dict[str, int] = {}
+        self.asked_changes: dict[str, int] = {}
+        self._mine = partition_of
+        self._snapshot = snapshot
+        """(User shard, number) → what it had when it sent this treasury that message."""
+        self._where = ""
+        self._record: dict[str, Any] = {}
+
+    def fail(self, rule: str, text: str) -> None:
+        """Notes a violation at the present record."""
+        self.findings.fail(rule, f"{self._where}: {text}")
+
+    def check(self, holds: bool, rule: str, text: str) -> None:
+        """Notes a violation at the present record unless ``holds``."""
+        if not holds:
+            self.fail(rule, text)
+
+    # --- One record -------------------------------------------------------------------------------------------
+
+    def take(self, height: int, record: dict[str, Any]) -> None:
+        """Replays one record. Public events are judged in the state in which they were declared."""
+        self._where = f"{self.shard} {height} {record['topic']} {record['offset']}"
+        self._record = record
+        exhausted = [body for topic, _, body in record.get("out", ()) if topic == "budget-exhausted"]
+        before = {name: set(fund.reasons) for name, fund in self.funds.items()}
+        money: dict[str, list[int]] = {}
+        for name, *args in record["deltas"]:
+            if name == "status":
+                campaign, episode, reasons, _ = args
+                gained = set(reasons) - self.funds[campaign].reasons
+                if gained & _EXHAUSTED:
+                    self._judge_exhaustion(campaign, gained, exhausted)
+                self._status(campaign, episode, set(reasons))
+            elif name == "money":
+                money.setdefault(args[0], []).append(args[1])
+                self._fund(args[0]).topped_up += args[1]
+                self._fund(args[0]).unleased += args[1]
+            else:
+                self._apply(name, args)
+        for fund in self.funds.values():
+            self.check(fund.unleased >= 0 and fund.topped_up >= 0, "no amount is negative", str(fund.unleased))
+        self._judge_command(record, money)
+        self._judge_reasons(record, before)
+        self._judge_events(record)
+        self._judge_messages(record)
+        for destination, number, _, _ in record.get("send", ()):
+            self.sent[destination] = number
+
+    def _fund(self, campaign: str) -> Fund:
+        return self.funds[campaign]
+
+    def _message(self) -> dict[str, Any]:
+        """The input, where it is a JSON object."""
+        value = (self._record.get("personal") or {}).get("value")
+        return value if isinstance(value, dict) else {}
+
+    def _apply(self, name: str, args: list[Any]) -> None:
+        if name == "wm":
+            self.check(args[0] > self.watermark_ms, "the watermark never goes back", str(args[0]))
+            self.watermark_ms = args[0]
+        elif name == "took":
+            self.taken[args[0]] = args[1]
+        elif name == "command":
+            command = self._message()
+            own = f"{command.get('account_id')} {command.get('command_id')}"
+            self.check(own not in self.commands, "a command counts once", own)
+            self.commands.add(own)
+        elif name == "define":
+            data, zone = args
+            known = self.funds.get(data["campaign_id"])
+            if known is None:
+                self.funds[data["campaign_id"]] = Fund(data, zone)
+            else:
+                known.data, known.zone = data, zone
+        elif name == "grant":
+            self._grant(*args)
+        elif name == "returned":
+            campaign, shard, day, amount = args
+            item = self._item(campaign)
+            self.check([day, amount] in item.get("returned", ()), "what comes back was sent", f"{args}: {item}")
+            self._lease(self._fund(campaign), shard, day, -amount)
+        elif name == "report":
+            campaign, shard, row = args
+            self.check(row in self._item(campaign).get("books", ()), "reports are what was sent", f"{args}")
+            self._fund(campaign).reports.setdefault(shard, {})[row[0]] = row
+        elif name == "ask":
+            campaign, shard, day, level, empty = args
+            self._fund(campaign).asks[shard, day] = (level, empty)
+        elif name == "denied":
+            campaign, shard, day = args
+            if self._fund(campaign).asks.pop((shard, day), None) is None:
+                self.fail("only an ask is denied", f"{args}")
+        elif name in ("round", "replied", "round_end"):
+            self._recall(name, args)
+        elif name == "threshold":
+            self._threshold(*args)
+        else:
+            known_names = ("rules", "account", "budget", "decrease", "decreased", "opened", "ticked")
+            self.check(name in known_names, "known deltas", name)
+
+    def _item(self, campaign: str) -> dict[str, Any]:
+        items = self._message()["payload"]["items"]
+        return next((item for item in items if item["campaign_id"] == campaign), {})
+
+    # --- Money ------------------------------------------------------------------------------------------------
+
+    def _lease(self, fund: Fund, shard: str, day: int, amount: int) -> None:
+        fund.unleased -= amount
+        days = fund.leased.setdefault(shard, {})
+        days[day] = days.get(day, 0) + amount
+        self.check(days[day] >= 0 and fund.unleased >= 0, "no amount is negative", f"{shard} {day} {amount}")
+
+    def _grant(self, campaign: str, shard: str, day: int, amount: int, asked: bool) -> None:
+        fund = self._fund(campaign)
+        self.check(not fund.reasons, "a paused campaign gets no money", f"{campaign} {fund.reasons}")
+        self.check(0 < amount <= fund.room(day), "a lease is within budget and day", f"{campaign} {day} {amount}")
+        daily = fund.data.get("daily_budget_micros")
+        self.check((day == 0) == (daily is None), "a grant belongs to one account day", f"{campaign} {day}")
+        if day:
+            opens_ms = audit_caps.day_start_ms(day, fund.zone)
+            self.check(
+                self.watermark_ms + self.rules.early_lease_ms >= opens_ms,
+                "a day is leased a little early at most",
+                f"{campaign} {day} at {self.watermark_ms}",
+            )
+        self._lease(fund, shard, day, amount)
+        self._judge_pacing(fund, day)
+        fund.granted.append((shard, self.sent.get(shard, 0) + 1, day, amount))
+        if asked:
+            fund.asks.pop((shard, day), None)
+
+    def _judge_pacing(self, fund: Fund, day: int) -> None:
+        mode = fund.data.get("pacing", {}).get("mode", "asap")
+        if mode != "even":
+            return
+        if day:
+            budget = fund.data["daily_budget_micros"]
+            start, end = audit_caps.day_start_ms(day, fund.zone), audit_caps.day_end_ms(day, fund.zone)
+        elif fund.data.get("start_ms") is not None and fund.data.get("end_ms") is not None:
+            budget, start, end = fund.topped_up, fund.data["start_ms"], fund.data["end_ms"]
+        else:
+            return
+        passed = min(max(0, self.watermark_ms - start), end - start)
+        self.check(
+            fund.day_leased(day) <= budget * passed // (end - start),
+            "pacing holds money back",
+            f"{fund.data['campaign_id']} {day}: {fund.day_leased(day)}",
+        )
+
+    def _judge_command(self, record: dict[str, Any], money: Mapping[str, list[int]]) -> None:
+        """A command moves the money that it names, once."""
+        if record["topic"] != "campaigns" or record["result"]["kind"] != "command":
+            if record["topic"] != "reports" or not any(d[0] == "decreased" for d in record["deltas"]):
+                self.check(not money, "only commands move a budget", f"{money}")
+            return
+        command = self._message()
+        word, name = command["command"], command["command_id"]
+        own = f"{command['account_id']} {name}"
+        self.asked_changes[name] = self.asked_changes.get(name, 0) + 1
+        moved = sum(money.get(command.get("campaign_id", ""), ()))
+        first = any(delta[0] == "command" for delta in record["deltas"])
+        mine = self._mine(command["account_id"]) == int(self.shard[1:])
+        fund = self.funds.get(command.get("campaign_id", ""))
+        sound = mine and fund is not None and fund.data["account_id"] == command["account_id"]
+        refused = record["result"].get("refused")
+        self.check((refused is None) == first, "a command is taken or refused", f"{word}: {refused}")
+        if refused is not None:
+            self.check(not money, "a refused command moves nothing", f"{money}")
+            fair = refused == "archived" or refused == "duplicate" and own in self.commands or not sound
+            fair = fair or word in ("upsert", "account")
+            self.check(fair, "no command is refused without a reason", f"{word} {name}: {refused}")
+        elif word in ("top-up", "credit"):
+            self.check(moved == command["amount_micros"], "a top-up is money, once", f"{name}: {money}")
+        elif word == "decrease":
+            self.check(-command["amount_micros"] <= moved <= 0, "a decrease takes at most its amount", f"{money}")
+        elif word != "upsert":
+            self.check(not money, "only commands move a budget", f"{money}")
+
+    # --- Recalls ----------------------------------------------------------------------------------------------
+
+    def _recall(self, name: str, args: list[Any]) -> None:
+        fund = self._fund(args[0])
+        if name == "round":
+            self.check(fund.waiting is None, "one recall at a time", args[0])
+            fund.round += 1
+            fund.waiting = set(args[1])
+            holders = {
+                shard
+                for shard, days in fund.leased.items()
+                if sum(days.values()) > sum(row[3] for row in fund.reports.get(shard, {}).values())
+            }
+            self.check(fund.waiting == holders, "a recall goes to every holder", f"{args} of {holders}")
+            wanted = any(
+                empty and fund.room(day) < fund.one_price for (_, day), (_, empty) in fund.asks.items()
+            )
+            decrease = any(delta[0] == "decrease" for delta in self._record["deltas"])
+            self.check(wanted or decrease, "only an ask for an empty lease recalls", f"{fund.asks}")
+        elif name == "replied":
+            shard = args[1]
+            if fund.waiting is None or shard not in fund.waiting:
+                self.fail("a recall is answered once", f"{args}")
+            else:
+                fund.waiting.remove(shard)
+            item = self._item(args[0])
+            self.check(item.get("round") == fund.round, "an answer belongs to its recall", f"{args}: {item}")
+        else:
+            self.check(fund.waiting == set(), "a recall ends when all have answered", f"{args}: {fund.waiting}")
+            fund.waiting = None
+
+    # --- Episodes ---------------------------------------------------------------------------------------------
+
+    def _left(self, fund: Fund, campaign: str, day: int | None) -> int:
+        """What could truly still be spent, on the cut through history that the treasury has heard of."""
+        left = fund.unleased if day is None else fund.room(day)
+        for shard in {shard for shard, *_ in fund.granted}:
+            snapshot = self._snapshot(shard, self.taken.get(shard, 0))
+            leases = {} if snapshot is None else snapshot.leases.get(campaign, {})
+            reached = 0 if snapshot is None else snapshot.directives
+            left += sum(amount for at, amount in leases.items() if day in (None, at))
+            left += sum(
+                amount
+                for to, number, at, amount in fund.granted
+                if to == shard and number > reached and day in (None, at)
+            )
+        return left
+
+    def _judge_exhaustion(self, campaign: str, gained: set[str], events: list[dict[str, Any]]) -> None:
+        fund = self._fund(campaign)
+        mine = [body for body in events if body["campaign_id"] == campaign]
+        if len(mine) != 1:
+            self.fail("exactly one budget-exhausted", f"{campaign} {gained}: {len(mine)} events")
+            return
+        body = mine[0]
+        self.check(
+            fund.episode not in fund.exhausted and body["episode"] == fund.episode,
+            "budget-exhausted once an episode",
+            f"{campaign} episode {fund.episode}",
+        )
+        fund.exhausted.add(fund.episode)
+        self.check(not fund.reasons, "a paused campaign is not exhausted again", f"{campaign} {fund.reasons}")
+        self.check((body["scope"] == "day") == ("day" in gained), "the scope of exhaustion", str(body))
+        left = self._left(fund, campaign, body.get("day"))
+        self.check(
+            left < fund.one_price,
+            "exhausted only when less than one price is left",
+            f"{campaign} {body['scope']}: {left} left, one price is {fund.one_price}",
+        )
+        self.check(body["topped_up_micros"] == fund.topped_up, "events name true totals", str(body))
+
+    def _status(self, campaign: str, episode: int, reasons: set[str]) -> None:
+        fund = self._fund(campaign)
+        resumed = bool(fund.reasons) and not reasons
+        self.check(episode == fund.episode + resumed, "an episode ends with a resume", f"{campaign} {episode}")
+        if bool(fund.reasons) != bool(reasons):
+            fund.asks.clear()
+        fund.episode = episode
+        fund.reasons = reasons
+
+    def _judge_reasons(self, record: dict[str, Any], before: Mapping[str, set[str]]) -> None:
+        """A manual pause is lifted by hand only, and an archived campaign stays so."""
+        command = self._message() if record["topic"] == "campaigns" else {}
+        word = command.get("command")
+        for name, fund in self.funds.items():
+            was = before.get(name, set())
+            lifted = was - fund.reasons
+            by_hand = word == "resume" and command.get("campaign_id") == name
+            self.check("manual" not in lifted or by_hand, "money never lifts a manual pause", name)
+            self.check("archived" not in lifted, "archived for good", name)
+            if "exhausted" in lifted:
+                self.check(fund.topped_up > 0 and self._released(fund), "exhausted leaves when money is back", name)
+
+    def _released(self, fund: Fund) -> bool:
+        """Whether there was at least one price to begin the next episode with."""
+        fresh = sum(
+            amount for shard, number, _, amount in fund.granted if number == self.sent.get(shard, 0) + 1
+        )
+        return fund.unleased + fresh >= fund.one_price
+
+    def _judge_events(self, record: dict[str, Any]) -> None:
+        for topic, _, body in record.get("out", ()):
+            fund = self.funds.get(body.get("campaign_id", ""))
+            if topic == "campaign-changes":
+                name = body["command_id"]
+                self.changes[name] = self.changes.get(name, 0) + 1
+            elif topic == "campaign-paused" and fund is not None:
+                self.check(not fund.public_paused, "pauses and resumes alternate", str(body))
+                fund.public_paused = True
+            elif topic == "campaign-resumed" and fund is not None:
+                self.check(fund.public_paused, "pauses and resumes alternate", str(body))
+                self.check(body["episode"] == fund.episode, "events name their episode", str(body))
+                fund.public_paused = False
+        for name, fund in self.funds.items():
+            self.check(
+                fund.public_paused == bool(fund.reasons), "every pause and resume is published", f"{name}"
+            )
+
+    def _threshold(self, campaign: str, percent: int) -> None:
+        fund = self._fund(campaign)
+        key = (fund.episode, percent)
+        self.check(key not in fund.thresholds, "a threshold is passed once an episode", f"{campaign} {key}")
+        fund.thresholds.add(key)
+        self.check(
+            fund.spent() * 100 >= fund.topped_up * percent, "a threshold is passed when it is", f"{campaign} {key}"
+        )
+
+    # --- Messages ---------------------------------------------------------------------------------------------
+
+    def _judge_messages(self, record: dict[str, Any]) -> None:
+        """What is granted by the record is what its messages say."""
+        granted: dict[tuple[str, str, int], int] = {}
+        for name, *args in record["deltas"]:
+            if name == "grant":
+                key = (args[1], args[0], args[2])
+                granted[key] = granted.get(key, 0) + args[3]
+        for destination, _, _, payload in record.get("send", ()):
+            for item in payload["items"]:
+                if item["do"] == "grant":
+                    key = (destination, item["campaign_id"], item["day"])
+                    granted[key] = granted.get(key, 0) - item["amount_micros"]
+        self.check(not any(granted.values()), "what is granted is sent", f"{granted}")
+
+    # --- In the end -------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """What must be so once everything has come to rest."""
+        self._where = f"{self.shard} in the end"
+        self.check(self.changes == self.asked_changes, "every command is answered once", f"{self.changes}")
+        for name, fund in self.funds.items():
+            self.check(fund.waiting is None, "a recall comes to its end", f"{name} waits for {fund.waiting}")
+            paced = fund.data.get("pacing", {}).get("mode", "asap") != "asap"
+            for (shard, day), ask in fund.asks.items():
+                early = day and audit_caps.day_start_ms(day, fund.zone) > self.watermark_ms
+                self.check(bool(paced or early), "every ask is answered", f"{name} {shard} {day}: {ask}")
+            one = fund.one_price
+            outstanding = fund.topped_up - fund.unleased - fund.spent()
+            if not fund.reasons and one:
+                self.check(
+                    fund.topped_up - fund.spent() >= one, "what is spent up is exhausted", f"{name} is not paused"
+                )
+            if "exhausted" in fund.reasons:
+                enough = max(one * self.rules.partitions, fund.topped_up // 100)
+                back = fund.unleased >= enough or (fund.unleased >= one and not outstanding)
+                self.check(not back, "exhausted leaves when money is back", f"{name} has {fund.unleased}")
