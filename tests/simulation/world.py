@@ -91,6 +91,7 @@ class SimWorld:
             "publish_deadline_s": 0.8,
             "unpublished_blocks": rng.choice((1, 4)),
             "store_deadline_s": 0.5,
+            "store_check_s": 2.0,
             "trail_blocks": rng.choice((1, 3, 20)),
             "dirty_limit": rng.choice((3, 50)),
             "rebuild_fields": rng.choice((2, 10, 5_000)),

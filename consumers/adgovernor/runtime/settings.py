@@ -39,6 +39,8 @@ class EngineSettings:
 
     store_deadline_s: float = 2.0
     """How long a decision waits for a store that does not answer before it goes on without it."""
+    store_check_s: float = 10.0
+    """How often a store to which there is nothing to write is asked where it is."""
     trail_blocks: int = 64
     """Most blocks that a store which answers may be behind."""
     dirty_limit: int = 20_000

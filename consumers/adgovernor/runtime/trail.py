@@ -43,6 +43,7 @@ class Trail:
         self._lost = ""
         self._away_since: float | None = None
         self._written = spine.published.height
+        self._heard_s = asyncio.get_running_loop().time()
         if confirmed is None:
             self.went_away()
 
@@ -106,9 +107,13 @@ class Trail:
             return
         if self._task is not None and not self._task.done():
             return
-        if self.confirmed == self._spine.tip or self.assumed:
+        if self.assumed:
             return
-        self._begin()
+        if self.confirmed != self._spine.tip:
+            self._begin()
+        elif asyncio.get_running_loop().time() - self._heard_s >= self._world.settings.store_check_s:
+            # A shard with nothing to write would not notice that the store was emptied or fell back.
+            self._task = asyncio.create_task(self._ask(None), name=f"store-{self._world.shard}")
 
     def _begin(self) -> None:
         assert self.confirmed is not None
@@ -148,6 +153,7 @@ class Trail:
 
     def _settled(self, tip: Tip) -> None:
         self.confirmed = tip
+        self._heard_s = asyncio.get_running_loop().time()
         self._attempted.clear()
         self._flying = {}
         self._away_since = None
@@ -164,6 +170,7 @@ class Trail:
             self._lost = "the store answers again"
         elif tip == self.confirmed or tip in self._attempted:
             self.confirmed = tip
+            self._heard_s = asyncio.get_running_loop().time()
             self._away_since = None
         else:
             self._lost = (
