@@ -37,6 +37,8 @@ def horizon_ms(caps: tuple[Cap, ...]) -> int:
         if cap.window == "calendar":
             # A month may be named by fewer days than it has, and a day that clocks turn back in is longer.
             length = (31 * DAY_MS if cap.calendar_unit() == "month" else length) + DAY_MS
+        elif cap.window == "stream":
+            length = DAY_MS  # Nobody says when a session ends; none is taken to last longer.
         longest = max(longest, length)
     return longest
 
