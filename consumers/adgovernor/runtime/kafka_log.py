@@ -181,13 +181,13 @@ class KafkaShardLog:
                     f"a message for {message.topic} has {len(value)} bytes, at most {self._options.max_output_bytes} "
                     "are sent: raise max.message.bytes of the topic and the worker's limit, then restart it",
                 )
-            if (
-                batch is None
-                or batch.append(timestamp=None, key=key, value=value, headers=message.headers) is None
-            ):
+            headers = message.headers
+            if not isinstance(headers, list):
+                headers = list(headers)
+            if batch is None or batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
                 batch = producer.create_batch()
                 batches.append(batch)
-                batch.append(timestamp=None, key=key, value=value, headers=message.headers)
+                batch.append(timestamp=None, key=key, value=value, headers=headers)
         for each in batches:
             each.close()
         return batches

@@ -113,7 +113,21 @@ async def create_topics(connection: KafkaConnection, prefix: str, partitions: in
             if error is not NoError and error is not TopicAlreadyExistsError:
                 detail = entry[2] if len(entry) > 2 and entry[2] else error.description
                 raise BadSettings(f"the broker refused to create {entry[0]}: {detail}")
+        await _visible(admin, {topic.name for topic in new})
     return [topic.name for topic in new]
+
+
+async def _visible(admin: AIOKafkaAdminClient, names: set[str]) -> None:
+    """Waits until every partition of these topics has a leader: the broker answers a creation before that."""
+    while True:
+        served = {
+            entry["topic"]
+            for entry in await admin.describe_topics(None)
+            if entry["partitions"] and all(part["leader"] >= 0 for part in entry["partitions"])
+        }
+        if names <= served:
+            return
+        await asyncio.sleep(0.05)
 
 
 async def describe_topics(connection: KafkaConnection, prefix: str) -> dict[str, TopicState]:
