@@ -89,6 +89,7 @@ class Metrics:
         self._takeover = histogram("takeover_seconds", "Taking a shard into memory.", _TAKEOVER_S)
         self._currencies: dict[str, str] = {}
         self._lags: dict[str, set[str]] = {}
+        self._heights: dict[str, int] = {}
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -115,7 +116,7 @@ class Metrics:
         self._chunk.observe(read_s + decide_s + append_s)
         for stage, seconds in (("read", read_s), ("decide", decide_s), ("append", append_s)):
             self._stages.labels(stage).observe(seconds)
-        self._height.labels(shard).set(height)
+        self._show_height(shard, height)
         self._count(drafts)
 
     def published(self, shard: str, *, height: int, outputs: int, seconds: float) -> None:
@@ -139,7 +140,7 @@ class Metrics:
         self._takeovers.labels(reason.split(":")[0]).inc()
         self._takeover.observe(seconds)
         self._owned.labels(shard).set(1)
-        self._height.labels(shard).set(height)
+        self._show_height(shard, height)
         log.info(
             "took the shard over",
             shard=shard,
@@ -158,6 +159,8 @@ class Metrics:
         """See `Observer`."""
         self._fields.inc(fields)
         self._store.observe(seconds)
+        if shard in self._heights:
+            self._trail.labels(shard).set(max(0, self._heights[shard] - height))
 
     def store_trail(self, shard: str, *, blocks: int, dirty: int, away: bool) -> None:
         """See `Observer`."""
@@ -181,11 +184,16 @@ class Metrics:
     def released(self, shard: str) -> None:
         """See `Observer`."""
         partition = str(topics.partition_of_shard(shard))
+        self._heights.pop(shard, None)
         for topic in self._lags.pop(shard, set()):
             self._lag.remove(topic, partition)
         for gauge in (self._trail, self._dirty, self._away, self._owned, self._height):
             _forget(gauge, shard)
         log.info("let the shard go", shard=shard)
+
+    def _show_height(self, shard: str, height: int) -> None:
+        self._heights[shard] = height
+        self._height.labels(shard).set(height)
 
     # --- Counting -------------------------------------------------------------------------------------------
 

@@ -20,8 +20,31 @@ from adgovernor.contracts.errors import BadSettings, Unavailable
 
 _T = TypeVar("_T")
 _DEADLINE_S: Final = 20.0
+_FIND_TRIES: Final = 8
+_FIND_TRY_S: Final = 0.25
+_STOP_TRIES: Final = 20
+_STOP_TRY_S: Final = 0.25
 _NEVER: Final = "none"
 """What to do without an offset: nothing. Every position here is set by us."""
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Stops a consumer, within a bound.
+
+    The client's fetcher swallows a cancellation that meets it while it takes a new assignment in, and its own
+    ``stop()`` then waits for ever; asking again helps. Private names of the client are used here and nowhere else.
+    """
+    stopping = asyncio.create_task(consumer.stop())
+    for _ in range(_STOP_TRIES):
+        done, _ = await asyncio.wait({stopping}, timeout=_STOP_TRY_S)
+        if done:
+            stopping.result()
+            return
+        if consumer._fetcher is not None:
+            consumer._fetcher._fetch_task.cancel()
+    stopping.cancel()
+    await asyncio.wait({stopping}, timeout=_STOP_TRY_S)
+    await consumer._client.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +97,16 @@ class PartitionReader:
     """
 
     def __init__(
-        self, connection: KafkaConnection | str, full_name: str, *, client_id: str, group: str | None = None
+        self,
+        connection: KafkaConnection | str,
+        full_name: str,
+        *,
+        client_id: str,
+        group: str | None = None,
+        hold_ms: int = 500,
     ) -> None:
+        """``hold_ms``: how long a broker may hold back an answer that would be empty. A new `read_from` waits for
+        the answer under way, so whoever jumps about wants it short."""
         self._connection = KafkaConnection.of(connection)
         self.full_name = full_name
         self.next: dict[int, int] = {}
@@ -87,6 +118,7 @@ class PartitionReader:
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset=_NEVER,
+            fetch_max_wait_ms=hold_ms,
             # One partition's backlog must fill a batch, or a tail of small fetches costs a round trip each.
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
@@ -106,8 +138,7 @@ class PartitionReader:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 await self._consumer.start()
-                # The client's own list of topics, unlike `topics()`, says the partitions too.
-                cluster = await self._consumer._client.fetch_all_metadata()
+                self._partitions = await self._find_partitions()
         except (KafkaError, OSError, TimeoutError) as error:
             await self.close()
             raise Unavailable(
@@ -117,7 +148,6 @@ class PartitionReader:
         except BaseException:
             await self.close()
             raise
-        self._partitions = sorted(cluster.partitions_for_topic(self.full_name) or ())
         if not self._partitions:
             await self.close()
             raise BadSettings(
@@ -126,13 +156,24 @@ class PartitionReader:
             )
         return self._partitions
 
+    async def _find_partitions(self) -> list[int]:
+        # A broker may not know yet of a topic that was made a moment ago through another.
+        for _ in range(_FIND_TRIES):
+            # The client's own view of the cluster, unlike `topics()`, says the partitions too.
+            cluster = await self._consumer._client.fetch_all_metadata()
+            partitions = cluster.partitions_for_topic(self.full_name)
+            if partitions:
+                return sorted(partitions)
+            await asyncio.sleep(_FIND_TRY_S)
+        return []
+
     def partitions(self) -> list[int]:
         """The topic's partitions, once it is open."""
         return self._partitions
 
     async def close(self) -> None:
         """Lets connections go."""
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
 
     def _tps(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self.full_name, partition) for partition in partitions]

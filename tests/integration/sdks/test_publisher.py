@@ -14,12 +14,18 @@ from adgovernor.contracts.events import Click, Impression, OptOut
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.contracts.routing import partition_of
 from adgovernor.publish import Publisher, StoppedAt, publish_lines
-from adgovernor.publish.lanes import Published
+from adgovernor.publish.lanes import Lanes, Published
 
 pytestmark = pytest.mark.servers
 
 PARTITIONS = 4
 """As the fixture `deployment` makes them."""
+
+
+def lanes_of(publisher: Publisher) -> Lanes:
+    """The publisher's way to Kafka, to break it."""
+    assert isinstance(publisher._lanes, Lanes)
+    return publisher._lanes
 
 
 def _request(number: int, user: str | None = None) -> AdRequest:
@@ -164,7 +170,7 @@ async def test_a_broken_producer_is_replaced(kafka_bootstrap: str, deployment: s
         await publisher.ad_request(_request(0))
         calls = [asyncio.create_task(publisher.ad_request(_request(n))) for n in range(1, 500)]
         await asyncio.sleep(0)
-        await publisher._lanes._link.discard()
+        await lanes_of(publisher)._link.discard()
         await asyncio.gather(*calls)
 
     found = await _read(kafka_bootstrap, f"{deployment}.ad-requests")
@@ -186,7 +192,7 @@ async def test_lines_stop_where_kafka_is_gone(kafka_bootstrap: str, deployment: 
         for number in range(2000):
             yield _request(number).model_dump_json().encode()
         # From here on the client knows no broker that answers.
-        for lane in publisher._lanes._lanes.values():
+        for lane in lanes_of(publisher)._lanes.values():
             lane.task.cancel()
         for number in range(2000, 2100):
             yield _request(number).model_dump_json().encode()
@@ -196,4 +202,4 @@ async def test_lines_stop_where_kafka_is_gone(kafka_bootstrap: str, deployment: 
             await publish_lines(publisher, topics.AD_REQUESTS, lines())  # type: ignore[arg-type]
         assert stopped.value.summary.published <= 2000
         assert stopped.value.summary.lines == 2100
-        publisher._lanes._lanes.clear()
+        lanes_of(publisher)._lanes.clear()

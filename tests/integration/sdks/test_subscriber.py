@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
@@ -12,7 +13,7 @@ from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode
 from adgovernor.contracts.errors import BadInput, BadSettings, Undecodable
 from adgovernor.publish import Publisher
 from adgovernor.publish.publisher import Bulk
-from adgovernor.subscribe import DeadLetter, Gap, Position, Subscriber
+from adgovernor.subscribe import DeadLetter, Gap, PartitionReader, Position, Subscriber
 
 pytestmark = pytest.mark.servers
 
@@ -180,3 +181,18 @@ async def test_wrong_questions(kafka_bootstrap: str, deployment: str) -> None:
         await _all(kafka_bootstrap, deployment, partitions=[9])
     with pytest.raises(BadSettings, match="does not exist"):
         await _all(kafka_bootstrap, deployment + "x")
+
+
+async def test_a_reader_stops_at_once_after_a_new_assignment(kafka_bootstrap: str, deployment: str) -> None:
+    """Closing a reader right after it was sent elsewhere ends, although the client's own stop would hang."""
+    await _publish(kafka_bootstrap, deployment, 0, [1, 2, 3])
+    loop = asyncio.get_running_loop()
+    for _ in range(10):
+        reader = PartitionReader(kafka_bootstrap, f"{deployment}.decisions", client_id="test")
+        await reader.open()
+        await reader.read_from({0: 0})
+        assert await reader.read(10, 1.0)
+        await reader.read_from({1: 0})
+        began = loop.time()
+        await reader.close()
+        assert loop.time() - began < 3.0

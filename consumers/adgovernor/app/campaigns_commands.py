@@ -1,0 +1,411 @@
+"""``adgovernor campaigns``: define campaigns, give and take money, pause and resume."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adgovernor.app.console import (
+    EXIT_FOUND,
+    AsJson,
+    complain,
+    money,
+    print_json,
+    print_table,
+    run_async,
+    settings_of,
+)
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from adgovernor.app.settings import Settings
+    from adgovernor.contracts.campaigns import CampaignChange, Command
+
+campaigns_app = typer.Typer(no_args_is_help=True)
+
+Account = Annotated[
+    str | None,
+    typer.Option(help="The campaign's account; left out, it is looked up in the store."),
+]
+CampaignId = Annotated[str, typer.Argument(help="The campaign.")]
+CommandId = Annotated[
+    str | None,
+    typer.Option(
+        "--command-id", help="To give a command again safely: an id has an effect once. Left out: a new one."
+    ),
+]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the answer; 0: do not wait.")]
+
+
+@campaigns_app.callback()
+def _campaigns() -> None:
+    """Define campaigns, give and take money, pause and resume.
+
+    Each command has an id and takes effect once. It is waited for until a worker has accepted or refused it: exit
+    code 0 when all were accepted, 1 when one was refused, 3 when no answer came in time (give the same command again
+    with its --command-id, once workers run).
+    """
+
+
+@campaigns_app.command("apply")
+def apply(
+    context: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="Accounts, campaigns or commands: JSON lines, or one JSON array.",
+        ),
+    ],
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Define the accounts and campaigns of a file, or change them.
+
+    Budgets are absolute: applying a file again changes nothing, and a higher budget_micros adds the difference. A bad
+    entry is named and the others go on.
+
+    \b
+    Example file:
+        {"account_id": "acme", "time_zone": "Europe/Berlin"}
+        {"campaign_id": "spring", "account_id": "acme", "currency": "EUR", "budget_micros": 5000000000,
+         "cpm_micros": 2500000, "caps": [{"window": "day", "limit": 3}]}     (on one line)
+    """
+    from adgovernor.audit.whatif import command_of, read_lines
+
+    commands: list[Command] = []
+    bad: list[str] = []
+    for line in read_lines(file):
+        if isinstance(line, str):
+            bad.append(line)
+            continue
+        data = command_of(line)
+        if "command" not in line.data:
+            data["command_id"] = _new_id()
+        data.setdefault("time_ms", _now_ms())
+        try:
+            commands.append(_parsed(data))
+        except BadInput as error:
+            bad.append(f"{line.place}: {error}")
+    for message in bad:
+        complain(message)
+    _give(context, commands, wait, as_json, bad=bad)
+
+
+@campaigns_app.command("top-up")
+def top_up(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    amount: Annotated[str, typer.Argument(help="In units of the campaign's currency, such as 250 or 0.5.")],
+    account: Account = None,
+    command_id: CommandId = None,
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Add to a campaign's budget. A campaign that was exhausted is served again.
+
+    Example: adgovernor campaigns top-up spring 250
+    """
+    _move(context, "top-up", campaign_id, amount, account, command_id, wait, as_json)
+
+
+@campaigns_app.command("credit")
+def credit(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    amount: Annotated[str, typer.Argument(help="In units of the campaign's currency.")],
+    account: Account = None,
+    command_id: CommandId = None,
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Give money back, as for invalid traffic.
+
+    Example: adgovernor campaigns credit spring 1.25 --command-id ivt-2026-03
+    """
+    _move(context, "credit", campaign_id, amount, account, command_id, wait, as_json)
+
+
+@campaigns_app.command("decrease")
+def decrease(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    amount: Annotated[str, typer.Argument(help="In units of the campaign's currency.")],
+    account: Account = None,
+    command_id: CommandId = None,
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Take from a campaign's budget, as far as it is not spent or reserved; the rest is refused.
+
+    Example: adgovernor campaigns decrease spring 100
+    """
+    _move(context, "decrease", campaign_id, amount, account, command_id, wait, as_json)
+
+
+@campaigns_app.command("pause")
+def pause(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    account: Account = None,
+    command_id: CommandId = None,
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Stop serving a campaign until it is resumed by hand.
+
+    Example: adgovernor campaigns pause spring
+    """
+    _set(context, "pause", campaign_id, account, command_id, wait, as_json)
+
+
+@campaigns_app.command("resume")
+def resume(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    account: Account = None,
+    command_id: CommandId = None,
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Take a pause by hand back. A campaign without money stays paused for that.
+
+    Example: adgovernor campaigns resume spring
+    """
+    _set(context, "resume", campaign_id, account, command_id, wait, as_json)
+
+
+@campaigns_app.command("archive")
+def archive(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    account: Account = None,
+    command_id: CommandId = None,
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """End a campaign for good.
+
+    Example: adgovernor campaigns archive spring
+    """
+    _set(context, "archive", campaign_id, account, command_id, wait, as_json)
+
+
+@campaigns_app.command("list")
+def list_campaigns(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Option(help="Only this account's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show all campaigns with their money.
+
+    Example: adgovernor campaigns list --account acme
+    """
+    from adgovernor.app.state_commands import read_state
+
+    rows = [known.row() for known in read_state(context, lambda state: state.campaigns(account))]
+    rows.sort(key=lambda row: (row["account_id"], row["campaign_id"]))
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        "",
+        ("account", "campaign", "status", "topped up", "spent", "reserved", "left", ""),
+        [
+            (
+                row["account_id"],
+                row["campaign_id"],
+                ", ".join(row["reasons"]) or "active",
+                money(row["topped_up_micros"]),
+                money(row["spent_micros"]),
+                money(row["reserved_micros"]),
+                money(row["left_micros"]),
+                row["currency"],
+            )
+            for row in rows
+        ],
+    )
+
+
+@campaigns_app.command("show")
+def show(context: typer.Context, campaign_id: CampaignId, as_json: AsJson = False) -> None:
+    """Show a campaign's money and status.
+
+    Example: adgovernor campaigns show spring --json
+    """
+    from adgovernor.app.state_commands import show_campaign
+
+    show_campaign(context, campaign_id, as_json)
+
+
+# --- Giving commands -----------------------------------------------------------------------------------------
+
+
+def _new_id() -> str:
+    return f"cli-{uuid.uuid4().hex}"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _parsed(data: dict[str, Any]) -> Command:
+    import orjson
+
+    from adgovernor.contracts.catalogue import contract_of
+
+    parsed: Command = contract_of(topics.CAMPAIGNS).parse(orjson.dumps(data))
+    return parsed
+
+
+def _micros(amount: str) -> int:
+    from decimal import Decimal, InvalidOperation
+
+    from adgovernor.contracts.money import micros_of
+
+    try:
+        value = Decimal(amount)
+    except InvalidOperation as error:
+        raise BadInput(f"{amount!r} is no amount; give units of the currency, such as 250 or 0.5") from error
+    if not value.is_finite() or value <= 0 or value != round(value, 6):
+        raise BadInput(f"{amount} must be above 0 and have at most six decimal places")
+    return micros_of(value)
+
+
+def _account(context: typer.Context, campaign_id: str, account: str | None) -> str:
+    if account is not None:
+        return account
+    from adgovernor.app.state_commands import read_state
+
+    known = read_state(context, lambda state: state.campaign(campaign_id))
+    return str(known.campaign.campaign.account_id)
+
+
+def _move(
+    context: typer.Context,
+    command: str,
+    campaign_id: str,
+    amount: str,
+    account: str | None,
+    command_id: str | None,
+    wait: float,
+    as_json: bool,
+) -> None:
+    micros = _micros(amount)
+    base = _base(context, command, campaign_id, account, command_id)
+    _give(context, [_parsed({**base, "amount_micros": micros})], wait, as_json)
+
+
+def _set(
+    context: typer.Context,
+    command: str,
+    campaign_id: str,
+    account: str | None,
+    command_id: str | None,
+    wait: float,
+    as_json: bool,
+) -> None:
+    _give(context, [_parsed(_base(context, command, campaign_id, account, command_id))], wait, as_json)
+
+
+def _base(
+    context: typer.Context, command: str, campaign_id: str, account: str | None, command_id: str | None
+) -> dict[str, Any]:
+    return {
+        "command": command,
+        "command_id": command_id or _new_id(),
+        "account_id": _account(context, campaign_id, account),
+        "time_ms": _now_ms(),
+        "campaign_id": campaign_id,
+    }
+
+
+def _give(
+    context: typer.Context, commands: list[Command], wait: float, as_json: bool, bad: list[str] | None = None
+) -> None:
+    settings = settings_of(context)
+    answers = run_async(_give_and_wait(settings, commands, wait)) if commands else {}
+    rows = [_row(command, answers.get(command.command_id)) for command in commands]
+    if as_json:
+        print_json({"commands": rows, "bad": bad or []} if bad is not None else rows[0])
+    else:
+        for row in rows:
+            typer.echo(_told(row))
+    missing = [row["command_id"] for row in rows if row["outcome"] == "unanswered"]
+    if missing and wait > 0:
+        raise Unavailable(
+            f"{len(missing)} commands are published, but no worker answered within {wait:g} s; they take effect once "
+            "workers run (`adgovernor run`)"
+        )
+    if bad or any(row["outcome"] == "refused" for row in rows):
+        raise typer.Exit(EXIT_FOUND)
+
+
+async def _give_and_wait(
+    settings: Settings, commands: list[Command], wait: float
+) -> dict[str, CampaignChange]:
+    from adgovernor.contracts.catalogue import contract_of
+    from adgovernor.contracts.errors import Undecodable
+    from adgovernor.publish import Publisher
+    from adgovernor.subscribe import PartitionReader
+
+    contract = contract_of(topics.CAMPAIGN_CHANGES)
+    connection = settings.kafka.connection()
+    wanted = {command.command_id for command in commands}
+    answers: dict[str, CampaignChange] = {}
+    name = topics.full_name(settings.prefix, topics.CAMPAIGN_CHANGES)
+    async with PartitionReader(connection, name, client_id="adgovernor-campaigns") as changes:
+        # From before the commands are given, so that no answer is missed.
+        await changes.read_from(await changes.ends(changes.partitions()))
+        async with Publisher(connection, prefix=settings.prefix) as publisher:
+            await publisher.commands(commands)
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait
+        while len(answers) < len(wanted) and clock() < until:
+            for message in await changes.read(500, min(0.2, max(0.01, until - clock()))):
+                try:
+                    change: CampaignChange = contract.parse(message.value or b"")
+                except Undecodable:
+                    # Somebody else's message is no answer to ours.
+                    continue
+                # A command that landed twice is refused the second time; the first answer is the one.
+                if change.command_id in wanted:
+                    answers.setdefault(change.command_id, change)
+    return answers
+
+
+def _row(command: Command, change: CampaignChange | None) -> dict[str, Any]:
+    name = getattr(command, "campaign_id", None)
+    if command.command == "upsert":
+        name = command.campaign.campaign_id
+    row: dict[str, Any] = {
+        "command": command.command,
+        "command_id": command.command_id,
+        "account_id": command.account_id,
+        "campaign_id": name,
+    }
+    if change is None:
+        return {**row, "outcome": "unanswered"}
+    return {
+        **row,
+        "outcome": "accepted" if change.accepted else "refused",
+        "reason": change.reason,
+        "topped_up_micros": change.topped_up_micros,
+    }
+
+
+def _told(row: dict[str, Any]) -> str:
+    what = f"{row['command']} {row['campaign_id'] or row['account_id']}: {row['outcome']}"
+    if row["outcome"] == "refused":
+        return f"{what}: {row['reason']}"
+    if row["outcome"] == "unanswered":
+        return f"{what} (--command-id {row['command_id']} gives it again)"
+    total = f", {money(row['topped_up_micros'])} in all" if row["campaign_id"] else ""
+    return what + total

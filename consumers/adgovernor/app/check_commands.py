@@ -1,0 +1,118 @@
+"""``adgovernor check``: are the servers and topics of a deployment fit, and how is what is not to be mended?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from adgovernor.app.console import EXIT_FOUND, EXIT_UNAVAILABLE, AsJson, print_json, run_async, settings_of
+from adgovernor.contracts.errors import BadSettings, Unavailable
+
+if TYPE_CHECKING:
+    from adgovernor.app.settings import Settings
+
+_MARKS: Final = {"ok": "ok", "warning": "warning", "error": "ERROR"}
+_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One thing that was looked at."""
+
+    where: str
+    """``settings``, ``kafka``, ``topics`` or ``redis``."""
+    level: str
+    """``ok``, ``warning`` or ``error``."""
+    message: str
+    mend: str = ""
+
+
+def check(context: typer.Context, as_json: AsJson = False) -> None:
+    """Test settings, connections, versions, topics and Redis; say how to mend each failure.
+
+    Nothing is changed but a few keys in Redis, written and removed again to prove the rights. Exit code 0: nothing
+    stands against running a worker (warnings are for production); 1: something does; 3: a server cannot be used.
+
+    Example: adgovernor --kafka kafka-1:9092 --redis redis://redis:6379/0 check
+    """
+    settings = settings_of(context)
+    found = [
+        Checked("settings", "ok", f"prefix {settings.prefix}, Kafka at {settings.kafka.bootstrap_servers}"),
+        *run_async(_all(settings)),
+    ]
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        for one in found:
+            mark = typer.style(f"{_MARKS[one.level]:8}", fg=_COLOURS[one.level])
+            typer.echo(f"{mark} {one.where:9} {one.message}")
+            if one.mend:
+                typer.echo(f"{'':18} → {one.mend}")
+    errors = [one for one in found if one.level == "error"]
+    if any(one.where == "kafka" or one.message.startswith("Redis at") for one in errors):
+        raise typer.Exit(EXIT_UNAVAILABLE)
+    if errors:
+        raise typer.Exit(EXIT_FOUND)
+
+
+async def _all(settings: Settings) -> list[Checked]:
+    return [*await _kafka(settings), *await _redis(settings)]
+
+
+async def _kafka(settings: Settings) -> list[Checked]:
+    from adgovernor.app.logs import captured
+    from adgovernor.runtime.topics_admin import check_topics, describe_topics
+
+    connection = settings.kafka.connection()
+    with captured("aiokafka") as said:
+        try:
+            topics = await describe_topics(connection, settings.prefix)
+        except BadSettings as error:
+            return [Checked("kafka", "error", str(error))]
+        except Unavailable as error:
+            # The client raises one error for everything; only its log says why.
+            why = "; ".join(said[-3:])
+            return [Checked("kafka", "error", f"{error}{': ' + why if why else ''}", _mend_kafka(why))]
+    reached = Checked("kafka", "ok", f"{connection.bootstrap_servers} answers")
+    return [
+        reached,
+        *(Checked("topics", one.level, one.message, one.mend) for one in check_topics(topics)),
+    ]
+
+
+def _mend_kafka(why: str) -> str:
+    hints = {
+        "SaslAuthenticationFailed": "correct the username or the password of Kafka, or the SASL mechanism",
+        "Authentication failed": "correct the username or the password of Kafka, or the SASL mechanism",
+        "UnsupportedSaslMechanism": "set kafka.sasl_mechanism to one that the broker offers",
+        "CERTIFICATE_VERIFY_FAILED": "set kafka.ca_file to the authority of the broker's certificate; its name must be "
+        "that of the bootstrap server",
+        "WRONG_VERSION_NUMBER": "the broker's port does not speak TLS: use its TLS port, or leave TLS out",
+        "Connection at": "the broker hangs up: it may want TLS (kafka.tls, kafka.ca_file) or SASL (kafka.username)",
+        "Connect call failed": "start the broker, or correct host and port; look whether a firewall is between",
+        "Name or service not known": "correct the host name of the bootstrap servers",
+    }
+    return next(
+        (hint for sign, hint in hints.items() if sign.lower() in why.lower()),
+        "start the broker, or correct host and port, TLS and credentials",
+    )
+
+
+async def _redis(settings: Settings) -> list[Checked]:
+    from adgovernor.stores.redis import RedisStore
+
+    try:
+        store = RedisStore(settings.redis.config(), settings.prefix)
+    except BadSettings as error:
+        return [Checked("redis", "error", str(error), "correct redis.url")]
+    try:
+        return [
+            Checked("redis", finding.level, f"{finding.subject}: {finding.message}", finding.mend)
+            if finding.subject != "connection"
+            else Checked("redis", finding.level, finding.message, finding.mend)
+            for finding in await store.check()
+        ]
+    finally:
+        await store.close()

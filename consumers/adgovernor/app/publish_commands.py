@@ -1,0 +1,214 @@
+"""``adgovernor publish``: events from files or standard input into the input topics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+import typer
+
+from adgovernor.app.console import (
+    EXIT_FOUND,
+    AsJson,
+    complain,
+    print_json,
+    run_async,
+    settings_of,
+)
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput
+
+publish_app = typer.Typer(no_args_is_help=True)
+
+_READ_BYTES: Final = 1 << 18
+_LINE_BYTES: Final = 64 << 20
+"""A line beyond this is no event but a file without lines."""
+_SHOWN_BAD: Final = 20
+
+Source = Annotated[str, typer.Argument(metavar="FILE", help="JSON, one event a line; `-` is standard input.")]
+
+
+@publish_app.callback()
+def _publish() -> None:
+    """Publish events: JSON lines, each keyed to its shard and acknowledged by every replica.
+
+    A bad line is named by its number and reason and the others go on; the exit code is then 1. Publishing a file
+    twice does no harm: what was there already is recognised by its ids.
+    """
+
+
+@publish_app.command("ad-requests")
+def publish_ad_requests(
+    context: typer.Context,
+    source: Source,
+    format_: Annotated[
+        str, typer.Option("--format", help="json: our own; openrtb: OpenRTB 2.5/2.6 bid requests.")
+    ] = "json",
+    candidates: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="For openrtb: the campaigns to offer, as JSON."),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="For openrtb: where the event time is: a path to milliseconds (ext.timestamp), or to a text that "
+            "begins with the seconds as 8 hex digits (id:hex8).",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish ad requests.
+
+    Examples:
+
+    adgovernor publish ad-requests requests.jsonl
+
+    zcat bids.jsonl.gz | adgovernor publish ad-requests - --format openrtb --candidates offers.json --time id:hex8
+    """
+    reader: Callable[[bytes], object] | None = None
+    if format_ == "openrtb":
+        from adgovernor.contracts.openrtb_requests import OpenRtbAdapter, read_candidates
+
+        if candidates is None or time is None:
+            raise BadInput(
+                "bid requests carry neither candidates nor an event time: give --candidates FILE and --time FIELD "
+                "(such as ext.timestamp, or id:hex8)"
+            )
+        reader = OpenRtbAdapter(read_candidates(candidates.read_bytes()), time).to_ad_requests
+    elif format_ != "json":
+        raise BadInput(f"--format is {format_!r}; it must be json or openrtb")
+    elif candidates is not None or time is not None:
+        raise BadInput("--candidates and --time belong to --format openrtb")
+    _run(context, topics.AD_REQUESTS, source, as_json, reader)
+
+
+@publish_app.command("impressions")
+def publish_impressions(context: typer.Context, source: Source, as_json: AsJson = False) -> None:
+    """Publish impressions, clicks and completed views.
+
+    Example: adgovernor publish impressions shown.jsonl --json
+    """
+    _run(context, topics.IMPRESSIONS, source, as_json)
+
+
+@publish_app.command("user-events")
+def publish_user_events(context: typer.Context, source: Source, as_json: AsJson = False) -> None:
+    """Publish user events, such as opt-outs.
+
+    Example: echo '{"type":"opt-out","routing_id":"u1","time_ms":1767225600000}' | adgovernor publish user-events -
+    """
+    _run(context, topics.USER_EVENTS, source, as_json)
+
+
+def _run(
+    context: typer.Context,
+    topic: str,
+    source: str,
+    as_json: bool,
+    reader: Callable[[bytes], object] | None = None,
+) -> None:
+    from adgovernor.publish import BadLine, LinesSummary, Publisher, publish_lines
+
+    settings = settings_of(context)
+    shown = 0
+
+    def tell(bad: BadLine) -> None:
+        nonlocal shown
+        shown += 1
+        if shown <= _SHOWN_BAD:
+            complain(f"line {bad.number}: {bad.reason}: {bad.message}")
+        elif shown == _SHOWN_BAD + 1:
+            complain("more bad lines follow; they are counted")
+
+    async def work() -> LinesSummary:
+        with _opened(source) as file, _progress(source, topic) as advance:
+            async with Publisher(settings.kafka.connection(), prefix=settings.prefix) as publisher:
+                return await publish_lines(
+                    publisher,
+                    topic,
+                    lines_of(file),
+                    reader=reader,  # type: ignore[arg-type]
+                    on_bad=tell,
+                    on_line=advance,
+                )
+
+    summary = run_async(work())
+    if as_json:
+        print_json(
+            {
+                "topic": topic,
+                "lines": summary.lines,
+                "published": summary.published,
+                "bad": summary.bad,
+                "blank": summary.blank,
+                "bad_lines": [
+                    {"line": bad.number, "reason": bad.reason, "message": bad.message}
+                    for bad in summary.bad_lines
+                ],
+            }
+        )
+    else:
+        bad = f", {summary.bad} bad lines were left out" if summary.bad else ""
+        typer.echo(f"published {summary.published} events of {summary.lines} lines to {topic}{bad}")
+    if summary.bad:
+        raise typer.Exit(EXIT_FOUND)
+
+
+@contextlib.contextmanager
+def _opened(source: str) -> Iterator[BinaryIO]:
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = Path(source).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise BadInput(f"cannot read {source}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+async def lines_of(file: BinaryIO) -> AsyncIterator[bytes]:
+    """The lines of a file or pipe, without holding up what is being sent while a pipe is silent.
+
+    Raises:
+        BadInput: where a line is longer than any event.
+    """
+    read = getattr(file, "read1", file.read)
+    rest = b""
+    while chunk := await asyncio.to_thread(read, _READ_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > _LINE_BYTES:
+            raise BadInput(f"a line is longer than {_LINE_BYTES} bytes; give one event a line")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
+
+
+@contextlib.contextmanager
+def _progress(source: str, topic: str) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty() or source == "-":
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"publish {topic}", total=Path(source).stat().st_size)
+        waiting = 0
+
+        def advance(size: int) -> None:
+            nonlocal waiting
+            waiting += size
+            if waiting >= _READ_BYTES:
+                progress.advance(task, waiting)
+                waiting = 0
+
+        yield advance

@@ -1,0 +1,137 @@
+"""``adgovernor run``: a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adgovernor.app.console import EXIT_FOUND, settings_of
+
+if TYPE_CHECKING:
+    from adgovernor.app.settings import Settings
+
+_FREEZE_AFTER_S = 5.0
+_YOUNG_OBJECTS = 50_000
+"""New objects before the collector looks at them. Events are short-lived and free of cycles, and a heap of people's
+state is walked in vain at the default of 700."""
+
+
+def run(
+    context: typer.Context,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Of /metrics, /healthz and /readyz; 0: a free one.")
+    ] = None,
+    clock: Annotated[
+        str | None, typer.Option(help="wall, or events: time is the greatest event time read (old logs).")
+    ] = None,
+) -> None:
+    """Run a worker until SIGTERM or SIGINT; it then finishes what is in flight and hands its shards over.
+
+    Start as many as you like, up to the number of partitions: they share the shards. A worker that ends in any other
+    way exits with an error, so let something supervise it.
+
+    Example: adgovernor --prefix prod run --metrics-port 9464
+    """
+    from adgovernor.app.logs import configure
+    from adgovernor.contracts.errors import BadSettings
+
+    settings = settings_of(context)
+    configure(settings.log_format, settings.log_level)
+    changed: dict[str, Any] = {}
+    if metrics_port is not None:
+        changed["metrics_port"] = metrics_port
+    if clock is not None:
+        if clock not in ("wall", "events"):
+            raise BadSettings(f"--clock is {clock!r}; it must be wall or events")
+        changed["clock"] = clock
+    settings = settings.model_copy(update=changed)
+    try:
+        import uvloop
+    except ImportError:
+        # There is none for Windows; asyncio's own loop does the same, slower.
+        halted = asyncio.run(work(settings))
+    else:
+        halted = uvloop.run(work(settings))
+    if halted:
+        raise typer.Exit(EXIT_FOUND)
+
+
+async def work(settings: Settings) -> bool:
+    """Runs a worker until it is asked to stop; whether a shard had halted by then.
+
+    Raises:
+        BadSettings, Unavailable: as `Worker.run`.
+    """
+    import structlog
+
+    from adgovernor.app.health import Health, HealthServer
+    from adgovernor.app.metrics import Metrics
+    from adgovernor.contracts.topics import is_treasury
+    from adgovernor.core.machine import Machine
+    from adgovernor.core.treasury import Treasury
+    from adgovernor.core.user_shard import UserShard
+    from adgovernor.runtime.topics_admin import partition_count
+    from adgovernor.runtime.worker import Worker, WorkerSettings
+    from adgovernor.stores.redis import RedisStore
+
+    log = structlog.get_logger("adgovernor.worker")
+    connection = settings.kafka.connection()
+    partitions = await partition_count(connection, settings.prefix)
+    rules = settings.rules_for(partitions)
+
+    def machine(shard: str) -> Machine:
+        return Treasury(shard, rules) if is_treasury(shard) else UserShard(shard, rules)
+
+    metrics = Metrics()
+    store = RedisStore(settings.redis.config(), settings.prefix)
+    worker = Worker(
+        connection,
+        store,
+        machine,
+        WorkerSettings(settings.prefix, settings.worker_group, settings.session_timeout_ms),
+        settings.engine_for(partitions),
+        observer=metrics,
+    )
+
+    def live() -> Health:
+        health = worker.health()
+        return Health(health.alive, {"detail": health.detail})
+
+    def ready() -> Health:
+        health = worker.health()
+        return Health(health.ready, {"detail": health.detail, "shards": health.shards})
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    tuning = asyncio.create_task(_tune_collector(), name="collector")
+    try:
+        async with HealthServer(
+            settings.metrics_host, settings.metrics_port, metrics=metrics.text, live=live, ready=ready
+        ) as server:
+            log.info(
+                "worker starts",
+                prefix=settings.prefix,
+                partitions=partitions,
+                metrics_port=server.port,
+                clock=settings.clock,
+            )
+            await worker.run()
+            halted = any(state not in ("running", "taking over") for state in worker.health().shards.values())
+            log.info("worker stopped", halted=halted)
+            return halted
+    finally:
+        tuning.cancel()
+        await store.close()
+
+
+async def _tune_collector() -> None:
+    """What is there once the worker runs stays there: the collector need not walk it again and again."""
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
+    await asyncio.sleep(_FREEZE_AFTER_S)
+    gc.collect()
+    gc.freeze()

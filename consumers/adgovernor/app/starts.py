@@ -1,0 +1,104 @@
+"""From now on: where a reader of an output topic starts that wants only what comes next.
+
+The number comes from the ledger, never from the topic: the topic's newest message may be a repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import Unavailable
+from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine, spine_of
+from adgovernor.runtime.ports import LedgerEntry
+from adgovernor.subscribe import PartitionReader, Position
+
+if TYPE_CHECKING:
+    from adgovernor.app.settings import Settings
+    from adgovernor.stores.base import Store
+
+_READ = 2_000
+_WAIT_S = 0.5
+_SILENT_READS = 20
+"""A ledger that shows nothing for so many reads although its end is further is not readable."""
+
+
+def writer_of(topic: str, partition: int) -> str:
+    """The shard that writes a partition of an output topic."""
+    source = topic.removesuffix(".dlq")
+    if topic == topics.DECISIONS or topic in (topics.PODS, topics.ADS) or source in topics.USER_INPUTS:
+        return topics.user_shard(partition)
+    return topics.treasury_shard(partition)
+
+
+async def _bring_to_end(reader: PartitionReader, prefix: str, spines: dict[int, tuple[str, Spine]]) -> None:
+    """Moves each spine, by partition, to the end that its ledger has now.
+
+    Raises:
+        Unavailable: where a ledger shows less than its end promises.
+    """
+    ends = await reader.ends(spines)
+    walks = {
+        partition: Walk(prefix, shard, offset=spine.offset, height=spine.height, chain=spine.chain)
+        for partition, (shard, spine) in spines.items()
+        if spine.offset < ends[partition]
+    }
+    if not walks:
+        return
+    await reader.read_from({partition: walk.offset for partition, walk in walks.items()})
+    silent = 0
+    while behind := [partition for partition, walk in walks.items() if walk.offset < ends[partition]]:
+        messages = await reader.read(_READ, _WAIT_S)
+        silent = 0 if messages else silent + 1
+        if silent > _SILENT_READS:
+            raise Unavailable(
+                f"{reader.full_name}[{behind[0]}] shows nothing at offset {walks[behind[0]].offset}, its end is "
+                f"{ends[behind[0]]}"
+            )
+        for message in messages:
+            walk = walks[message.partition]
+            block = walk.step(LedgerEntry(message.offset, message.time_ms, message.value or b""))
+            if block is not None:
+                spine = spines[message.partition][1]
+                spine.advance(block.header, block.chain, message.offset, count_outputs(block))
+                spine.places.clear()
+
+
+async def from_now(settings: Settings, store: Store | None, topic: str) -> dict[int, Position]:
+    """Where each partition of an output topic is now, by its ledger.
+
+    The topic's end is taken first and the number afterwards: what is published later has a number beyond it, and
+    what was published before the end has not.
+    """
+    connection = settings.kafka.connection()
+    async with PartitionReader(
+        connection, topics.full_name(settings.prefix, topic), client_id="adgovernor-watch"
+    ) as outputs:
+        partitions = outputs.partitions()
+        ends = await outputs.ends(partitions)
+    by_ledger: dict[str, list[int]] = {}
+    for partition in partitions:
+        by_ledger.setdefault(topics.ledger_topic(writer_of(topic, partition)), []).append(partition)
+    result: dict[int, Position] = {}
+    for ledger, wanted in by_ledger.items():
+        spines = {p: (writer_of(topic, p), await _known(store, writer_of(topic, p))) for p in wanted}
+        async with PartitionReader(
+            connection, topics.full_name(settings.prefix, ledger), client_id="adgovernor-watch"
+        ) as reader:
+            await _bring_to_end(reader, settings.prefix, spines)
+        for partition, (_, spine) in spines.items():
+            result[partition] = Position(ends[partition], spine.dn.get(topic, 1) - 1)
+    return result
+
+
+async def _known(store: Store | None, shard: str) -> Spine:
+    """A place in the ledger from which it need not be walked again; its start where the store knows none."""
+    if store is None:
+        return new_spine(shard)
+    try:
+        async with asyncio.timeout(5.0):
+            meta = await store.read_meta(shard)
+    except (Unavailable, TimeoutError):
+        return new_spine(shard)
+    return new_spine(shard) if meta is None or not meta.tip.height else spine_of(meta)

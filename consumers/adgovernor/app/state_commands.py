@@ -1,0 +1,158 @@
+"""``adgovernor state``: what is true now, as the store has it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from adgovernor.app.console import AsJson, moment, money, print_json, print_table, run_async, settings_of
+
+if TYPE_CHECKING:
+    from adgovernor.app.stored import StoredState
+
+_T = TypeVar("_T")
+
+state_app = typer.Typer(no_args_is_help=True)
+
+_LENGTHS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+
+
+@state_app.callback()
+def _state() -> None:
+    """Show what is true now, as the store has it; it trails the ledger by a moment."""
+
+
+def read_state(context: typer.Context, question: Callable[[StoredState], Awaitable[_T]]) -> _T:
+    """Asks the deployment's store. Raises `Unavailable`."""
+    settings = settings_of(context)
+
+    async def work() -> _T:
+        from adgovernor.app.stored import StoredState
+        from adgovernor.stores.redis import RedisStore
+
+        store = RedisStore(settings.redis.config(), settings.prefix)
+        try:
+            return await question(StoredState(store, settings.partitions))
+        finally:
+            await store.close()
+
+    return run_async(work())
+
+
+@state_app.command("user")
+def user(
+    context: typer.Context,
+    routing_id: Annotated[
+        str,
+        typer.Argument(
+            help="The widest identity that the publisher gives: household, else user, device, session."
+        ),
+    ],
+    session: Annotated[
+        str | None, typer.Option(help="The stream or visit, for caps that count in one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a person: caps used and left, what was served, opt-outs.
+
+    Example: adgovernor state user household-17
+    """
+    found = read_state(context, lambda state: state.person(routing_id, session))
+    if as_json:
+        print_json(found)
+        return
+    seen = "" if found["known"] else "; nothing is remembered of this person"
+    typer.echo(f"{routing_id} on shard {found['shard']}, at {moment(found['watermark_ms'])}{seen}")
+    for opted in found["opt_outs"]:
+        typer.echo(f"opted out of {opted['scope']} {opted['value'] or ''}".rstrip())
+    rows = [
+        (cap["campaign_id"], cap["scope"], _window(cap), cap["limit"], cap["used"], cap["left"])
+        for cap in found["caps"]
+    ]
+    print_table("caps", ("campaign", "scope", "window", "limit", "used", "left"), rows)
+    served = [
+        (moment(one["time_ms"]), one["campaign_id"], one["decision_id"], one["slot"], one["counts"])
+        for one in found["servings"]
+    ]
+    if served:
+        print_table("servings", ("time", "campaign", "decision", "slot", "counts"), served)
+
+
+def _window(cap: dict[str, Any]) -> str:
+    length = cap["length_ms"]
+    if length is None:
+        return str(cap["window"])
+    for unit, name in _LENGTHS:
+        if length % unit == 0:
+            return f"{cap['window']} {length // unit} {name}"
+    return f"{cap['window']} {length} ms"
+
+
+@state_app.command("campaign")
+def campaign(
+    context: typer.Context,
+    campaign_id: Annotated[str, typer.Argument(help="The campaign.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a campaign's money and status, and which shard holds how much of it.
+
+    Example: adgovernor state campaign spring-sale --json
+    """
+    show_campaign(context, campaign_id, as_json)
+
+
+def show_campaign(context: typer.Context, campaign_id: str, as_json: bool) -> None:
+    """Shows a campaign in full."""
+    known = read_state(context, lambda state: state.campaign(campaign_id))
+    found = known.details()
+    if as_json:
+        print_json(found)
+        return
+    currency = found["currency"]
+    why = f" ({', '.join(found['reasons'])})" if found["reasons"] else ""
+    typer.echo(f"{campaign_id} of {found['account_id']}: {found['status']}{why}, episode {found['episode']}")
+    parts = ("topped_up", "unleased", "in_flight", "lease", "reserved", "spent", "left")
+    rows = [(name.replace("_", " "), money(found[name + "_micros"], currency)) for name in parts]
+    print_table("", ("money", "amount"), rows)
+    shards = [
+        (
+            one["shard"],
+            day["day"],
+            money(day["lease_micros"]),
+            money(day["reserved_micros"]),
+            money(day["spent_micros"]),
+        )
+        for one in found["shards"]
+        for day in one["days"]
+    ]
+    if shards:
+        print_table("by shard", ("shard", "day", "lease", "reserved", "spent"), shards)
+
+
+@state_app.command("shard")
+def shard(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Such as u3 (users) or t3 (treasury).")],
+    as_json: AsJson = False,
+) -> None:
+    """Show where a shard is in its ledger and its inputs.
+
+    Example: adgovernor state shard u0
+    """
+    from adgovernor.contracts.errors import BadInput
+
+    if name[:1] not in ("u", "t") or not name[1:].isdigit():
+        raise BadInput(f"{name!r} is no shard; shards are named u0, u1… (users) and t0, t1… (treasuries)")
+    found = read_state(context, lambda state: state.shard(name))
+    if as_json:
+        print_json(found)
+        return
+    rows = []
+    for key, value in found.items():
+        if isinstance(value, dict):
+            rows += [(f"{key} {inner}", each) for inner, each in value.items()]
+        else:
+            rows.append((key, moment(value) if key.endswith("_ms") else value))
+    print_table("", ("", "value"), rows)

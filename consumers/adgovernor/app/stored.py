@@ -1,0 +1,277 @@
+"""What the store says is true: campaigns with their money, people with their caps, shards with their place.
+
+Everything is decoded by the core's own classes; nothing here knows an encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.routing import partition_of
+from adgovernor.core import caps
+from adgovernor.core.accounts import TreasuryCampaign
+from adgovernor.core.history import Person
+from adgovernor.core.leases import CampaignShare
+from adgovernor.core.rules import Rules
+from adgovernor.core.treasury import Treasury
+from adgovernor.core.user_shard import UserShard
+from adgovernor.runtime.chain import Spine, spine_of
+
+if TYPE_CHECKING:
+    from adgovernor.stores.base import Meta, Store
+
+_PEOPLE: Final = "users"
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignMoney:
+    """A campaign's money over all shards, as far as the store is. Amounts are micros of its currency."""
+
+    campaign: TreasuryCampaign
+    treasury: str
+    shares: dict[str, CampaignShare]
+
+    @property
+    def held(self) -> tuple[int, int, int]:
+        """Lease, reserved and spent, summed over the shards."""
+        books = [book for share in self.shares.values() for book in share.books.values()]
+        return sum(b.lease for b in books), sum(b.reserved for b in books), sum(b.spent for b in books)
+
+    def row(self) -> dict[str, Any]:
+        """The totals. ``in_flight`` is on its way between treasury and shards, and what the store trails by."""
+        known = self.campaign
+        lease, reserved, spent = self.held
+        return {
+            "campaign_id": known.campaign.campaign_id,
+            "account_id": known.campaign.account_id,
+            "currency": known.campaign.currency,
+            "status": "paused" if known.reasons else "active",
+            "reasons": list(known.reasons),
+            "episode": known.episode,
+            "topped_up_micros": known.topped_up,
+            "unleased_micros": known.unleased,
+            "in_flight_micros": known.topped_up - known.unleased - lease - reserved - spent,
+            "lease_micros": lease,
+            "reserved_micros": reserved,
+            "spent_micros": spent,
+            "left_micros": known.topped_up - reserved - spent,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The totals, the definition and each shard's part."""
+        return {
+            **self.row(),
+            "treasury": self.treasury,
+            "time_zone": self.campaign.time_zone,
+            "definition": self.campaign.campaign.model_dump(mode="json", exclude_none=True),
+            "shards": [
+                {
+                    "shard": shard,
+                    "paused": list(share.paused),
+                    "days": [
+                        {
+                            "day": day or None,
+                            "lease_micros": lease,
+                            "reserved_micros": reserved,
+                            "spent_micros": spent,
+                        }
+                        for day, lease, reserved, spent in share.rows(share.books)
+                    ],
+                    "owed_micros": sum(entry[3] for entry in share.owed),
+                    "unfunded_micros": share.unfunded_micros,
+                }
+                for shard, share in sorted(self.shares.items(), key=lambda item: int(item[0][1:]))
+                if share.books or share.owed
+            ],
+        }
+
+
+class StoredState:
+    """Reads one deployment's store."""
+
+    def __init__(self, store: Store, partitions: int) -> None:
+        """``partitions``: of the deployment, where the store does not say."""
+        self._store = store
+        self._partitions = partitions
+        self._asked = False
+
+    async def partitions(self) -> int:
+        """The number of partitions, as the state itself has it."""
+        if not self._asked:
+            self._asked = True
+            for shard in ("t0", "u0"):
+                machine = Treasury(shard, Rules()) if topics.is_treasury(shard) else UserShard(shard, Rules())
+                _, fields = await self._store.read_buckets(shard, ("core",))
+                machine.restore(fields)
+                if machine.has_rules:
+                    self._partitions = machine.rules.partitions
+                    break
+        return self._partitions
+
+    async def treasury(self, shard: str) -> Treasury:
+        """A treasury's whole state."""
+        machine = Treasury(shard, Rules())
+        _, fields = await self._store.read_buckets(shard, machine.resident_buckets())
+        machine.restore(fields)
+        return machine
+
+    async def campaigns(self, account: str | None = None) -> list[CampaignMoney]:
+        """All campaigns, or an account's, with their money."""
+        count = await self.partitions()
+        numbers: Sequence[int] = range(count) if account is None else (partition_of(account.encode(), count),)
+        found: list[tuple[str, TreasuryCampaign]] = []
+        for number in numbers:
+            treasury = await self.treasury(topics.treasury_shard(number))
+            found += [
+                (treasury.shard, known)
+                for known in treasury.campaigns.values()
+                if account is None or known.campaign.account_id == account
+            ]
+        shares = await self._shares([known.campaign.campaign_id for _, known in found])
+        return [CampaignMoney(known, shard, shares[known.campaign.campaign_id]) for shard, known in found]
+
+    async def campaign(self, campaign_id: str) -> CampaignMoney:
+        """One campaign.
+
+        Raises:
+            BadInput: where there is none.
+        """
+        for number in range(await self.partitions()):
+            treasury = await self.treasury(topics.treasury_shard(number))
+            known = treasury.campaigns.get(campaign_id)
+            if known is not None:
+                shares = await self._shares([campaign_id])
+                return CampaignMoney(known, treasury.shard, shares[campaign_id])
+        raise BadInput(
+            f"the store knows no campaign {campaign_id}; `adgovernor campaigns list` names those that there are"
+        )
+
+    async def _shares(self, campaign_ids: list[str]) -> dict[str, dict[str, CampaignShare]]:
+        found: dict[str, dict[str, CampaignShare]] = {name: {} for name in campaign_ids}
+        if not campaign_ids:
+            return found
+        for number in range(await self.partitions()):
+            shard = topics.user_shard(number)
+            _, values = await self._store.read_fields(shard, "campaigns", campaign_ids)
+            for name, value in zip(campaign_ids, values, strict=True):
+                if value is not None:
+                    found[name][shard] = CampaignShare.decode(value)
+        return found
+
+    async def person(self, routing_id: str, session: str | None = None) -> dict[str, Any]:
+        """A person's caps, open reservations and opt-outs at the shard's watermark."""
+        shard = topics.user_shard(partition_of(routing_id.encode(), await self.partitions()))
+        machine = UserShard(shard, Rules())
+        meta, fields = await self._store.read_buckets(shard, machine.resident_buckets())
+        machine.restore(fields)
+        _, values = await self._store.read_fields(shard, _PEOPLE, [routing_id])
+        person = Person.decode(values[0])
+        watermark = machine.watermark_ms
+        return {
+            "routing_id": routing_id,
+            "shard": shard,
+            "height": 0 if meta is None else meta.tip.height,
+            "watermark_ms": watermark,
+            "known": values[0] is not None,
+            "opt_outs": [{"scope": scope, "value": value} for scope, value in person.opt_outs],
+            "requests_remembered": len(person.requests),
+            "servings": [
+                {
+                    "decision_id": serving.decision_id,
+                    "slot": serving.slot,
+                    "time_ms": serving.time_ms,
+                    "campaign_id": serving.campaign,
+                    "counts": serving.counts(watermark),
+                }
+                for serving in person.servings
+            ],
+            "caps": [
+                row
+                for share in machine.shares.values()
+                for row in _caps_of(person, share, watermark, session)
+            ],
+        }
+
+    async def shard(self, shard: str) -> dict[str, Any]:
+        """Where a shard is.
+
+        Raises:
+            BadInput: where the store has nothing of it.
+        """
+        meta = await self._store.read_meta(shard)
+        if meta is None or not meta.tip.height:
+            raise BadInput(
+                f"the store has nothing of shard {shard}; shards are named u0, u1… (users) and t0, t1… (treasuries)"
+            )
+        spine = spine_of(meta)
+        return {"shard": shard, **_place(meta, spine), **await self._summary(shard)}
+
+    async def _summary(self, shard: str) -> dict[str, Any]:
+        if topics.is_treasury(shard):
+            treasury = await self.treasury(shard)
+            return {
+                "watermark_ms": treasury.watermark_ms,
+                "rules": treasury.rules.as_dict(),
+                "accounts": len(treasury.accounts),
+                "campaigns": len(treasury.campaigns),
+                "paused": sum(1 for known in treasury.campaigns.values() if known.reasons),
+            }
+        machine = UserShard(shard, Rules())
+        _, fields = await self._store.read_buckets(shard, machine.resident_buckets())
+        machine.restore(fields)
+        return {
+            "watermark_ms": machine.watermark_ms,
+            "rules": machine.rules.as_dict(),
+            "campaigns": len(machine.shares),
+            "open_reservations": len(machine.open),
+        }
+
+
+def _place(meta: Meta, spine: Spine) -> dict[str, Any]:
+    return {
+        "height": meta.tip.height,
+        "chain": meta.tip.chain,
+        "ledger": meta.tip.ledger,
+        "ledger_offset": spine.tip_offset,
+        "epoch": spine.epoch,
+        "now_ms": spine.now_ms,
+        "published_height": spine.published.height,
+        "positions": spine.positions,
+        "next_dn": spine.dn,
+    }
+
+
+def _caps_of(
+    person: Person, share: CampaignShare, watermark_ms: int, session: str | None
+) -> list[dict[str, Any]]:
+    """Each cap of a campaign as it stands for a person who asked right now."""
+    context = caps.Context("", watermark_ms, session, (), watermark_ms)
+    campaign = share.campaign
+    rows = []
+    for compiled in share.caps:
+        cap = compiled.cap
+        if compiled.scope is not None:
+            scopes = [compiled.scope]
+        elif compiled.creative:
+            own = {f"creative:{s.creative}" for s in person.servings if s.campaign == campaign.campaign_id}
+            scopes = sorted(own) or ["creative:*"]
+        else:
+            scopes = ["category:" + name for name in ((cap.label,) if cap.label else share.categories)]
+        for scope in scopes:
+            used = caps.count(person, cap, scope, context, share.time_zone)
+            rows.append(
+                {
+                    "campaign_id": campaign.campaign_id,
+                    "scope": scope,
+                    "window": cap.window,
+                    "length_ms": cap.length_ms,
+                    "limit": cap.limit,
+                    "used": used,
+                    "left": max(0, cap.limit - used),
+                }
+            )
+    return rows

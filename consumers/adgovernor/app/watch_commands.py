@@ -1,0 +1,119 @@
+"""``adgovernor watch``: decisions and campaign events as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+
+from adgovernor.app.console import run_async, settings_of
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput
+
+if TYPE_CHECKING:
+    from adgovernor.app.settings import Settings
+    from adgovernor.subscribe import Position
+
+_TOPICS = (
+    topics.DECISIONS,
+    topics.CAMPAIGN_CHANGES,
+    topics.BUDGET_EXHAUSTED,
+    topics.BUDGET_THRESHOLDS,
+    topics.CAMPAIGN_PAUSED,
+    topics.CAMPAIGN_RESUMED,
+)
+
+
+def watch(
+    context: typer.Context,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TOPIC...",
+            help="decisions, campaign-changes, budget-exhausted, budget-thresholds, campaign-paused, campaign-resumed.",
+        ),
+    ],
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Begin with the first event; else with the next one.")
+    ] = False,
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop where the topics end now, rather than wait for more.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many events.")] = None,
+) -> None:
+    """Print events, one JSON object a line, each once and in order for each partition.
+
+    Every object begins with its `type`: decision, or the topic's name. Republished messages are not shown again, and
+    missing ones are an error (exit code 1).
+
+    Example: adgovernor watch budget-exhausted campaign-paused campaign-resumed
+    """
+    wrong = [name for name in names if name not in _TOPICS]
+    if wrong:
+        raise BadInput(f"there is no topic {', '.join(wrong)} to watch; there are {', '.join(_TOPICS)}")
+    settings = settings_of(context)
+    with contextlib.suppress(BrokenPipeError):
+        run_async(_watch(settings, list(dict.fromkeys(names)), from_start, until_end, limit))
+
+
+async def _watch(
+    settings: Settings, names: list[str], from_start: bool, until_end: bool, limit: int | None
+) -> None:
+    starts: dict[str, dict[int, Position]] = {}
+    if not from_start:
+        starts = await _from_now(settings, names)
+    left = limit
+    done = asyncio.Event()
+
+    async def follow(topic: str) -> None:
+        nonlocal left
+        from adgovernor.subscribe import Subscriber
+
+        kind = "decision" if topic == topics.DECISIONS else topic
+        subscriber: Subscriber[Any] = Subscriber(
+            settings.kafka.connection(),
+            topic,
+            prefix=settings.prefix,
+            start=starts.get(topic),
+            until_end=until_end,
+            client_id="adgovernor-watch",
+        )
+        async with subscriber:
+            async for event in subscriber:
+                if left == 0:
+                    return
+                body = event.model_dump(mode="json", exclude_none=True)
+                typer.echo(orjson.dumps({"type": kind, **body}).decode())
+                if left is not None:
+                    left -= 1
+                    if left == 0:
+                        done.set()
+                        return
+
+    tasks = [asyncio.create_task(follow(name), name=f"watch {name}") for name in names]
+    enough = asyncio.create_task(done.wait(), name="enough")
+    try:
+        pending: set[asyncio.Task[Any]] = set(tasks)
+        while pending and not done.is_set():
+            finished, _ = await asyncio.wait({*pending, enough}, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished - {enough}:
+                pending.discard(task)
+                task.result()
+    finally:
+        for task in (*tasks, enough):
+            task.cancel()
+        await asyncio.gather(*tasks, enough, return_exceptions=True)
+
+
+async def _from_now(settings: Settings, names: list[str]) -> dict[str, dict[int, Position]]:
+    from adgovernor.app.starts import from_now
+    from adgovernor.stores.redis import RedisStore
+
+    store = RedisStore(settings.redis.config(), settings.prefix)
+    try:
+        return {name: await from_now(settings, store, name) for name in names}
+    finally:
+        await store.close()
