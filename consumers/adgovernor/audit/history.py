@@ -65,7 +65,7 @@ class KafkaHistory:
     async def partitions(self) -> int:
         """See `History.partitions`."""
         async with self._reader(topics.LEDGER) as reader:
-            return len(await reader.open())
+            return len(reader.partitions())
 
     def _reader(self, topic: str) -> PartitionReader:
         return PartitionReader(
