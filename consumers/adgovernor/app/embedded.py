@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -155,12 +155,17 @@ class Embedded:
         if error is not None and self._failure is None:
             self._failure = error
             for answers in (self._decisions, self._changes):
-                answers.fail(error)
+                answers.fail(self._ended_because)
 
     def check(self) -> None:
-        """Raises what ended a shard, where one has ended."""
+        """Raises `RuntimeError` where a shard has ended; its cause is what ended it."""
         if self._failure is not None:
-            raise self._failure
+            raise self._ended_because()
+
+    def _ended_because(self) -> RuntimeError:
+        error = RuntimeError(f"the deployment has ended: {self._failure!r}")
+        error.__cause__ = self._failure
+        return error
 
     # --- Asking -----------------------------------------------------------------------------------------------
 
@@ -291,12 +296,12 @@ class _Answers(Generic[_T]):
             if not answer.done():
                 answer.set_result(value)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Callable[[], Exception]) -> None:
         """No answer will come any more."""
         for answers in self._waiting.values():
             for answer in answers:
                 if not answer.done():
-                    answer.set_exception(error)
+                    answer.set_exception(error())
 
 
 class _MemoryCarrier:

@@ -1,0 +1,284 @@
+"""How the demonstration is shown: live on a terminal, a line an event elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+import orjson
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from adgovernor.app.console import money
+from adgovernor.app.simulate_view import line_of, totals_table
+from adgovernor.audit.report import CHECKS, Report
+
+_EVENTS_SHOWN: Final = 9
+_BAR: Final = 30
+_RATE_S: Final = 3.0
+"""Requests a second are those of so many last seconds."""
+
+
+class Show(Protocol):
+    """What the story tells."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def event(self, name: str, body: Mapping[str, Any]) -> None:
+        """A decision or a campaign event, by the name that it has in JSON."""
+        ...
+
+    def note(self, text: str) -> None:
+        """What the story does, or what it saw of the workers."""
+        ...
+
+    def budgets(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The campaigns' money, as the store has it now."""
+        ...
+
+    def end(self, totals: Mapping[str, Any], report: Report) -> None:
+        """The audit and the totals; the last thing that is told."""
+        ...
+
+
+def line(name: str, body: Mapping[str, Any]) -> str:
+    """An event as one plain line."""
+    if name == "dead-letter":
+        return f"dead-letter {body['topic']}[{body['partition']}] offset {body['offset']}: {body['reason']}"
+    return line_of(name, dict(body))
+
+
+def verdict(totals: Mapping[str, Any]) -> str:
+    """The totals' last word."""
+    if totals["differences"]:
+        return "the totals DIFFER from the ledger: " + "; ".join(totals["differences"])
+    decisions, shown = totals["decisions"], sum(row["impressions"] for row in totals["campaigns"].values())
+    spent = money(sum(row["spent_micros"] for row in totals["campaigns"].values()), totals["currency"])
+    return f"the totals agree with the ledger: {decisions} decisions, {shown} impressions, {spent} spent"
+
+
+def _checks(report: Report) -> list[tuple[str, str, str]]:
+    return [
+        (name, f"{report.found[name]} findings" if report.found[name] else "holds", proves)
+        for name, proves in CHECKS.items()
+    ]
+
+
+class PlainShow:
+    """One plain line an event, written at once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def event(self, name: str, body: Mapping[str, Any]) -> None:
+        """See `Show.event`."""
+        print(line(name, body), flush=True)
+
+    def note(self, text: str) -> None:
+        """See `Show.note`."""
+        print(f"-- {text}", flush=True)
+
+    def budgets(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Show.budgets`; the thresholds tell of it, too."""
+
+    def end(self, totals: Mapping[str, Any], report: Report) -> None:
+        """See `Show.end`."""
+        for name, outcome, proves in _checks(report):
+            print(f"audit {name}: {outcome} ({proves})")
+        for finding in report.findings:
+            print(f"audit finding, {finding.check}, {finding.place}: {finding.message}")
+        width = None if sys.stdout.isatty() else 140
+        Console(highlight=False, width=width).print(totals_table(dict(totals)))
+        print(verdict(totals), flush=True)
+
+
+class JsonShow:
+    """One JSON object a line, written at once; the last one is the totals."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def event(self, name: str, body: Mapping[str, Any]) -> None:
+        """See `Show.event`."""
+        self._print(name, body)
+
+    def note(self, text: str) -> None:
+        """See `Show.note`."""
+        self._print("note", {"text": text})
+
+    def budgets(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Show.budgets`."""
+
+    def end(self, totals: Mapping[str, Any], report: Report) -> None:
+        """See `Show.end`."""
+        self._print("audit", report.as_dict())
+        self._print("totals", totals)
+
+    def _print(self, kind: str, body: Mapping[str, Any]) -> None:
+        sys.stdout.buffer.write(orjson.dumps({"type": kind, **body}) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+class LiveShow:
+    """A picture that moves: budgets draining, events, decisions scrolling by."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=8)
+        self._began = time.monotonic()
+        self._budgets: list[Mapping[str, Any]] = []
+        self._events: deque[Text] = deque(maxlen=_EVENTS_SHOWN)
+        self._decisions: deque[Text] = deque(maxlen=200)
+        self._times: deque[float] = deque()
+        self._decided = self._filled = self._dead = 0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def event(self, name: str, body: Mapping[str, Any]) -> None:
+        """See `Show.event`."""
+        if name == "decision":
+            self._decision(body)
+            return
+        if name == "dead-letter":
+            self._dead += 1
+        style = {
+            "campaign-paused": "bold yellow",
+            "budget-exhausted": "bold red",
+            "campaign-resumed": "bold green",
+            "budget-thresholds": "magenta",
+            "dead-letter": "dim red",
+        }.get(name, "cyan")
+        self._tell(Text(line(name, body), style=style))
+
+    def _decision(self, body: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        self._times.append(now)
+        while self._times and self._times[0] < now - _RATE_S:
+            self._times.popleft()
+        self._decided += 1
+        filled = any("winner" in slot for slot in body["slots"])
+        self._filled += filled
+        head, separator, losers = line("decision", body).partition("; ")
+        text = Text(head, style="green" if filled else "yellow")
+        text.append(separator + losers, style="dim")
+        self._decisions.append(text)
+
+    def note(self, text: str) -> None:
+        """See `Show.note`."""
+        self._tell(Text(f"▸ {text}", style="bold"))
+
+    def _tell(self, text: Text) -> None:
+        stamp = Text(f"{time.monotonic() - self._began:5.1f} s  ", style="dim")
+        self._events.append(stamp + text)
+
+    def budgets(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Show.budgets`."""
+        self._budgets = list(rows)
+
+    def _picture(self) -> RenderableType:
+        # What is newest stands at the bottom of each part; decisions take what height is left.
+        parts: list[RenderableType] = [self._head(), self._bars()]
+        fixed = 1 + len(self._budgets) + 3 + _EVENTS_SHOWN + 2
+        room = self._console.height - fixed - 3
+        events = [*self._events, *([Text()] * (_EVENTS_SHOWN - len(self._events)))]
+        parts.append(Panel(_lines(events), title="events", title_align="left", border_style="dim"))
+        if room > 0:
+            recent = list(self._decisions)[-room:]
+            recent += [Text()] * (room - len(recent))
+            parts.append(Panel(_lines(recent), title="decisions", title_align="left", border_style="dim"))
+        return Group(*parts)
+
+    def _head(self) -> Text:
+        now = time.monotonic()
+        recent = sum(1 for at in self._times if at >= now - _RATE_S)
+        share = 100 * self._filled // self._decided if self._decided else 0
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(self._title, style="bold")
+        head.append(
+            f"  {now - self._began:.0f} s, {self._decided} decisions, {recent / _RATE_S:.0f}/s, {share} % filled, "
+            f"{self._dead} dead letters"
+        )
+        return head
+
+    def _bars(self) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for heading, justify in (
+            ("campaign", "left"),
+            ("budget: spent, reserved, left", "left"),
+            ("spent", "right"),
+            ("reserved", "right"),
+            ("of", "right"),
+            ("status", "left"),
+        ):
+            table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+        for row in sorted(self._budgets, key=lambda row: -int(row["spent_micros"])):
+            status = (
+                Text("paused: " + ", ".join(row["reasons"]), style="bold yellow")
+                if row["reasons"]
+                else Text(f"running, episode {row['episode']}", style="green")
+            )
+            table.add_row(
+                row["campaign_id"],
+                _bar(row),
+                money(row["spent_micros"]),
+                money(row["reserved_micros"]),
+                money(row["topped_up_micros"], row["currency"]),
+                status,
+            )
+        return table
+
+    def end(self, totals: Mapping[str, Any], report: Report) -> None:
+        """See `Show.end`."""
+        self._live.stop()
+        table = Table(title="Audit", title_justify="left")
+        for heading in ("check", "result", "proves"):
+            table.add_column(heading)
+        for name, outcome, proves in _checks(report):
+            table.add_row(name, Text(outcome, style="green" if outcome == "holds" else "bold red"), proves)
+        self._console.print(table)
+        for finding in report.findings:
+            self._console.print(
+                Text(f"{finding.check}, {finding.place}: {finding.message}"), style="red", soft_wrap=True
+            )
+        self._console.print(totals_table(dict(totals)))
+        style = "bold red" if totals["differences"] else "bold green"
+        self._console.print(Text(verdict(totals), style=style))
+
+
+def _lines(rows: Sequence[Text]) -> Text:
+    text = Text("\n", no_wrap=True, overflow="ellipsis").join(rows)
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def _bar(row: Mapping[str, Any]) -> Text:
+    whole = max(1, int(row["topped_up_micros"]))
+    spent = min(_BAR, round(_BAR * int(row["spent_micros"]) / whole))
+    reserved = min(_BAR - spent, round(_BAR * int(row["reserved_micros"]) / whole))
+    text = Text("█" * spent, style="red")
+    text.append("█" * reserved, style="yellow")
+    text.append("░" * (_BAR - spent - reserved), style="green")
+    return text
