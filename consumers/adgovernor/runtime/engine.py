@@ -12,7 +12,9 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
 import structlog
 
 from adgovernor.contracts import topics
@@ -30,7 +32,7 @@ from adgovernor.core.machine import RULES, Input, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.inbox import Inbox
 from adgovernor.runtime.observer import Observer, Silent
-from adgovernor.runtime.outputs import Row, messages
+from adgovernor.runtime.outputs import DLQ, Row, messages
 from adgovernor.runtime.ports import Clock, ShardLog
 from adgovernor.runtime.publisher import Publisher
 from adgovernor.runtime.settings import EngineSettings
@@ -400,9 +402,9 @@ class ShardEngine:
         size = 0
         tick = machine.open_block(spine.height + 1, now_ms, drained)
         if tick is not None:
-            lines.append(encode_record(TICK, -1, digest_of(None, None), 0, tick, b"{}"))
+            written = _collect(rows, counts, 0, tick, None)
+            lines.append(encode_record(TICK, -1, digest_of(None, None), 0, written, b"{}"))
             drafts.append(tick)
-            _collect(rows, counts, 0, tick, None)
         decide, max_bytes, handled = machine.decide, settings.max_bytes, 0
         for event in chunk:
             try:
@@ -416,11 +418,9 @@ class ShardEngine:
                 event.offset,
                 digest_of(key, value),
                 0 if value is None else len(value),
-                draft,
+                _collect(rows, counts, len(lines), draft, event) if draft.out or draft.send else draft,
                 encode_personal(event.routing or None, event.session, key, value, event.is_json),
             )
-            if draft.out or draft.send:
-                _collect(rows, counts, len(lines), draft, event)
             lines.append(line)
             drafts.append(draft)
             positions[event.topic] = event.offset + 1
@@ -494,10 +494,20 @@ class ShardEngine:
             memory.machine.evict(keep, memory.trail.pinned())
 
 
-def _collect(rows: list[Row], counts: dict[str, int], index: int, draft: Draft, event: Input | None) -> None:
-    """Remembers what a record sends, for the time when its block counts."""
+def _collect(rows: list[Row], counts: dict[str, int], index: int, draft: Draft, event: Input | None) -> Draft:
+    """Remembers what a record sends, for the time when its block counts; gives the draft as it is to be written. A
+    body is turned into JSON once, for the record and for its message."""
     routing = None if event is None else event.routing or None
-    rows.append((index, draft.out, draft.send, routing, event))
-    for entry in draft.out:
-        topic = entry[0]
+    out: list[Any] = []
+    written: list[Any] = []
+    for topic, key, body in draft.out:
         counts[topic] = counts.get(topic, 0) + 1
+        if topic.endswith(DLQ):
+            out.append((topic, key, body))
+            written.append((topic, key, body))
+        else:
+            text = orjson.dumps(body)
+            out.append((topic, key, text))
+            written.append((topic, key, orjson.Fragment(text)))
+    rows.append((index, out, draft.send, routing, event))
+    return Draft(draft.result, draft.deltas, written, draft.send, draft.assumed)

@@ -19,6 +19,17 @@ _VIEWS: Final = 8
 Read = Callable[[str, int, bytes | None, bytes | None], Input]
 
 
+def shares(available: Mapping[str, int], max_events: int) -> dict[str, int]:
+    """How many events of each topic a fetch gives, where so many are there: all get the same, and what one does not
+    need the others may have, so that none starves another and none holds another back."""
+    result: dict[str, int] = {}
+    left = max_events
+    for turn, name in enumerate(sorted(available, key=lambda name: available[name])):
+        result[name] = min(available[name], max(1, left // (len(available) - turn)))
+        left -= result[name]
+    return result
+
+
 class Inbox:
     """The buffers of one shard's input topics, bounded by what `wanted` asks for."""
 

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
+from adgovernor.runtime.inbox import shares
 from adgovernor.runtime.ports import Fetch, RawEvent
 
 _log = structlog.get_logger(__name__)
@@ -213,9 +214,9 @@ class KafkaInputs:
         return fetch
 
     def _collect(self, partition: int, positions: Mapping[str, int], max_events: int) -> Fetch:
-        share = max(1, max_events // max(1, len(positions)))
         events: dict[str, list[RawEvent]] = {}
         ends: dict[str, int] = {}
+        ready: dict[str, tuple[TopicPartition, _Buffer]] = {}
         for name, position in positions.items():
             tp = self._places.get((name, partition))
             if tp is None:
@@ -223,16 +224,19 @@ class KafkaInputs:
             buffer = self._buffers[tp]
             if buffer.lost:
                 raise InputLost(buffer.lost)
-            if not buffer.asked or buffer.next != position:
+            if buffer.asked and buffer.next == position:
+                ready[name] = (tp, buffer)
+            else:
                 self._seek(tp, buffer, position)
-                continue
+        share = shares({name: len(buffer.records) for name, (_, buffer) in ready.items()}, max_events)
+        for name, (tp, buffer) in ready.items():
             records = buffer.records
             if records:
-                if len(records) <= share:
+                if len(records) <= share[name]:
                     taken = list(records)
                     records.clear()
                 else:
-                    taken = [records.popleft() for _ in range(share)]
+                    taken = [records.popleft() for _ in range(share[name])]
                 buffer.next = taken[-1].offset + 1
                 # The client's records have all that a `RawEvent` has; copying them would cost as much as reading.
                 events[name] = taken

@@ -13,6 +13,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.routing import partition_of
 from adgovernor.runtime.clock import WallClock
+from adgovernor.runtime.inbox import shares
 from adgovernor.runtime.ports import Clock, Fetch, LedgerEntry, Output, RawEvent
 
 
@@ -101,8 +102,10 @@ class MemoryShardLog:
             await broker.wait([(name, partition) for name in positions], max_wait_s)
         else:
             await asyncio.sleep(0)
-        share = max(1, max_events // max(1, len(positions)))
-        events = {name: broker.read(name, partition, at, share) for name, at in positions.items()}
+        share = shares({name: broker.end(name, partition) - at for name, at in positions.items()}, max_events)
+        events = {
+            name: broker.read(name, partition, at, max(0, share[name])) for name, at in positions.items()
+        }
         return Fetch(events, {name: broker.end(name, partition) for name in positions})
 
     async def append(self, block: bytes, deadline_s: float) -> int:

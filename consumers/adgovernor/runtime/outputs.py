@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -13,11 +13,11 @@ from adgovernor.core.machine import Input
 from adgovernor.runtime.ports import Output
 
 Row = tuple[int, list[Any], list[Any], str | None, Input | ReadRecord | None]
-"""A record that sends something: its index, its ``out`` and ``send``, the routing id of its personal part, and
-what its input's bytes can be had from."""
+"""A record that sends something: its index, its ``out`` (a body may be JSON already) and ``send``, the routing id of
+its personal part, and what its input's bytes can be had from."""
 
-_DLQ = ".dlq"
-_CE_ID = 3
+DLQ: Final = ".dlq"
+_CE_ID: Final = 3
 
 
 def outputs_of(block: ReadBlock) -> list[Output]:
@@ -33,6 +33,7 @@ def outputs_of(block: ReadBlock) -> list[Output]:
 def messages(header: BlockHeader, chain: str, rows: Iterable[Row]) -> list[Output]:
     """The messages of a block's records, in order. Numbers start at the header's ``dn``."""
     shard, height = header.shard, header.height
+    place = b',"shard":"%b","height":%d,"index":' % (shard.encode(), height)
     partition = topics.partition_of_shard(shard)
     numbers = dict(header.dn)
     side = topics.side_topic(shard)
@@ -42,7 +43,7 @@ def messages(header: BlockHeader, chain: str, rows: Iterable[Row]) -> list[Outpu
         for topic, key, body in out:
             dn = numbers[topic]
             numbers[topic] = dn + 1
-            if topic.endswith(_DLQ):
+            if topic.endswith(DLQ):
                 result.append(_dead_letter(header, topic, partition, index, dn, body, source))
                 continue
             shell = shells.get(topic)
@@ -50,11 +51,18 @@ def messages(header: BlockHeader, chain: str, rows: Iterable[Row]) -> list[Outpu
                 shell = shells[topic] = topics.cloud_headers(topic, event_source(header.prefix, shard), "")
             headers = shell.copy()
             headers[_CE_ID] = ("ce_id", b"%b-%d" % (topic.encode(), dn))
-            place: dict[str, Any] = {"shard": shard, "height": height, "index": index, "dn": dn}
+            text = body if isinstance(body, bytes) else orjson.dumps(body)
             if key is None:
                 key = routing
-                place["routing_id"] = routing
-            value = orjson.dumps({**body, **place})
+                value = b'%b%b%d,"dn":%d,"routing_id":%b}' % (
+                    text[:-1],
+                    place,
+                    index,
+                    dn,
+                    orjson.dumps(routing),
+                )
+            else:
+                value = b'%b%b%d,"dn":%d}' % (text[:-1], place, index, dn)
             result.append(Output(topic, partition, None if key is None else key.encode(), value, headers))
         for destination, number, digest, payload in send:
             message = {
@@ -99,7 +107,7 @@ def _dead_letter(
     fields: dict[str, Any] = {
         "reason": body.get("reason", ""),
         "message": body.get("message", ""),
-        "topic": topic.removesuffix(_DLQ),
+        "topic": topic.removesuffix(DLQ),
         "partition": partition,
         "offset": offset,
         "time_ms": header.now_ms,

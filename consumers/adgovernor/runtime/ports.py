@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from adgovernor.contracts.errors import Unavailable
 
@@ -42,9 +42,8 @@ class Fetch:
     """The next offset that each topic will get, as far as known; a topic is missing while unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A message for an output or side topic."""
+class Output(NamedTuple):
+    """A message for an output or side topic. A tuple, because one is made for every decision."""
 
     topic: str
     """Logical name, without the prefix."""

@@ -19,7 +19,7 @@ class EngineSettings:
     clock: Literal["wall", "events"] = "wall"
     """``events``: time is the greatest event time read, for old logs and simulations."""
 
-    max_events: int = 2_000
+    max_events: int = 1_000
     """Most inputs in one block, and most that are buffered for one topic."""
     max_bytes: int = 1_500_000
     """A block is closed once it is this large; its last record may go beyond."""

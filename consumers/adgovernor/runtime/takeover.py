@@ -300,10 +300,11 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
     if trail.dirty_fields >= settings.rebuild_fields:
         trail.pump()
     if trail.confirmed is None:
-        if trail.dirty_states > settings.dirty_limit:
-            raise Unavailable(
-                "the store is away, and the ledger holds more states than memory may keep without it"
-            )
+        while trail.dirty_states > settings.dirty_limit:
+            # More than memory may keep without a store: wait for it, which then ends this fold.
+            trail.check()
+            world.progress += 1
+            await world.nudged(settings.idle_wait_s)
         return
     while trail.dirty_states > 2 * settings.rebuild_fields:
         trail.check()

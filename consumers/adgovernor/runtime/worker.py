@@ -8,6 +8,7 @@ other end of a task is a bug or a lost server and ends the worker, so that whoev
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -77,6 +78,14 @@ class _Running:
     task: asyncio.Task[None]
     progress: int = -1
     moved_s: float = field(default_factory=time.monotonic)
+
+
+def _tune_collector() -> None:
+    """Makes the cyclic collector rare. What lives long here is a large heap without cycles; walking it again and again
+    would cost as much as deciding. What is loaded by now is left out for good."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 class Worker:
@@ -171,6 +180,7 @@ class Worker:
             session_timeout_ms=settings.session_timeout_ms,
         )
         background: list[asyncio.Task[None]] = []
+        _tune_collector()
         try:
             await inputs.start()
             background = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adgovernor.contracts import topics
 from adgovernor.core.machine import Input
-from adgovernor.runtime.inbox import Inbox
+from adgovernor.runtime.inbox import Inbox, shares
 from adgovernor.runtime.ports import Fetch, RawEvent
 
 
@@ -113,3 +113,10 @@ def test_full_buffers_are_not_asked_for_more() -> None:
     take(box, ad_requests=[1, 2, 3])
     assert "ad-requests" not in box.wanted(3)
     assert box.wanted(4)["ad-requests"] == 3
+
+
+def test_a_fetch_is_shared_so_that_none_starves() -> None:
+    """Topics with little give their part to the others; each that has anything gets something."""
+    assert shares({"a": 5, "b": 1000, "c": 1000}, 100) == {"a": 5, "b": 47, "c": 48}
+    assert shares({"a": 0, "b": 1000}, 100) == {"a": 0, "b": 100}
+    assert shares({}, 100) == {}

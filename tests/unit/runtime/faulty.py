@@ -1,0 +1,107 @@
+"""A log and a store whose answers can be made to go wrong, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from adgovernor.contracts.errors import Unavailable
+from adgovernor.runtime.memory_log import MemoryBroker, MemoryShardLog
+from adgovernor.runtime.ports import AppendUnknown, Output
+from adgovernor.stores.base import Meta, Tip
+from adgovernor.stores.memory import MemoryStore
+
+
+class FaultyLog(MemoryShardLog):
+    """``appends`` says what becomes of the next appends: ``ok``, ``lost`` (never lands, no answer), ``unanswered``
+    (lands, no answer), ``late`` (no answer; lands just before the one after it), ``low`` (an offset already given).
+    ``publishes`` likewise: ``ok``, ``failed`` (nothing is published), ``half`` (the first half is)."""
+
+    def __init__(self, broker: MemoryBroker, shard: str) -> None:
+        super().__init__(broker, shard)
+        self.appends: list[str] = []
+        self.publishes: list[str] = []
+        self.sent: list[bytes] = []
+        self._late: list[bytes] = []
+
+    async def append(self, block: bytes, deadline_s: float) -> int:
+        self.sent.append(block)
+        for late in self._late:
+            await super().append(late, deadline_s)
+        self._late = []
+        match self.appends.pop(0) if self.appends else "ok":
+            case "lost":
+                raise AppendUnknown("no answer")
+            case "unanswered":
+                await super().append(block, deadline_s)
+                raise AppendUnknown("no answer")
+            case "late":
+                self._late.append(block)
+                raise AppendUnknown("no answer")
+            case "low":
+                return 0
+            case _:
+                return await super().append(block, deadline_s)
+
+    async def publish(self, outputs: Sequence[Output], deadline_s: float) -> None:
+        fault = self.publishes.pop(0) if self.publishes else "ok"
+        if fault == "half":
+            await super().publish(outputs[: len(outputs) // 2], deadline_s)
+        if fault != "ok":
+            raise Unavailable("not acknowledged")
+        await super().publish(outputs, deadline_s)
+
+
+class FaultyStore(MemoryStore):
+    """``away`` makes every call fail; ``swaps`` says what becomes of the next swaps: ``ok``, ``lost`` (does not happen,
+    no answer), ``unanswered`` (happens, no answer). ``calls`` keeps the number of fields of each swap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.swaps: list[str] = []
+        self.calls: list[int] = []
+
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("the store is away")
+
+    async def read_meta(self, shard: str) -> Meta | None:
+        await asyncio.sleep(0)
+        self._check()
+        return await super().read_meta(shard)
+
+    async def read_buckets(
+        self, shard: str, buckets: Sequence[str]
+    ) -> tuple[Meta | None, dict[str, dict[str, bytes]]]:
+        self._check()
+        return await super().read_buckets(shard, buckets)
+
+    async def read_fields(
+        self, shard: str, bucket: str, fields: Sequence[str]
+    ) -> tuple[Meta | None, list[bytes | None]]:
+        await asyncio.sleep(0)
+        self._check()
+        return await super().read_fields(shard, bucket, fields)
+
+    async def swap(
+        self, shard: str, expected: Tip, meta: Meta, changes: Mapping[str, Mapping[str, bytes | None]]
+    ) -> Meta | None:
+        await asyncio.sleep(0)
+        self._check()
+        self.calls.append(sum(map(len, changes.values())))
+        fault = self.swaps.pop(0) if self.swaps else "ok"
+        if fault == "lost":
+            raise Unavailable("no answer")
+        answer = await super().swap(shard, expected, meta, changes)
+        if fault == "unanswered":
+            raise Unavailable("no answer")
+        return answer
+
+    async def reset(self, shard: str, expected: Tip | None, meta: Meta) -> Meta | None:
+        self._check()
+        return await super().reset(shard, expected, meta)
+
+    def wipe(self) -> None:
+        """Forgets everything, as an emptied server does."""
+        self._shards.clear()
