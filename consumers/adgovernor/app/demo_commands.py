@@ -75,9 +75,8 @@ def demo(
 
     settings = settings_of(context)
     live = not as_json and sys.stdout.isatty()
-    if live:
-        # A line in between would tear the picture; errors end the demonstration with a message of their own.
-        configure(settings.log_format, "error")
+    # Fresh topics make the Kafka client warn of leaders that are not there yet. Errors end the demonstration anyway.
+    configure(settings.log_format, "error")
     wanted = requests if requests is not None else round((seconds or _SECONDS[embedded]) * rate)
     plan = Plan(max(1, wanted), rate, seed, exact=requests is not None)
     prefix = f"demo-{time.time_ns() // 1_000_000:x}"

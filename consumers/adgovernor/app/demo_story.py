@@ -45,6 +45,7 @@ _MERGE_S: Final = 0.3
 ledger's order."""
 _ANSWER_S: Final = 60.0
 """Longer than a shard needs to be taken over."""
+_REBALANCE_S: Final = 1.0
 _PATIENCE: Final = 4
 """How many times its planned length the stream may last until the story is told."""
 _LOOK_S: Final = 0.5
@@ -160,6 +161,7 @@ class Story:
         self._happened: set[tuple[str, ...]] = set()
         self._owners: dict[str, int] = {}
         """Shard → process id of the worker that wrote its last block."""
+        self._owners_told: dict[str, int] = {}
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     async def tell(self) -> None:
@@ -257,7 +259,7 @@ class Story:
         self._show.note(f"somebody pauses {HANDLED} by hand")
         await self._command(self._plan.by_hand("pause", _now_ms()))
         await asyncio.sleep(2.0)
-        self._show.note("and resumes it")
+        self._show.note(f"somebody resumes {HANDLED}")
         await self._command(self._plan.by_hand("resume", _now_ms()))
         if self._kill and self._stage.workers is not None:
             await asyncio.sleep(1.0)
@@ -280,11 +282,12 @@ class Story:
         number = workers.alive[-1]
         pid = workers.pid(number)
         lost = sorted(shard for shard, owner in self._owners.items() if owner == pid)
-        self._show.note(f"worker {number} (process {pid}) is killed with SIGKILL; it had {', '.join(lost)}")
+        self._show.note(f"worker {number} (process {pid}) is killed with SIGKILL; it owned {', '.join(lost)}")
         began = time.monotonic()
         await workers.kill(number)
         await self._until(lambda: pid not in self._owners.values(), "another worker to take over")
         took = time.monotonic() - began
+        self._owners_told = dict(self._owners)
         heirs = sorted({workers.number_of(self._owners[shard]) or 0 for shard in lost})
         told = ", ".join(f"worker {heir}" for heir in heirs)
         self._show.note(
@@ -436,15 +439,22 @@ class Story:
         if self._owners.get(shard) == pid:
             return
         self._owners[shard] = pid
+        # A rebalance moves several shards; it is told once they have all arrived.
+        asyncio.get_running_loop().call_later(_REBALANCE_S, self._tell_owners)
+        self._notice()
+
+    def _tell_owners(self) -> None:
         workers = self._stage.workers
         assert workers is not None
-        if len(self._owners) == 2 * self._stage.partitions and not self._happened:
-            for number in workers.alive:
-                own = sorted(name for name, owner in self._owners.items() if owner == workers.pid(number))
-                self._show.note(
-                    f"worker {number} (process {workers.pid(number)}) has {', '.join(own) or 'nothing'}"
-                )
-        self._notice()
+        owners = set(self._owners.values())
+        alive = {workers.pid(number): number for number in workers.alive}
+        if self._owners == self._owners_told or not owners <= alive.keys():
+            return
+        if len(self._owners) == 2 * self._stage.partitions:
+            self._owners_told = dict(self._owners)
+            for pid, number in alive.items():
+                own = sorted(name for name, owner in self._owners.items() if owner == pid)
+                self._show.note(f"worker {number} (process {pid}) owns {', '.join(own) or 'nothing'}")
 
     # --- Waiting ----------------------------------------------------------------------------------------------
 
