@@ -22,6 +22,7 @@ from adgovernor.audit.report import CHECKS, Report
 
 _EVENTS_SHOWN: Final = 9
 _BAR: Final = 30
+_FRAME_S: Final = 0.125
 _RATE_S: Final = 3.0
 """Requests a second are those of so many last seconds."""
 
@@ -142,13 +143,15 @@ class LiveShow:
     def __init__(self, title: str) -> None:
         self._title = title
         self._console = Console(highlight=False)
-        self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=8)
         self._began = time.monotonic()
         self._budgets: list[Mapping[str, Any]] = []
         self._events: deque[Text] = deque(maxlen=_EVENTS_SHOWN)
         self._decisions: deque[Text] = deque(maxlen=200)
         self._times: deque[float] = deque()
         self._decided = self._filled = self._dead = 0
+        self._drawn = 0.0
+        # Drawn from here only: a thread that draws would meet what the story is just changing.
+        self._live = Live(console=self._console, get_renderable=self._picture, auto_refresh=False)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -161,6 +164,7 @@ class LiveShow:
         """See `Show.event`."""
         if name == "decision":
             self._decision(body)
+            self._draw()
             return
         if name == "dead-letter":
             self._dead += 1
@@ -193,10 +197,18 @@ class LiveShow:
     def _tell(self, text: Text) -> None:
         stamp = Text(f"{time.monotonic() - self._began:5.1f} s  ", style="dim")
         self._events.append(stamp + text)
+        self._draw()
 
     def budgets(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Show.budgets`."""
         self._budgets = list(rows)
+        self._draw()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self._drawn >= _FRAME_S:
+            self._drawn = now
+            self._live.refresh()
 
     def _picture(self) -> RenderableType:
         # What is newest stands at the bottom of each part; decisions take what height is left.
@@ -252,6 +264,7 @@ class LiveShow:
 
     def end(self, totals: Mapping[str, Any], report: Report) -> None:
         """See `Show.end`."""
+        self._live.refresh()
         self._live.stop()
         table = Table(title="Audit", title_justify="left")
         for heading in ("check", "result", "proves"):
