@@ -1,0 +1,238 @@
+"""The command line without servers."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from adgovernor.app import logs
+from adgovernor.app.cli import COMMANDS, app, load_command
+from adgovernor.app.console import moment, money
+from adgovernor.app.publish_commands import lines_of
+
+# An address where nobody listens: commands fail at once and say so.
+NOWHERE = ["--kafka", "127.0.0.1:1", "--redis", "redis://127.0.0.1:1/0"]
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No settings of this machine; logging as it was afterwards."""
+    for name in os.environ:
+        if name.startswith("ADGOVERNOR_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    kept = root.handlers[:], root.level
+    yield
+    root.handlers[:] = kept[0]
+    root.setLevel(kept[1])
+    structlog.reset_defaults()
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    """--help takes less than half a second of processor time and lists each command that is there."""
+    began = os.times()
+    done = subprocess.run(
+        [sys.executable, "-m", "adgovernor.app.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    ended = os.times()
+    spent_s = ended.children_user + ended.children_system - began.children_user - began.children_system
+    assert spent_s < 0.5
+    for name in (
+        "run",
+        "topics",
+        "campaigns",
+        "publish",
+        "watch",
+        "state",
+        "check",
+        "dlq",
+        "replay",
+        "schemas",
+    ):
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name: str) -> None:
+    """Each command and each subcommand has help."""
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    command = load_command(name)
+    subcommands = getattr(command, "commands", {})
+    for sub in subcommands:
+        inner = CliRunner().invoke(app, [name, sub, "--help"])
+        assert inner.exit_code == 0, inner.output
+        assert "Usage" in inner.output
+        assert subcommands[sub].help, f"{name} {sub} has no help"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["watch", "nothing"], "no topic nothing to watch"),
+        (["watch", "ad-requests"], "no topic ad-requests to watch"),
+        (["state", "shard", "7"], "'7' is no shard"),
+        (["recover", "u0"], "give --accept-loss and --why"),
+        (["publish", "ad-requests", "missing.jsonl"], "cannot read missing.jsonl"),
+        (["publish", "ad-requests", "-", "--format", "xml"], "must be json or openrtb"),
+        (["publish", "ad-requests", "-", "--format", "openrtb"], "give --candidates FILE and --time FIELD"),
+        (["publish", "ad-requests", "-", "--time", "id:hex8"], "belong to --format openrtb"),
+        (["campaigns", "top-up", "c", "a lot", "--account", "a"], "'a lot' is no amount"),
+        (["campaigns", "top-up", "c", "--account", "a", "--", "-5"], "above 0"),
+        (["campaigns", "credit", "c", "0.0000001", "--account", "a"], "at most six decimal places"),
+        (["dlq", "show", "decisions", "0", "1"], "'decisions' is no input topic"),
+        (["dlq", "replay", "ad-requests", "--number", "1"], "give --partition too"),
+        (["replay", "adgovernor"], "cannot be replayed into its own deployment"),
+        (["run", "--clock", "sundial"], "must be wall or events"),
+    ],
+)
+def test_wrong_input_is_code_2_and_says_how_to_mend_it(arguments: list[str], said: str) -> None:
+    """What is asked wrongly ends with code 2 and a message that says what to give."""
+    result = CliRunner().invoke(app, [*NOWHERE, *arguments])
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["topics", "list"],
+        ["topics", "create", "--partitions", "1"],
+        ["state", "user", "u1"],
+        ["campaigns", "list", "--json"],
+        ["campaigns", "show", "c1"],
+        ["dlq", "list", "ad-requests"],
+        ["watch", "decisions", "--from-start"],
+        ["run", "--metrics-port", "0"],
+    ],
+)
+def test_missing_servers_are_code_3(arguments: list[str]) -> None:
+    """Where a server cannot be reached the exit code is 3, the address is named, and there is no traceback."""
+    result = CliRunner().invoke(app, [*NOWHERE, *arguments])
+    assert result.exit_code == 3, result.output
+    assert "127.0.0.1:1" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_check_names_every_server_that_is_missing() -> None:
+    """check looks at Redis although Kafka is away, says how to mend both, and ends with code 3."""
+    result = CliRunner().invoke(app, [*NOWHERE, "check", "--json"])
+    found = json.loads(result.stdout)
+    assert result.exit_code == 3
+    errors = {one["where"]: one for one in found if one["level"] == "error"}
+    assert set(errors) == {"kafka", "redis"}
+    assert all("start the" in one["mend"] for one in errors.values())
+
+
+def test_bad_settings_are_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong setting ends any command with code 2 and names the variable."""
+    monkeypatch.setenv("ADGOVERNOR_PARTITIONS", "none")
+    result = CliRunner().invoke(app, ["topics", "list"])
+    assert result.exit_code == 2
+    assert "ADGOVERNOR_PARTITIONS" in result.output
+
+
+def test_a_missing_settings_file_is_named() -> None:
+    """--config with a file that is not there ends with code 2."""
+    result = CliRunner().invoke(app, ["--config", "nowhere.toml", "check"])
+    assert (result.exit_code, "nowhere.toml does not exist" in result.output) == (2, True)
+
+
+def test_bad_entries_are_named_before_servers_are_needed(tmp_path: Path) -> None:
+    """A file with nothing good in it names each entry and ends with code 1, without any server."""
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"campaign_id":"c","account_id":"a","budget_micros":-1}\nnonsense\n')
+    result = CliRunner().invoke(app, [*NOWHERE, "campaigns", "apply", str(file)])
+    assert result.exit_code == 1
+    assert "c.jsonl, line 1" in result.output
+    assert "c.jsonl, line 2: not JSON" in result.output
+
+
+def test_schemas_export(tmp_path: Path) -> None:
+    """schemas export writes the documents and lists them."""
+    result = CliRunner().invoke(app, ["schemas", "export", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0
+    assert str(tmp_path / "out" / "asyncapi.json") in json.loads(result.stdout)["written"]
+
+
+def test_version() -> None:
+    """--version prints the version alone."""
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("micros", "shown"),
+    [(0, "0.00 EUR"), (1, "0.000001 EUR"), (2_500_000, "2.50 EUR"), (-1_234_500, "-1.2345 EUR")],
+)
+def test_money_for_people(micros: int, shown: str) -> None:
+    """Amounts are shown exactly, with two places or as many as they need."""
+    assert money(micros, "EUR") == shown
+
+
+def test_moments_for_people() -> None:
+    """Times are shown in UTC to the millisecond."""
+    assert moment(1_767_225_600_007) == "2026-01-01T00:00:00.007Z"
+
+
+class _Dripping(io.RawIOBase):
+    """A pipe that gives a few bytes at a time."""
+
+    def __init__(self, content: bytes, step: int) -> None:
+        self._content = content
+        self._step = step
+
+    def read1(self, _size: int) -> bytes:
+        piece, self._content = self._content[: self._step], self._content[self._step :]
+        return piece
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+async def test_lines_of_a_pipe(step: int) -> None:
+    """Lines are whole however the pipe cuts them, also a last one without an end."""
+    lines = [line async for line in lines_of(_Dripping(b"ab\n\ncd\r\ne", step))]  # type: ignore[arg-type]
+    assert lines == [b"ab\n", b"\n", b"cd\r\n", b"e"]
+
+
+def test_logs_are_json_with_their_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    """Our log lines and the libraries' are JSON objects with level, logger and fields."""
+    logs.configure("json", "info")
+    structlog.get_logger("adgovernor.test").warning("void block", shard="u3", request_id="r1")
+    logging.getLogger("aiokafka.client").error("no broker %s", "b1")
+    logging.getLogger("aiokafka.client").info("not of interest")
+    ours, theirs = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (ours["event"], ours["shard"], ours["request_id"], ours["level"]) == (
+        "void block",
+        "u3",
+        "r1",
+        "warning",
+    )
+    assert (theirs["event"], theirs["logger"]) == ("no broker b1", "aiokafka.client")
+
+
+def test_a_librarys_words_can_be_captured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Captured log lines are handed over, each once, and not shown."""
+    logs.configure("json", "info")
+    logger = logging.getLogger("aiokafka")
+    with logs.captured("aiokafka") as said:
+        for _ in range(3):
+            logging.getLogger("aiokafka.conn").warning("authentication failed")
+    assert said == ["authentication failed"]
+    assert capsys.readouterr().err == ""
+    logger.warning("shown again")
+    assert "shown again" in capsys.readouterr().err
