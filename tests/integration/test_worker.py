@@ -51,7 +51,7 @@ async def request(connection: KafkaConnection, prefix: str, partition: int) -> N
 async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 40) -> None:
     """Until a condition on other tasks' or the servers' state holds."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - a poll of others, without an event
             await asyncio.sleep(0.05)
 
 
