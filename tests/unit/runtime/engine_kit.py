@@ -19,8 +19,10 @@ from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.memory_log import MemoryBroker
+from adgovernor.runtime.observer import Silent
 from adgovernor.runtime.ports import LedgerEntry, ShardLog
 from adgovernor.runtime.settings import EngineSettings
+from adgovernor.runtime.world import World
 from adgovernor.stores.base import Store
 from adgovernor.stores.memory import MemoryStore
 
@@ -64,6 +66,19 @@ class Deployment:
             self.clock,
             self.settings,
             rng=random.Random(1),
+        )
+
+    def world(self, shard: str) -> World:
+        """What maintenance of a shard works with."""
+        return World(
+            shard,
+            lambda: self.machine(shard),
+            self.broker.shard_log(shard),
+            self.store,
+            self.clock,
+            self.settings,
+            Silent(),
+            random.Random(2),
         )
 
     def shards(self) -> list[str]:

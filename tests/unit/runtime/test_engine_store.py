@@ -17,7 +17,6 @@ from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.runtime.observer import Silent
 from adgovernor.runtime.recover import recover
-from adgovernor.runtime.world import World
 from adgovernor.stores.base import NOTHING, Meta, Tip
 
 
@@ -254,19 +253,9 @@ async def test_a_witness_ahead_of_the_ledger_halts_the_shard(wipe: bool) -> None
 
 async def test_recovery_begins_an_epoch_that_readers_can_follow() -> None:
     """After a person accepted the loss, numbers go on behind what was published, and the store is rebuilt."""
-    deployment, store, _ = await truncated(wipe=False)
+    deployment, _, _ = await truncated(wipe=False)
     before = len(deployment.decisions())
-    world = World(
-        "u0",
-        lambda: deployment.machine("u0"),
-        deployment.broker.shard_log("u0"),
-        store,
-        deployment.clock,
-        deployment.settings,
-        Silent(),
-        random.Random(2),
-    )
-    told = await recover(world, why="the disk of the only broker was replaced")
+    told = await recover(deployment.world("u0"), why="the disk of the only broker was replaced")
     assert told.epoch == 1
     assert told.dn["decisions"] == before + 1
     deployment.start()
@@ -349,4 +338,33 @@ async def test_a_takeover_without_the_store_keeps_memory_bounded() -> None:
     deployment.start(["t0"])
     await deployment.settle()
     await assert_store_is_the_fold(deployment)
+    await deployment.stop()
+
+
+async def test_recovery_goes_on_behind_directives_that_were_sent() -> None:
+    """A treasury that lost its tail continues the numbers of its directives, so that user shards take the next ones,
+    and decides again what its inputs still hold."""
+    deployment = Deployment(1, store_deadline_s=0.05)
+    deployment.broker = Truncated(1, deployment.clock)
+    deployment.campaign("c1")
+    deployment.start()
+    await deployment.settle()
+    kept = deployment.broker.end(topics.TREASURY_LEDGER, 0)
+    deployment.campaign("c2")
+    await deployment.settle()
+    await deployment.stop()
+    deployment.broker.cut(topics.TREASURY_LEDGER, 0, kept)
+    with pytest.raises(Halted) as halted:
+        await deployment.engine("t0").run()
+    assert halted.value.reason == "ledger_truncated"
+    sent = [
+        orjson.loads(event.value or b"") for event in deployment.broker.read(topics.DIRECTIVES, 0, 0, 1000)
+    ]
+    told = await recover(deployment.world("t0"), why="a disk was lost")
+    assert told.sent == {"u0": (sent[-1]["number"], sent[-1]["hash"])}
+    deployment.start()
+    await deployment.settle()
+    deployment.request("r1", campaigns=("c2",))
+    await deployment.settle()
+    assert deployment.decisions()[-1]["slots"][0]["winner"]["campaign_id"] == "c2"
     await deployment.stop()
