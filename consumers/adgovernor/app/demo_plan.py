@@ -46,26 +46,26 @@ _SKETCHES: Final = {
     "coffee-club": _Sketch(
         "roastery",
         30_000,
-        0.60,
+        0.20,
         caps=(Cap(scope="campaign", window="rolling", length_ms=_MINUTE_MS // 2, limit=2),),
     ),
     "city-lights": _Sketch(
         "tourism",
         25_000,
-        2.0,
+        0.20,
         daily_share=0.08,
         caps=(Cap(scope="creative", window="rolling", length_ms=_MINUTE_MS, limit=2),),
     ),
     HANDLED: _Sketch(
         "studio",
         20_000,
-        0.60,
+        0.40,
         caps=(Cap(scope="advertiser", window="calendar", length_ms=24 * 60 * _MINUTE_MS, limit=12),),
     ),
     "evergreen": _Sketch(
         "house",
         5_000,
-        2.0,
+        0.20,
         caps=(Cap(scope="campaign", window="lifetime", limit=8),),
     ),
 }

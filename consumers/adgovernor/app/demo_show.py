@@ -21,6 +21,8 @@ from adgovernor.app.simulate_view import line_of, totals_table
 from adgovernor.audit.report import CHECKS, Report
 
 _EVENTS_SHOWN: Final = 9
+_EVENTS_ON_SMALL: Final = 5
+_SMALL_HEIGHT: Final = 34
 _BAR: Final = 30
 _FRAME_S: Final = 0.125
 _RATE_S: Final = 3.0
@@ -167,13 +169,14 @@ class LiveShow:
             self._draw()
             return
         if name == "dead-letter":
+            # Counted in the head; they would crowd out what the story is about.
             self._dead += 1
+            return
         style = {
             "campaign-paused": "bold yellow",
             "budget-exhausted": "bold red",
             "campaign-resumed": "bold green",
             "budget-thresholds": "magenta",
-            "dead-letter": "dim red",
         }.get(name, "cyan")
         self._tell(Text(line(name, body), style=style))
 
@@ -185,7 +188,7 @@ class LiveShow:
         self._decided += 1
         filled = any("winner" in slot for slot in body["slots"])
         self._filled += filled
-        head, separator, losers = line("decision", body).partition("; ")
+        head, separator, losers = line("decision", body).removeprefix("decision ").partition("; ")
         text = Text(head, style="green" if filled else "yellow")
         text.append(separator + losers, style="dim")
         self._decisions.append(text)
@@ -213,9 +216,11 @@ class LiveShow:
     def _picture(self) -> RenderableType:
         # What is newest stands at the bottom of each part; decisions take what height is left.
         parts: list[RenderableType] = [self._head(), self._bars()]
-        fixed = 1 + len(self._budgets) + 3 + _EVENTS_SHOWN + 2
+        shown = _EVENTS_SHOWN if self._console.height >= _SMALL_HEIGHT else _EVENTS_ON_SMALL
+        fixed = 1 + len(self._budgets) + 1 + shown + 2
         room = self._console.height - fixed - 3
-        events = [*self._events, *([Text()] * (_EVENTS_SHOWN - len(self._events)))]
+        events = list(self._events)[-shown:]
+        events += [Text()] * (shown - len(events))
         parts.append(Panel(_lines(events), title="events", title_align="left", border_style="dim"))
         if room > 0:
             recent = list(self._decisions)[-room:]
@@ -246,7 +251,7 @@ class LiveShow:
             ("status", "left"),
         ):
             table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
-        for row in sorted(self._budgets, key=lambda row: -int(row["spent_micros"])):
+        for row in sorted(self._budgets, key=lambda row: str(row["campaign_id"])):
             status = (
                 Text("paused: " + ", ".join(row["reasons"]), style="bold yellow")
                 if row["reasons"]
