@@ -216,13 +216,17 @@ class TreasuryAudit:
         if day:
             budget = fund.data["daily_budget_micros"]
             start, end = audit_caps.day_start_ms(day, fund.zone), audit_caps.day_end_ms(day, fund.zone)
+            start = max(start, fund.data.get("start_ms") or start)
+            end = min(end, fund.data.get("end_ms") or end)
         elif fund.data.get("start_ms") is not None and fund.data.get("end_ms") is not None:
             budget, start, end = fund.topped_up, fund.data["start_ms"], fund.data["end_ms"]
         else:
             return
-        passed = min(max(0, self.watermark_ms - start), end - start)
+        # The plan is complete a 200th of the time early, and gives out whole prices.
+        length = end - start - (end - start) // 200
+        passed = min(max(0, self.watermark_ms - start), length)
         self.check(
-            fund.day_leased(day) <= budget * passed // (end - start),
+            fund.day_leased(day) < budget * passed // max(1, length) + fund.one_price,
             "pacing holds money back",
             f"{fund.data['campaign_id']} {day}: {fund.day_leased(day)}",
         )
@@ -246,7 +250,7 @@ class TreasuryAudit:
         self.check((refused is None) == first, "a command is taken or refused", f"{word}: {refused}")
         if refused is not None:
             self.check(not money, "a refused command moves nothing", f"{money}")
-            fair = refused == "archived" or refused == "duplicate" and own in self.commands or not sound
+            fair = refused == "archived" or (refused == "duplicate" and own in self.commands) or not sound
             fair = fair or word in ("upsert", "account")
             self.check(fair, "no command is refused without a reason", f"{word} {name}: {refused}")
         elif word in ("top-up", "credit"):

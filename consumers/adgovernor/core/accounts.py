@@ -36,6 +36,7 @@ class TreasuryCampaign:
         "asks",
         "budget",
         "campaign",
+        "dailies",
         "data",
         "decreases",
         "episode",
@@ -45,6 +46,7 @@ class TreasuryCampaign:
         "leased_by_day",
         "one_price",
         "opened_day",
+        "paced",
         "reasons",
         "reports",
         "reserved_micros",
@@ -78,6 +80,11 @@ class TreasuryCampaign:
         """The day that the reason ``day`` is about."""
         self.opened_day = 0
         """The last day whose first leases were given."""
+        self.dailies: list[tuple[int, int]] = []
+        """(From which account day on, the daily budget), oldest first: what rollover adds up. One entry, of the
+        newest day, where unspent money is not carried over."""
+        self.paced: dict[int, pacing.Anchor] = {}
+        """Day → where its plan began anew, because more was missed than is carried over."""
         self.thresholds: list[int] = []
         """Thresholds passed in this episode, percent."""
         self.leased_by_day: dict[int, int] = {}
@@ -92,6 +99,27 @@ class TreasuryCampaign:
         self.data = campaign_data(campaign)
         self.time_zone = time_zone
         self.one_price = campaign.one_price()
+        if self.opened_day > 1:
+            self.count_day(self.opened_day)
+
+    def count_day(self, day: int) -> None:
+        """Notes the daily budget from this day on."""
+        daily = self.campaign.daily_budget_micros
+        if daily is None:
+            return
+        kept = [entry for entry in self.dailies if entry[0] < day]
+        if self.campaign.daily_policy != "rollover":
+            kept = []
+        elif not kept and self.campaign.start_ms is not None:
+            day = max(day, self.day_of(self.campaign.start_ms))
+        if not kept or kept[-1][1] != daily:
+            kept.append((day, daily))
+        self.dailies = kept
+
+    def begin_plan_anew(self, day: int, anchor: pacing.Anchor) -> None:
+        """Spreads what was missed over what remains of the day's plan (0: the flight's)."""
+        self.paced = {known: value for known, value in self.paced.items() if known > day}
+        self.paced[day] = anchor
 
     # ------------------------------------------------------------------ reading
 
@@ -113,19 +141,71 @@ class TreasuryCampaign:
         """The account day whose money a request of this time draws on; 0 without a daily budget."""
         return 0 if self.campaign.daily_budget_micros is None else zones.day_of(time_ms, self.time_zone)
 
+    def day_budget(self, day: int) -> int:
+        """What may be spent on the account day: the daily budget and, with rollover, what the days before it have
+        left. Without a daily budget: everything."""
+        daily = self.campaign.daily_budget_micros
+        if not day or daily is None:
+            return self.topped_up
+        if not self._rolls_over(day):
+            return daily
+        before = sum(
+            amount for other, amount in self.leased_by_day.items() if self.dailies[0][0] <= other < day
+        )
+        return max(0, self._allowed(day) - before)
+
+    def _rolls_over(self, day: int) -> bool:
+        return self.campaign.daily_policy == "rollover" and bool(self.dailies) and day >= self.dailies[0][0]
+
+    def _allowed(self, day: int) -> int:
+        """The daily budgets of all days up to this one."""
+        total = 0
+        for number, (since, daily) in enumerate(self.dailies):
+            if since > day:
+                break
+            until = self.dailies[number + 1][0] if number + 1 < len(self.dailies) else None
+            last = zones.day_ordinal(day) + 1
+            if until is not None:
+                last = min(last, zones.day_ordinal(until))
+            total += daily * (last - zones.day_ordinal(since))
+        return total
+
     def room(self, day: int) -> int:
         """What could still be leased for the day, money withheld by pacing included."""
         daily = self.campaign.daily_budget_micros
         if not day or daily is None:
             return self.unleased
-        return max(0, min(self.unleased, daily - self.leased_by_day.get(day, 0)))
+        room = min(self.unleased, self.day_budget(day) - self.leased_by_day.get(day, 0))
+        if self._rolls_over(day):
+            # A day that is paid for afterwards must leave what the days after it have taken over.
+            for later in self.leased_by_day:
+                if later > day:
+                    room = min(room, self.day_budget(later) - self.leased_by_day[later])
+        return max(0, room)
+
+    def ahead(self, day: int, watermark_ms: int) -> tuple[int, int | None]:
+        """(What may be leased for the day now; where the plan begins anew if any of it is leased, else None)."""
+        room = self.room(day)
+        span = pacing.span_of(self.campaign, day, self.time_zone)
+        if span is None or room == 0:
+            return room, None
+        paced_day = 0 if self.campaign.daily_budget_micros is None else day
+        budget = self.day_budget(day)
+        used = self.topped_up - self.unleased if not paced_day else self.leased_by_day.get(day, 0)
+        unit = max(1, self.one_price)
+        planned = pacing.planned_micros(
+            self.campaign, budget, span, self.time_zone, self.paced.get(paced_day), watermark_ms
+        )
+        anew = None
+        carried = used + max(unit, budget // pacing.CARRY_DIVISOR)
+        if carried < planned < budget:
+            planned = anew = carried
+        released = -(-planned // unit) * unit
+        return max(0, min(room, released - used)), anew
 
     def available(self, day: int, watermark_ms: int) -> int:
         """What may be leased for the day now."""
-        daily = self.campaign.daily_budget_micros
-        budget = self.topped_up if not day or daily is None else daily
-        released = pacing.released_micros(self.campaign, budget, day, self.time_zone, watermark_ms)
-        return max(0, min(self.room(day), released - self.leased_by_day.get(day, 0)))
+        return self.ahead(day, watermark_ms)[0]
 
     def shard_idle(self, shard: str, day: int) -> int:
         """A shard's idle money for the day, as reported."""
@@ -192,6 +272,8 @@ class TreasuryCampaign:
                 "reasons": self.reasons,
                 "exhausted_day": self.exhausted_day,
                 "opened_day": self.opened_day,
+                "dailies": self.dailies,
+                "paced": [[day, *anchor] for day, anchor in sorted(self.paced.items())],
                 "thresholds": self.thresholds,
             }
         )
@@ -218,5 +300,7 @@ class TreasuryCampaign:
         self.reasons = tuple(data["reasons"])
         self.exhausted_day = data["exhausted_day"]
         self.opened_day = data["opened_day"]
+        self.dailies = [(day, daily) for day, daily in data["dailies"]]
+        self.paced = {day: (at_ms, micros) for day, at_ms, micros in data["paced"]}
         self.thresholds = data["thresholds"]
         return self

@@ -1,49 +1,134 @@
-"""Pacing: how much of a budget the treasury has released at a moment. What was not spent stays released, so
-under-delivery is caught up."""
+"""Pacing: how much of a budget the treasury has released at a moment.
+
+The plan is a curve from nothing at the start of the span to the whole budget shortly before its end; the span is the
+account day, or the flight where the campaign has no daily budget, and the day's part of the flight where it has both.
+What traffic did not use is carried over up to a small part of the budget, so that bursts within minutes do no harm;
+what was missed beyond that is spread over what remains of the curve, by giving the plan a new beginning: the *anchor*.
+
+Money is released in whole prices, each a little early rather than late, and all of it a little before the end, so that
+the last price can still be spent and its reservation settled or given to somebody else.
+"""
 
 from __future__ import annotations
+
+from bisect import bisect_right
+from functools import lru_cache
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
 
-HOUR_MS = 3_600_000
+FINISH_DIVISOR = 200
+"""The plan is complete a 200th of the span before its end: about 7 minutes of a day."""
+CARRY_DIVISOR = 200
+"""At most a 200th of the budget (and at least one price) is released ahead of what was leased."""
+_QUARTER_MS = 900_000
+"""Every zone's clock is a whole number of quarters ahead of or behind UTC, so hours begin on quarters."""
+_DAY_UNITS = 10**12
+"""What one whole day counts for in an hourly curve."""
+
+Anchor = tuple[int, int]
+"""(moment, micros): the plan begins anew at that moment, with so much released already."""
 
 
-def released_micros(
-    campaign: Campaign, budget_micros: int, day: int, time_zone: str, watermark_ms: int
+def span_of(campaign: Campaign, day: int, time_zone: str) -> tuple[int, int] | None:
+    """[start, end) of the campaign's plan for the account day (0: the flight), in ms; None where all is released
+    at once: ``asap``, and a flight without an end."""
+    if campaign.pacing.mode == "asap":
+        return None
+    start_ms, end_ms = campaign.start_ms, campaign.end_ms
+    if campaign.daily_budget_micros is None:
+        return None if start_ms is None or end_ms is None else (start_ms, end_ms)
+    first, after = zones.day_bounds(day, time_zone)
+    if start_ms is not None:
+        first = max(first, start_ms)
+    if end_ms is not None:
+        after = min(after, end_ms)
+    return (first, after) if first < after else None
+
+
+def planned_micros(
+    campaign: Campaign,
+    budget_micros: int,
+    span: tuple[int, int],
+    time_zone: str,
+    anchor: Anchor | None,
+    at_ms: int,
 ) -> int:
-    """The part of ``budget_micros`` released at the watermark.
-
-    The span is the account day, or the flight where there is no daily budget; a flight without an end cannot
-    be paced and releases all at once.
-    """
-    pacing = campaign.pacing
-    if pacing.mode == "asap":
+    """How much of ``budget_micros`` the plan has released at a moment."""
+    start_ms, end_ms = span
+    finish_ms = end_ms - (end_ms - start_ms) // FINISH_DIVISOR
+    if at_ms >= finish_ms:
         return budget_micros
-    if day:
-        start_ms, end_ms = zones.day_bounds(day, time_zone)
-    elif campaign.start_ms is not None and campaign.end_ms is not None:
-        start_ms, end_ms = campaign.start_ms, campaign.end_ms
-    else:
-        return budget_micros
-    if watermark_ms >= end_ms:
-        return budget_micros
-    if watermark_ms <= start_ms:
+    if at_ms <= start_ms:
         return 0
-    passed, length = watermark_ms - start_ms, end_ms - start_ms
-    if pacing.mode == "even":
-        return budget_micros * passed // length
+    done, whole = _progress(campaign, start_ms, finish_ms, time_zone, at_ms)
+    if anchor is None:
+        return budget_micros * done // whole
+    since_ms, base = anchor
+    base = min(base, budget_micros)
+    before, _ = _progress(campaign, start_ms, finish_ms, time_zone, min(max(since_ms, start_ms), at_ms))
+    if before >= whole:
+        return budget_micros
+    return base + (budget_micros - base) * (done - before) // (whole - before)
+
+
+def _progress(
+    campaign: Campaign, start_ms: int, finish_ms: int, time_zone: str, at_ms: int
+) -> tuple[int, int]:
+    """How far the mode's curve is at a moment, as (part, whole)."""
+    pacing = campaign.pacing
+    passed, length = at_ms - start_ms, max(1, finish_ms - start_ms)
     if pacing.mode == "front_loaded":
         # x + 4·lead·x·(1 − x): ahead of even by the lead at the middle, never falling for a lead up to 1/4.
         extra = 4 * pacing.lead_percent * passed * (length - passed)
-        return budget_micros * (100 * passed * length + extra) // (100 * length * length)
-    total = reached = 0
-    at = start_ms
-    while at < end_ms:
-        # Hours follow the account's clock: a skipped one is not there, a repeated one counts twice.
-        weight = pacing.hourly_weights[zones.hour_of(at, time_zone)]
-        hour_end = min(at + HOUR_MS, end_ms)
-        total += weight * HOUR_MS
-        reached += weight * max(0, min(hour_end, watermark_ms) - at)
-        at = hour_end
-    return budget_micros * reached // total if total else budget_micros
+        return 100 * passed * length + extra, 100 * length * length
+    if pacing.mode == "hourly":
+        weights = tuple(pacing.hourly_weights)
+        whole = _weighed(weights, time_zone, start_ms, finish_ms)
+        if whole:
+            return _weighed(weights, time_zone, start_ms, at_ms), whole
+        # A flight that lies in hours without weight only: there is no curve to follow.
+    return passed, length
+
+
+def _weighed(weights: tuple[int, ...], time_zone: str, start_ms: int, end_ms: int) -> int:
+    """The weight of the time between two moments. Each day counts the same, however many hours it has."""
+    return _position(weights, time_zone, end_ms) - _position(weights, time_zone, start_ms)
+
+
+def _position(weights: tuple[int, ...], time_zone: str, at_ms: int) -> int:
+    day = zones.day_of(at_ms, time_zone)
+    table = _day_table(weights, time_zone, day)
+    total = _reached(table, zones.day_bounds(day, time_zone)[1])
+    part = _DAY_UNITS * _reached(table, at_ms) // total if total else 0
+    return zones.day_ordinal(day) * _DAY_UNITS + part
+
+
+_Table = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@lru_cache(maxsize=4096)
+def _day_table(weights: tuple[int, ...], time_zone: str, day: int) -> _Table:
+    """Where the weight changes, the weight reached there, and the weight from there on. A skipped hour is not
+    there, a repeated one counts twice."""
+    start_ms, end_ms = zones.day_bounds(day, time_zone)
+    starts: list[int] = []
+    reached: list[int] = []
+    slopes: list[int] = []
+    total, at_ms = 0, start_ms
+    while at_ms < end_ms:
+        weight = weights[zones.hour_of(at_ms, time_zone)]
+        if not slopes or slopes[-1] != weight:
+            starts.append(at_ms)
+            reached.append(total)
+            slopes.append(weight)
+        next_ms = min(at_ms - at_ms % _QUARTER_MS + _QUARTER_MS, end_ms)
+        total += weight * (next_ms - at_ms)
+        at_ms = next_ms
+    return tuple(starts), tuple(reached), tuple(slopes)
+
+
+def _reached(table: _Table, at_ms: int) -> int:
+    starts, reached, slopes = table
+    place = bisect_right(starts, at_ms) - 1
+    return reached[place] + slopes[place] * (at_ms - starts[place]) if place >= 0 else 0

@@ -23,6 +23,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     status     campaign, episode, [reasons], day  asks and a recall under way are dropped when it pauses or resumes
     threshold  campaign, percent
     opened     campaign, day                      first leases of the day were given
+    paced      campaign, day, watermark, amount   the day's plan (0: the flight's) goes on from so much released
     ticked     clock
 """
 
@@ -84,6 +85,7 @@ class TreasuryState:
             "status": self._on_status,
             "threshold": self._on_threshold,
             "opened": self._on_opened,
+            "paced": self._on_paced,
             "ticked": self._on_ticked,
         }
 
@@ -213,7 +215,12 @@ class TreasuryState:
         self._campaign(campaign).thresholds.append(percent)
 
     def _on_opened(self, campaign: str, day: int) -> None:
-        self._campaign(campaign).opened_day = day
+        known = self._campaign(campaign)
+        known.opened_day = day
+        known.count_day(day)
+
+    def _on_paced(self, campaign: str, day: int, watermark_ms: int, amount: int) -> None:
+        self._campaign(campaign).begin_plan_anew(day, (watermark_ms, amount))
 
     def _on_ticked(self, now_ms: int) -> None:
         self.last_tick_ms = now_ms

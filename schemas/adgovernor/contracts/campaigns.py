@@ -71,7 +71,12 @@ class Cap(Contract):
 
 class Pacing(Contract):
     """How fast the treasury releases a campaign's money (the day's, or the flight's where there is no daily
-    budget)."""
+    budget; a flight without an end is not paced).
+
+    ``asap``: all at once. ``even``: in proportion to time. ``front_loaded``: ahead of even. ``hourly``: by the hours
+    of the account's clock, each day of a flight alike. What was missed is carried over up to a 200th of the budget;
+    the rest is spread over what remains. All is released a 200th of the day or flight before its end.
+    """
 
     mode: Literal["asap", "even", "front_loaded", "hourly"] = "asap"
     lead_percent: int = Field(default=25, ge=0, le=25)
@@ -110,6 +115,10 @@ class Campaign(Contract):
     """The total budget, absolute: an upsert moves only the difference to the previous one."""
     daily_budget_micros: Micros | None = None
     """At most so much on one day of the account's time zone."""
+    daily_policy: Literal["hard", "rollover"] = "hard"
+    """What becomes of a day's unspent money. ``hard``: nothing, no day spends more than the daily budget.
+    ``rollover``: it is added to the following days, counted from the flight's first day on (or the first day under
+    this policy), so that all days up to any day together spend no more than their daily budgets together."""
     price_micros: Micros | None = None
     """The price of one impression."""
     cpm_micros: Micros | None = None

@@ -72,10 +72,14 @@ def day_of(time_ms: int, time_zone: str) -> int:
     return day.year * 10000 + day.month * 100 + day.day
 
 
+def day_ordinal(day: int) -> int:
+    """The day YYYYMMDD counted from the calendar's first day, so that days can be subtracted."""
+    return date(day // 10000, day // 100 % 100, day % 100).toordinal()
+
+
 def day_bounds(day: int, time_zone: str) -> tuple[int, int]:
     """The day YYYYMMDD in the zone as ``[start_ms, end_ms)``."""
-    ordinal = date(day // 10000, day // 100 % 100, day % 100).toordinal()
-    return _bounds(time_zone, "day", ordinal)
+    return _bounds(time_zone, "day", day_ordinal(day))
 
 
 def hour_of(time_ms: int, time_zone: str) -> int:

@@ -1,0 +1,348 @@
+"""How a treasury releases money: asks, recalls, exhaustion, episodes.
+
+Whatever a record touched is brought to rest here before the record ends: first what time alone changes, then a recall
+that has come to its end, then the asks, then whether anything is left to be asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adgovernor.contracts import topics, zones
+from adgovernor.contracts.ledger import Draft
+from adgovernor.core import links
+from adgovernor.core.accounts import TreasuryCampaign
+from adgovernor.core.rules import Rules
+from adgovernor.core.treasury_state import TreasuryState
+
+
+class Releases(TreasuryState):
+    """The state of a treasury, and the rules by which money leaves it and comes back."""
+
+    def __init__(self, shard: str, rules: Rules) -> None:
+        super().__init__(shard)
+        self.configured = rules
+        self._mail: dict[str, list[dict[str, Any]]] = {}
+        self._touched: dict[str, None] = {}
+        self._cause = ("", 0)
+
+    # ------------------------------------------------------------------ shared steps
+
+    def _begin(self, result: dict[str, Any], topic: str, offset: int) -> Draft:
+        self.index += 1
+        self._cause = (topic, offset)
+        self._draft = draft = Draft(result)
+        return draft
+
+    def emit(self, delta: list[Any]) -> None:
+        """Adds a delta to the record, and folds it."""
+        self._draft.deltas.append(delta)
+        self.apply(delta)
+
+    def _advance(self, watermark_ms: int) -> None:
+        if watermark_ms > self.watermark_ms:
+            self.emit(["wm", watermark_ms])
+
+    def _publish(self, topic: str, known: TreasuryCampaign, **body: Any) -> None:
+        account = known.campaign.account_id
+        self._draft.out.append(
+            [
+                topic,
+                account,
+                {
+                    "account_id": account,
+                    "campaign_id": known.campaign.campaign_id,
+                    "time_ms": self.watermark_ms,
+                    **body,
+                },
+            ]
+        )
+
+    def _change_of(
+        self, account_id: str, campaign_id: str, command_id: str, command: str, refusal: str | None
+    ) -> None:
+        known = self.campaigns.get(campaign_id)
+        body: dict[str, Any] = {
+            "account_id": account_id,
+            "campaign_id": campaign_id,
+            "time_ms": self.watermark_ms,
+            "command_id": command_id,
+            "command": command,
+            "accepted": refusal is None,
+            "topped_up_micros": 0 if known is None else known.topped_up,
+        }
+        if refusal is not None:
+            body["reason"] = refusal
+        self._draft.out.append([topics.CAMPAIGN_CHANGES, account_id, body])
+
+    def _tell(self, shard: str, what: str, campaign_id: str, **item: Any) -> None:
+        self._mail.setdefault(shard, []).append({"do": what, "campaign_id": campaign_id, **item})
+
+    def _tell_all(self, what: str, campaign_id: str, **item: Any) -> None:
+        for shard in self._user_shards():
+            self._tell(shard, what, campaign_id, **item)
+
+    def _user_shards(self) -> list[str]:
+        return [topics.user_shard(partition) for partition in range(self.rules.partitions)]
+
+    def _flush(self) -> None:
+        for shard in sorted(self._mail, key=topics.partition_of_shard):
+            payload = {"items": self._mail[shard]}
+            self._draft.send.append(links.next_message(self.links, shard, payload))
+            self._mark("core", "state")
+        self._mail = {}
+
+    # ------------------------------------------------------------------ settling what was touched
+
+    def _settle(self) -> None:
+        """Brings every touched campaign to rest: flight and day, asks, recalls, exhaustion, thresholds."""
+        for campaign_id in self._touched:
+            known = self.campaigns[campaign_id]
+            self._calendar(known)
+            if known.round is not None and not known.round.waiting:
+                self._end_round(known)
+            self._serve(known)
+            self._look_for_exhaustion(known)
+            self._leave_exhausted(known, topped_up=False)
+            self._pass_thresholds(known)
+        self._touched = {}
+
+    def _is_due(self, known: TreasuryCampaign, watermark_ms: int) -> bool:
+        if "archived" in known.reasons:
+            return False
+        end_ms = known.campaign.end_ms
+        if end_ms is not None and watermark_ms >= end_ms > 0 and "flight" not in known.reasons:
+            return True
+        if known.asks and known.round is None:
+            return True
+        if known.campaign.daily_budget_micros is None:
+            return False
+        if (
+            "day" in known.reasons
+            and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= watermark_ms
+        ):
+            return True
+        return not known.reasons and known.opened_day < known.day_of(watermark_ms + self.rules.early_lease_ms)
+
+    def _calendar(self, known: TreasuryCampaign) -> None:
+        """What time alone changes: the flight's end, a new day."""
+        reasons = set(known.reasons)
+        end_ms = known.campaign.end_ms
+        if end_ms is not None and self.watermark_ms >= end_ms:
+            reasons.add("flight")
+        else:
+            reasons.discard("flight")
+        if (
+            "day" in reasons
+            and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= self.watermark_ms
+        ):
+            reasons.discard("day")
+        self._set_reasons(known, reasons)
+        if not known.reasons:
+            self._open_day(known)
+
+    def _open_day(self, known: TreasuryCampaign) -> None:
+        """Gives every shard a first lease of the whole budget, or of a day that is near or has begun."""
+        if known.campaign.daily_budget_micros is None:
+            if known.opened_day == 0:
+                self._first_leases(known, 0)
+                self.emit(["opened", known.campaign.campaign_id, 1])
+            return
+        if self.watermark_ms == 0:
+            return  # No event has told the time yet: there is no day to open.
+        for at_ms in (self.watermark_ms, self.watermark_ms + self.rules.early_lease_ms):
+            day = known.day_of(at_ms)
+            if day > known.opened_day:
+                self._first_leases(known, day)
+                self.emit(["opened", known.campaign.campaign_id, day])
+
+    def _first_leases(self, known: TreasuryCampaign, day: int) -> None:
+        shards = self._user_shards()
+        available, anew = known.ahead(day, self.watermark_ms)
+        unit = known.one_price
+        amount = known.lease_size(available, self.rules.lease_divisor * len(shards))
+        if amount < unit and available >= unit * len(shards):
+            amount = unit
+        if amount > 0 and amount >= unit:
+            self._plan_anew(known, day, anew)
+            for shard in shards:
+                self._grant(known, shard, day, amount, asked=False)
+
+    def _plan_anew(self, known: TreasuryCampaign, day: int, anew: int | None) -> None:
+        if anew is not None:
+            paced_day = 0 if known.campaign.daily_budget_micros is None else day
+            self.emit(["paced", known.campaign.campaign_id, paced_day, self.watermark_ms, anew])
+
+    def _grant(self, known: TreasuryCampaign, shard: str, day: int, amount: int, *, asked: bool) -> None:
+        campaign_id = known.campaign.campaign_id
+        self.emit(["grant", campaign_id, shard, day, amount, asked])
+        self._tell(shard, "grant", campaign_id, day=day, amount_micros=amount, asked=asked)
+
+    def _serve(self, known: TreasuryCampaign) -> None:
+        """Answers asks, first come first: grant, deny, recall, or wait for the next release."""
+        if known.reasons:
+            return
+        for (shard, day), (level, empty) in list(known.asks.items()):
+            if (shard, day) not in known.asks or self._try_grant(known, shard, day, level):
+                continue
+            if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
+                continue  # The day is not open yet: a tick will look again.
+            room = known.room(day)
+            lack = max(1, level - known.shard_idle(shard, day))
+            if not empty or (lack > room >= known.one_price):
+                self._deny(known, shard, day)
+            elif room < known.one_price and known.round is None:
+                if known.holders():
+                    self._recall(known)
+                else:
+                    self._conclude(known, clean=True)
+                    return
+
+    def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int) -> bool:
+        if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
+            return False
+        available, anew = known.ahead(day, self.watermark_ms)
+        lack = max(1, level - known.shard_idle(shard, day))
+        if lack > available:
+            return False
+        self._plan_anew(known, day, anew)
+        size = known.lease_size(available, self.rules.lease_divisor * self.rules.partitions)
+        self._grant(known, shard, day, max(lack, size), asked=True)
+        return True
+
+    def _deny(self, known: TreasuryCampaign, shard: str, day: int) -> None:
+        campaign_id = known.campaign.campaign_id
+        self.emit(["denied", campaign_id, shard, day])
+        self._tell(shard, "deny", campaign_id, day=day)
+
+    def _recall(self, known: TreasuryCampaign) -> None:
+        campaign_id = known.campaign.campaign_id
+        shards = known.holders()
+        self.emit(["round", campaign_id, shards])
+        for shard in shards:
+            self._tell(shard, "recall", campaign_id, round=known.rounds)
+
+    def _end_round(self, known: TreasuryCampaign) -> None:
+        assert known.round is not None
+        campaign_id = known.campaign.campaign_id
+        clean = not known.round.dirty
+        self.emit(["round_end", campaign_id])
+        account_id = known.campaign.account_id
+        decreases = known.decreases
+        if decreases:
+            self.emit(["decreased", campaign_id])
+        for command_id, command, left, _ in decreases:
+            taken = min(left, known.unleased)
+            if taken:
+                self.emit(["money", campaign_id, -taken])
+            refusal = None if taken == left else "too_little_unleased"
+            self._change_of(account_id, campaign_id, command_id, command, refusal)
+        if not known.reasons:
+            self._conclude(known, clean=clean)
+
+    def _conclude(self, known: TreasuryCampaign, *, clean: bool) -> None:
+        """After a recall: serve who asked from what came back; where less than one price is left, exhausted."""
+        for (shard, day), (level, _) in list(known.asks.items()):
+            if self._try_grant(known, shard, day, level):
+                clean = False
+                continue
+            if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
+                continue
+            one = known.one_price
+            if known.room(day) >= one and known.available(day, self.watermark_ms) < one:
+                continue  # Pacing holds it back: the ask waits for the next release.
+            if clean and known.unleased + known.reported_idle() < one:
+                self._exhaust(known, "total", 0)
+                return
+            idle = known.idle_by_day.get(day, 0)
+            if clean and day == known.day_of(self.watermark_ms) != 0 and known.room(day) + idle < one:
+                self._exhaust(known, "day", day)
+                return
+            self._deny(known, shard, day)
+
+    # ------------------------------------------------------------------ episodes
+
+    def _look_for_exhaustion(self, known: TreasuryCampaign) -> None:
+        """Less than one price can ever be spent: everything else is reported as spent."""
+        one = known.one_price
+        if known.reasons or not one:
+            return
+        if known.unleased + known.outstanding < one:
+            self._exhaust(known, "total", 0)
+            return
+        day = known.day_of(self.watermark_ms)
+        if day and known.day_budget(day) - known.spent_by_day.get(day, 0) < one:
+            self._exhaust(known, "day", day)
+
+    def _exhaust(self, known: TreasuryCampaign, scope: str, day: int) -> None:
+        word = "day" if scope == "day" else "exhausted"
+        body: dict[str, Any] = {
+            "episode": known.episode,
+            "scope": scope,
+            "currency": known.campaign.currency,
+            "topped_up_micros": known.topped_up,
+            "spent_micros": known.spent,
+            "reserved_micros": known.reserved_micros,
+            "cause_topic": self._cause[0],
+            "cause_offset": self._cause[1],
+        }
+        if day:
+            body["day"] = day
+        self._pass_thresholds(known)
+        self._publish(topics.BUDGET_EXHAUSTED, known, **body)
+        self._set_reasons(known, {*known.reasons, word}, day)
+
+    def _leave_exhausted(self, known: TreasuryCampaign, *, topped_up: bool) -> None:
+        """Money is back: by a command, or because reservations expired. A little of it counts only once nothing
+        is outstanding, so that a campaign does not pause and resume for every single price."""
+        one = known.one_price
+        threshold = max(one * self.rules.partitions, known.topped_up // 100)
+        reasons = set(known.reasons)
+        if "exhausted" in reasons:
+            room = known.unleased
+            if room >= one and (topped_up or room >= threshold or known.outstanding == 0):
+                reasons.discard("exhausted")
+        if "day" in reasons:
+            day = known.exhausted_day
+            room = known.room(day)
+            spent_all = known.leased_by_day.get(day, 0) == known.spent_by_day.get(day, 0)
+            if room >= one and (topped_up or room >= threshold or spent_all):
+                reasons.discard("day")
+        self._set_reasons(known, reasons)
+
+    def _set_reasons(self, known: TreasuryCampaign, reasons: set[str], day: int = 0) -> None:
+        before = known.reasons
+        after = tuple(sorted(reasons))
+        if after == before:
+            return
+        campaign_id = known.campaign.campaign_id
+        paused, was_paused = bool(after), bool(before)
+        episode = known.episode + 1 if was_paused and not paused else known.episode
+        self.emit(["status", campaign_id, episode, list(after), day or known.exhausted_day])
+        if paused and not was_paused:
+            self._publish(topics.CAMPAIGN_PAUSED, known, episode=episode, reasons=list(after))
+        elif was_paused and not paused:
+            self._publish(topics.CAMPAIGN_RESUMED, known, episode=episode)
+        self._tell_all("status", campaign_id, episode=episode, reasons=list(after))
+        if was_paused and not paused:
+            if known.campaign.daily_budget_micros is None:
+                self._first_leases(known, 0)
+            else:
+                self._first_leases(known, known.day_of(self.watermark_ms))
+
+    def _pass_thresholds(self, known: TreasuryCampaign) -> None:
+        topped_up, spent = known.topped_up, known.spent
+        if not topped_up:
+            return
+        for percent in sorted(known.campaign.thresholds_percent):
+            if percent not in known.thresholds and spent * 100 >= topped_up * percent:
+                self.emit(["threshold", known.campaign.campaign_id, percent])
+                self._publish(
+                    topics.BUDGET_THRESHOLDS,
+                    known,
+                    episode=known.episode,
+                    percent=percent,
+                    currency=known.campaign.currency,
+                    topped_up_micros=topped_up,
+                    spent_micros=spent,
+                )
