@@ -307,10 +307,11 @@ class UserShard(UserState):
                 return
             self.emit(["define", item["campaign"], item["time_zone"], source])
         elif share is None or share.treasury != source:
-            # Another treasury's campaign of the same id: its money goes straight back, so that none is stuck.
+            # Another treasury's campaign of the same id: its money goes straight back and its recalls are
+            # answered, so that it never waits for what this shard does not have.
             draft.result.setdefault("refused", []).append(campaign)
-            if what == "grant":
-                self._bounce(source, campaign, item["day"], item["amount_micros"])
+            if what in {"grant", "recall"}:
+                self._bounce(source, campaign, item)
         elif what == "grant":
             self.emit(["grant", campaign, item["day"], item["amount_micros"], item["asked"]])
             self._pay_owed(share, item["day"])
@@ -390,9 +391,12 @@ class UserShard(UserState):
         if round_id is not None:
             item["round"] = round_id
 
-    def _bounce(self, source: str, campaign: str, day: int, amount: int) -> None:
+    def _bounce(self, source: str, campaign: str, order: dict[str, Any]) -> None:
         item = self._items.setdefault(source, {}).setdefault(campaign, {"campaign_id": campaign})
-        item.setdefault("returned", []).append([day, amount])
+        if order["do"] == "recall":
+            item["round"] = order["round"]
+        else:
+            item.setdefault("returned", []).append([order["day"], order["amount_micros"]])
 
     def _tick_reports(self) -> None:
         for campaign in sorted(self.shares):

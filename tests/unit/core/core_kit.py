@@ -358,6 +358,36 @@ class World:
         """A new machine of the same name that knows nothing."""
         return UserShard(shard, self.rules) if shard.startswith("u") else Treasury(shard, self.rules)
 
+    def forget(self, keep: int = 0) -> None:
+        """People leave memory for the store, as under memory pressure."""
+        for user in self.users:
+            store = self.stored[user.shard]
+            if user.unloaded():
+                continue
+            names = user.take_changes().get("users", set())
+            for name, value in user.encode({"users": names}).get("users", {}).items():
+                if value is None:
+                    store.pop(name, None)
+                else:
+                    store[name] = value
+            user.evict(keep, set())
+            assert len(user.persons) <= keep
+
+    def heal(self) -> None:
+        """The store is back: what was assumed to be unknown is read, and what was folded meanwhile goes on top."""
+        for user in self.users:
+            for name in user.unloaded():
+                user.load(name, self.stored[user.shard].get(name))
+
+    def state(self, shard: str) -> dict[str, dict[str, bytes | None]]:
+        """A machine's whole state, with the people who left its memory."""
+        found = state_of(self.machines[shard])
+        if "users" in found:
+            names = self.machines[shard].persons  # type: ignore[union-attr]
+            away = {name: value for name, value in self.stored[shard].items() if name not in names}
+            found["users"] = {**away, **found["users"]}
+        return found
+
     def folded(self, shard: str) -> UserShard | Treasury:
         """A machine that folded the shard's ledger from its beginning, every person known to be new."""
         machine = self.twin(shard)

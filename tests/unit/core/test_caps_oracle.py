@@ -218,7 +218,7 @@ def test_decisions_agree_with_an_oracle(
                 assert result["kind"] in {"settled", "late_funded"}
                 entry.shown = True
         if step["forget"]:
-            _forget_everybody(world)
+            world.forget()
 
 
 def _judged_at(before_ms: int, world: World) -> int:
@@ -231,20 +231,6 @@ def _judged_at(before_ms: int, world: World) -> int:
     )
     moved = [delta[1] for delta in orjson.loads(last.line)["deltas"] if delta[0] == "wm"]
     return max(moved, default=before_ms)
-
-
-def _forget_everybody(world: World) -> None:
-    """People leave memory for the store, as under memory pressure."""
-    for user in world.users:
-        changed = user.take_changes()
-        fields = user.encode({"users": changed.get("users", set())}).get("users", {})
-        for name, value in fields.items():
-            if value is None:
-                world.stored[user.shard].pop(name, None)
-            else:
-                world.stored[user.shard][name] = value
-        user.evict(0, set())
-        assert not user.persons
 
 
 @given(st.integers(2020, 2035), st.integers(1, 12), st.sampled_from(ZONES), st.integers(0, 31 * 24 * 60 - 1))

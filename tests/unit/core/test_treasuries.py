@@ -514,6 +514,22 @@ def test_a_bounced_campaigns_commands_do_not_touch_the_first() -> None:
     assert world.users[0].shares["c1"].treasury == "t0"
 
 
+def test_a_refused_campaigns_recall_is_answered() -> None:
+    """A decrease of the refused definition, given while its first leases are still on their way, is answered."""
+    world, first, second = _two_treasuries()
+    world.campaign("c1", first, budget_micros=10_000)
+    world.instant = False
+    world.campaign("c1", second, budget_micros=50_000)
+    world.command("decrease", second, campaign_id="c1", amount_micros=50_000)
+    world.settle()
+    assert world.of("campaign-changes")[-1] == {
+        **world.of("campaign-changes")[-1],
+        "command": "decrease",
+        "accepted": True,
+        "topped_up_micros": 0,
+    }
+
+
 def test_a_misrouted_command_is_refused() -> None:
     """A command on another account's partition changes nothing."""
     world, first, second = _two_treasuries()
