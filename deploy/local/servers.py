@@ -39,6 +39,7 @@ from local_kafka import (
     jar_folder,
     start_kafka,
 )
+from local_postgres import LocalPostgres, find_postgres, start_postgres
 from local_redis import (
     LocalRedis,
     LocalSentinel,
@@ -58,6 +59,7 @@ __all__ = [
     "TEST_JVM",
     "Jvm",
     "LocalKafka",
+    "LocalPostgres",
     "LocalRedis",
     "LocalSentinel",
     "Server",
@@ -71,6 +73,7 @@ __all__ = [
     "redis_command",
     "require_local",
     "start_kafka",
+    "start_postgres",
     "start_redis",
     "start_redis_cluster",
     "start_redis_sentinel",
@@ -192,16 +195,16 @@ def prepare(export: str = "test") -> None:
         require_local(kafka=kafka, redis=redis)
 
 
-def require_local(*, kafka: bool = False, redis: bool = False) -> None:
+def require_local(*, kafka: bool = False, redis: bool = False, postgres: bool = False) -> None:
     """See to it that local processes can be started: as root install what is missing, else say what to install."""
-    missing = _missing_packages(kafka, redis)
+    missing = _missing_packages(kafka, redis, postgres)
     if missing:
         _install(missing)
-        still = _missing_packages(kafka, redis)
+        still = _missing_packages(kafka, redis, postgres)
         if still:
             raise ServersUnavailable(
-                f"{', '.join(still)}: installed, yet not usable (no redis-server, no mvn, or no Java {OLDEST_JAVA}+ "
-                "was found afterwards)"
+                f"{', '.join(still)}: installed, yet not usable (no redis-server, no postgres, no mvn, or "
+                f"no Java {OLDEST_JAVA}+ was found afterwards)"
             )
     if kafka:
         if not jar_folder().is_dir():
@@ -212,10 +215,12 @@ def require_local(*, kafka: bool = False, redis: bool = False) -> None:
             raise ServersUnavailable(str(error)) from error
 
 
-def _missing_packages(kafka: bool, redis: bool) -> list[str]:
+def _missing_packages(kafka: bool, redis: bool, postgres: bool) -> list[str]:
     missing = []
     if redis and find_redis() is None:
         missing.append("redis-server")
+    if postgres and find_postgres() is None:
+        missing.append("postgresql")
     if kafka and find_java() is None:
         missing.append("default-jre-headless")
     if kafka and not jar_folder().is_dir() and shutil.which("mvn") is None:

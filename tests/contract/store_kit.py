@@ -53,31 +53,32 @@ async def race(store: Store, shard: str, name: str) -> int:
         won += refused is None
 
 
-class Proxy:
-    """A TCP proxy that can lose what passes through it, once.
+Mode = Literal["pass", "lose_reply", "lose_request", "hold_reply"]
 
-    ``lose_reply``: the next reply is read from the server, and then both connections are cut.
-    ``lose_request``: the next request is not passed on, and both connections are cut.
-    ``hold_reply``: replies are read from the server and kept, the connection stays open, until it is cleared.
+
+class Proxy:
+    """A TCP proxy that can lose what passes through it.
+
+    From the next request on that contains ``when``, once: ``lose_request`` does not pass it on and cuts both
+    connections; ``lose_reply`` passes it on, reads the reply from the server, and cuts then. ``hold_reply`` swallows
+    all replies from then on and cuts nothing.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self.port = 0
-        self.mode: Literal["pass", "lose_reply", "lose_request", "hold_reply"] = "pass"
         self.requests = bytearray()
         """All that clients sent, passed on or not."""
+        self._mode: Mode = "pass"
+        self._when = b""
+        self._armed = False
         self._more = asyncio.Event()
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Proxy]:
-        """Listens on a free port of 127.0.0.1."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
+    def set(self, mode: Mode, when: bytes = b"") -> None:
+        """What to lose from now on."""
+        self._mode, self._when, self._armed = mode, when, False
 
     async def seen(self, text: bytes, times: int = 1) -> None:
         """Waits until clients have sent this so often."""
@@ -85,37 +86,61 @@ class Proxy:
             self._more.clear()
             await self._more.wait()
 
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Proxy]:
+        """Listens on a free port of 127.0.0.1."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for end in self._ends:
+                end.close()
+            if self._serving:
+                await asyncio.wait(self._serving)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        ends = {writer, up_writer}
+        self._ends |= ends
         passing = [
             asyncio.create_task(self._requests(reader, up_writer)),
             asyncio.create_task(self._replies(up_reader, writer)),
         ]
         await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
-        for task in passing:
-            task.cancel()
-        for end in (writer, up_writer):
+        for end in ends:
             end.close()
+        await asyncio.wait(passing)
+        self._ends -= ends
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 20):
-            self.requests += data
-            self._more.set()
-            if self.mode == "lose_request":
-                self.mode = "pass"
-                return
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                self.requests += data
+                self._more.set()
+                self._armed = self._armed or (self._mode != "pass" and self._when in data)
+                if self._armed and self._mode == "lose_request":
+                    self.set("pass")
+                    return
+                writer.write(data)
+                await writer.drain()
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 20):
-            if self.mode == "lose_reply":
-                self.mode = "pass"
-                return
-            if self.mode == "hold_reply":
-                continue
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                if self._armed and self._mode == "hold_reply":
+                    continue
+                if self._armed and self._mode == "lose_reply":
+                    self.set("pass")
+                    return
+                writer.write(data)
+                await writer.drain()
 
 
 async def _racer(url: str, prefix: str, name: str, tasks: int) -> None:

@@ -91,7 +91,7 @@ async def test_a_lost_reply_is_unavailable_and_the_swap_happened_once(
 ) -> None:
     """Where the reply of a swap is lost the caller is told that nobody knows, and the swap was sent once."""
     store, behind, proxy = lossy
-    proxy.mode = "lose_reply"
+    proxy.set("lose_reply")
     with pytest.raises(Unavailable):
         await store.swap("u1", tip(1), meta(2), {"users": {"a": b"1"}})
     assert proxy.requests.count(b"EVALSHA") == 1
@@ -104,7 +104,7 @@ async def test_a_lost_request_is_unavailable_and_nothing_happened(
 ) -> None:
     """Where the swap itself is lost the caller is told the same, it was sent once, and the state is as before."""
     store, behind, proxy = lossy
-    proxy.mode = "lose_request"
+    proxy.set("lose_request")
     with pytest.raises(Unavailable):
         await store.swap("u1", tip(1), meta(2), {"users": {"a": b"1"}})
     assert proxy.requests.count(b"EVALSHA") == 1
@@ -115,12 +115,12 @@ async def test_a_lost_request_is_unavailable_and_nothing_happened(
 async def test_a_late_reply_is_nobody_elses(lossy: tuple[RedisStore, RedisStore, Proxy]) -> None:
     """A reply that comes after the deadline is not taken for the answer of the next call."""
     store, behind, proxy = lossy
-    proxy.mode = "hold_reply"
+    proxy.set("hold_reply")
     began = time.monotonic()
     with pytest.raises(Unavailable):
         await store.swap("u1", tip(1), meta(2), {"users": {"a": b"1"}})
     assert time.monotonic() - began < 3
-    proxy.mode = "pass"
+    proxy.set("pass")
     assert await store.read_fields("u1", "users", ["a"]) == (meta(2), [b"1"])
     assert await behind.read_meta("u1") == meta(2)
 
@@ -130,13 +130,13 @@ async def test_a_cancelled_call_leaves_no_reply_behind(lossy: tuple[RedisStore, 
     store, _, proxy = lossy
     await asyncio.gather(*(store.read_meta("u1") for _ in range(2)))
     proxy.requests.clear()
-    proxy.mode = "hold_reply"
+    proxy.set("hold_reply")
     calls = [asyncio.create_task(store.read_fields("u1", "users", ["a"])) for _ in range(2)]
     await proxy.seen(b"EVALSHA", 2)
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
-    proxy.mode = "pass"
+    proxy.set("pass")
     assert [await store.read_meta("u1") for _ in range(4)] == [meta(1)] * 4
 
 
@@ -146,7 +146,7 @@ async def test_calls_wait_for_a_connection_and_not_for_ever(
     """No more connections are made than configured; calls take turns, and one that waits too long is told so."""
     store, _, proxy = lossy
     assert await asyncio.gather(*(store.read_meta("u1") for _ in range(50))) == [meta(1)] * 50
-    proxy.mode = "hold_reply"
+    proxy.set("hold_reply")
     calls = [asyncio.create_task(store.read_meta("u1")) for _ in range(9)]
     told = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(error, Unavailable) for error in told)
@@ -190,11 +190,9 @@ async def test_a_lost_reply_of_the_second_round_trip(lossy: tuple[RedisStore, Re
     (node,) = await behind.client.nodes()
     await behind.client.command(node, "SCRIPT", "FLUSH")
     proxy.requests.clear()
-    call = asyncio.create_task(store.swap("u1", tip(1), meta(2), {}))
-    await proxy.seen(b"$4\r\nEVAL")
-    proxy.mode = "lose_reply"
+    proxy.set("lose_reply", when=b"$4\r\nEVAL")
     with pytest.raises(Unavailable):
-        await call
+        await store.swap("u1", tip(1), meta(2), {})
     assert proxy.requests.count(b"$4\r\nEVAL") == 1
     assert await behind.read_meta("u1") == meta(2)
 

@@ -1,0 +1,180 @@
+"""Library mode's state in a database: PostgreSQL by asyncpg, SQLite by aiosqlite; needs ``adgovernor[sql]``.
+
+One table, one row a value, one statement a call: the statement's own WHERE is the compare-and-set, so there is no
+transaction to leave open and no isolation level to choose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    and_,
+    delete,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql.elements import ColumnElement
+
+from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.stores.backends import KEY_LENGTH, Change, Versioned, check_key
+
+_INSERT: Final[dict[str, Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_DRIVERS: Final = "postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE or sqlite+aiosqlite:///FILE"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class DatabaseBackend:
+    """A `StateBackend` in a table of a PostgreSQL or SQLite database, which it makes where it is missing."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        table: str = "adgovernor_state",
+        connections: int = 8,
+        timeout_s: float = 10.0,
+        clock_ms: Callable[[], int] = _now_ms,
+    ) -> None:
+        """``connections``: most at once. ``timeout_s``: longest that one call may take. ``clock_ms`` gives the time
+        in milliseconds; only values with a time to live ask for it. Raises `BadSettings`."""
+        try:
+            self._engine: AsyncEngine = create_async_engine(
+                url,
+                isolation_level="AUTOCOMMIT",
+                pool_size=connections,
+                max_overflow=0,
+                pool_timeout=timeout_s,
+                pool_pre_ping=True,
+                connect_args={"timeout": timeout_s},
+            )
+        except ImportError as error:
+            raise BadSettings(f"database: {error}; install adgovernor[sql] and use {_DRIVERS}") from error
+        except (ArgumentError, TypeError, ValueError):
+            # What is wrong with it may be the password, so it is not shown. SQLite in memory has no pool.
+            raise BadSettings(f"database address cannot be used: write {_DRIVERS}") from None
+        dialect = self._engine.dialect.name
+        if dialect not in _INSERT:
+            raise BadSettings(f"database {dialect}: use {_DRIVERS}")
+        self._insert = _INSERT[dialect]
+        self._timeout_s = timeout_s
+        self._clock_ms = clock_ms
+        self._ready = False
+        self._making = asyncio.Lock()
+        self._table = Table(
+            table,
+            MetaData(),
+            Column("key", String(KEY_LENGTH), primary_key=True),
+            Column("version", BigInteger, nullable=False),
+            Column("marks", LargeBinary, nullable=False),
+            Column("value", LargeBinary, nullable=False),
+            Column("ends_ms", BigInteger),
+        )
+
+    async def load(self, key: str) -> Versioned | None:
+        """See `StateBackend.load`."""
+        check_key(key)
+        columns = self._table.c
+        query = select(columns.version, columns.value, columns.marks).where(columns.key == key, self._alive())
+        async with self._connection() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else Versioned(row.version, row.value, row.marks)
+
+    async def swap(self, key: str, change: Change) -> bool:
+        """See `StateBackend.swap`."""
+        check_key(key)
+        wanted = change.wanted
+        values = {
+            "version": wanted.version,
+            "marks": wanted.marks,
+            "value": wanted.value,
+            "ends_ms": None if change.ttl_ms is None else self._clock_ms() + change.ttl_ms,
+        }
+        if change.expected is None:
+            # A row whose life has ended may still lie there.
+            statement = self._insert(self._table).values(key=key, **values)
+            statement = statement.on_conflict_do_update(
+                index_elements=[self._table.c.key], set_=values, where=~self._alive()
+            )
+        else:
+            statement = update(self._table).where(self._is(key, change.expected)).values(**values)
+        return await self._changes_one(statement)
+
+    async def delete(self, key: str, expected: Versioned) -> bool:
+        """See `StateBackend.delete`."""
+        check_key(key)
+        return await self._changes_one(delete(self._table).where(self._is(key, expected)))
+
+    async def purge(self) -> int:
+        """Removes the rows whose life has ended; how many."""
+        async with self._connection() as connection:
+            return (await connection.execute(delete(self._table).where(~self._alive()))).rowcount
+
+    async def ping(self) -> None:
+        """See `StateBackend.ping`."""
+        async with self._connection() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """See `StateBackend.close`."""
+        await self._engine.dispose()
+
+    def _alive(self) -> ColumnElement[bool]:
+        ends = self._table.c.ends_ms
+        return or_(ends.is_(None), ends > self._clock_ms())
+
+    def _is(self, key: str, expected: Versioned) -> ColumnElement[bool]:
+        columns = self._table.c
+        place = and_(columns.version == expected.version, columns.marks == expected.marks)
+        return and_(columns.key == key, place, self._alive())
+
+    async def _changes_one(self, statement: Any) -> bool:
+        async with self._connection() as connection:
+            return bool((await connection.execute(statement)).rowcount == 1)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for one statement, the table being there; nothing is ever sent twice."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if not self._ready:
+                    await self._make_table()
+                async with self._engine.connect() as connection:
+                    yield connection
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            place = self._engine.url.render_as_string(hide_password=True)
+            reason = str(getattr(error, "orig", None) or error) or type(error).__name__
+            raise Unavailable(f"database {place}: {reason}") from error
+
+    async def _make_table(self) -> None:
+        async with self._making:
+            if self._ready:
+                return
+            async with self._engine.connect() as connection:
+                if self._engine.dialect.name == "sqlite":
+                    # Readers and the writer do not block each other, and processes take turns in writing.
+                    await connection.execute(text("PRAGMA journal_mode=WAL"))
+                try:
+                    await connection.run_sync(self._table.create, checkfirst=True)
+                except SQLAlchemyError:
+                    # Another process may have made it meanwhile; if it has not, this asks in vain.
+                    await connection.execute(select(self._table.c.key).limit(1))
+            self._ready = True
