@@ -74,7 +74,7 @@ async def _kafka(settings: Settings) -> list[Checked]:
         except Unavailable as error:
             # The client raises one error for everything; only its log says why.
             why = "; ".join(said[-3:])
-            return [Checked("kafka", "error", f"{error}{': ' + why if why else ''}", _mend_kafka(why))]
+            return [Checked("kafka", "error", f"{error}{'; the client says: ' + why if why else ''}", _mend_kafka(why))]
     reached = Checked("kafka", "ok", f"{connection.bootstrap_servers} answers")
     return [
         reached,

@@ -1,0 +1,280 @@
+"""The command line against real servers and a real worker: a deployment from nothing to a replayed history."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adgovernor.publish import Publisher
+from adgovernor.publish.loadgen import Traffic, ad_requests, campaign_commands
+
+pytestmark = pytest.mark.servers
+
+_START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment that commands are given to as a user gives them."""
+
+    prefix: str
+    environment: dict[str, str]
+    folder: Path
+
+    def run(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> str:
+        """A command's standard output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "adgovernor.app.cli", *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            input=stdin,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, (arguments, done.stdout.decode(), done.stderr.decode())
+        return done.stdout.decode()
+
+    def json(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> Any:
+        """A command's JSON document."""
+        return json.loads(self.run(*arguments, "--json", code=code, stdin=stdin))
+
+    def lines(self, *arguments: str, code: int = 0) -> list[Any]:
+        """A command's JSON lines."""
+        return [json.loads(line) for line in self.run(*arguments, code=code).splitlines()]
+
+
+def _until(ready: Any, what: str) -> Any:
+    """Asks again until there is an answer, within a bound."""
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until:
+        answer = ready()
+        if answer:
+            return answer
+        time.sleep(0.2)
+    pytest.fail(f"{what} did not come about within {_START_S} s")
+
+
+@pytest.fixture
+def deployment(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, redis_namespace: str, tmp_path: Path
+) -> Deployment:
+    """A deployment with nothing in it."""
+    # Keys in Redis carry the prefix, so that both fixtures clean up behind the same word.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")}
+    environment |= {
+        "ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap,
+        "ADGOVERNOR_REDIS__URL": redis_url,
+        "ADGOVERNOR_PREFIX": f"{topic_prefix}.{redis_namespace}",
+        "ADGOVERNOR_METRICS_HOST": "127.0.0.1",
+        "ADGOVERNOR_METRICS_PORT": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return Deployment(environment["ADGOVERNOR_PREFIX"], environment, tmp_path)
+
+
+@pytest.fixture
+def worker(deployment: Deployment) -> Iterator[str]:
+    """The address of a running worker's metrics, once it is ready."""
+    created = deployment.json("topics", "create", "--partitions", "2")
+    assert len(created["created"]) > 20
+    log = deployment.folder / "worker.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adgovernor.app.cli", "run"],
+            env=deployment.environment,
+            cwd=deployment.folder,
+            stderr=file,
+            stdout=file,
+        )
+    try:
+
+        def address() -> str | None:
+            assert process.poll() is None, log.read_text()
+            for line in log.read_text().splitlines():
+                if '"worker starts"' in line:
+                    return f"http://127.0.0.1:{json.loads(line)['metrics_port']}"
+            return None
+
+        base = str(_until(address, "the worker's start"))
+        _until(lambda: _status(base + "/readyz") == 200, "readiness")
+        yield base
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _file(folder: Path, name: str, lines: list[bytes]) -> str:
+    path = folder / name
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return str(path)
+
+
+def _request(number: int, campaign: str = "spring", user: str = "u1") -> bytes:
+    return json.dumps(
+        {
+            "request_id": f"r{number}",
+            "time_ms": int(time.time() * 1000),
+            "user_id": user,
+            "candidates": [{"campaign_id": campaign, "creative_id": "k"}],
+        }
+    ).encode()
+
+
+def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
+    """Campaigns are applied, requests decided and shown, caps and money seen, commands answered, and the recorded
+    history is replayed into another deployment."""
+    assert {one["level"] for one in deployment.json("check")} <= {"ok", "warning"}
+
+    campaigns = [
+        {"account_id": "acme", "time_zone": "Europe/Berlin"},
+        {
+            "campaign_id": "spring",
+            "account_id": "acme",
+            "currency": "EUR",
+            "budget_micros": 1_000_000,
+            "price_micros": 1_000,
+            "caps": [{"window": "day", "limit": 2}],
+        },
+        {"campaign_id": "bad", "account_id": "acme", "budget_micros": -1},
+    ]
+    file = _file(deployment.folder, "c.jsonl", [json.dumps(row).encode() for row in campaigns])
+    applied = deployment.json("campaigns", "apply", file, code=1)
+    assert [row["outcome"] for row in applied["commands"]] == ["accepted", "accepted"]
+    assert "line 3" in applied["bad"][0]
+
+    def leased() -> bool:
+        shown = deployment.json("campaigns", "show", "spring")
+        return len(shown["shards"]) == 2 and not shown["in_flight_micros"]
+
+    _until(leased, "the first leases")
+
+    requests = [_request(number) for number in range(4)]
+    file = _file(deployment.folder, "r.jsonl", [*requests, b"no json", requests[0]])
+    published = deployment.json("publish", "ad-requests", file, code=1)
+    assert (published["published"], published["bad_lines"][0]["line"]) == (5, 5)
+    decisions = deployment.lines("watch", "decisions", "--from-start", "--limit", "4")
+    assert [("winner" in d["slots"][0]) for d in decisions] == [True, True, False, False]
+    assert decisions[3]["losers"][0]["reasons"][0]["code"] == "capped"
+    assert decisions[0]["routing_id"] == "u1"
+
+    shown = [
+        json.dumps(
+            {
+                "decision_id": d["decision_id"],
+                "slot": 0,
+                "routing_id": d["routing_id"],
+                "time_ms": d["time_ms"] + 5,
+                "type": "impression",
+            }
+        ).encode()
+        for d in decisions[:2]
+    ]
+    deployment.run("publish", "impressions", "-", stdin=b"\n".join(shown))
+
+    def spent() -> Any:
+        row = deployment.json("campaigns", "list")[0]
+        return row if row["spent_micros"] else None
+
+    row = _until(spent, "spend")
+    assert (row["spent_micros"], row["topped_up_micros"], row["status"]) == (2_000, 1_000_000, "active")
+    person = deployment.json("state", "user", "u1")
+    assert [(cap["used"], cap["left"]) for cap in person["caps"]] == [(2, 0)]
+    assert deployment.json("state", "shard", person["shard"])["positions"]["ad-requests"] >= 5
+
+    up = deployment.json("campaigns", "top-up", "spring", "1.5", "--command-id", "t1")
+    assert (up["outcome"], up["topped_up_micros"]) == ("accepted", 2_500_000)
+    again = deployment.json("campaigns", "top-up", "spring", "1.5", "--command-id", "t1", code=1)
+    assert (again["outcome"], again["reason"]) == ("refused", "duplicate")
+    assert deployment.json("campaigns", "pause", "spring")["outcome"] == "accepted"
+    (paused,) = deployment.lines("watch", "campaign-paused", "--from-start", "--limit", "1")
+    assert (paused["type"], paused["reasons"]) == ("campaign-paused", ["manual"])
+    assert deployment.lines("watch", "decisions", "--until-end") == []
+
+    with urllib.request.urlopen(worker + "/metrics", timeout=5) as answer:
+        metrics = answer.read().decode()
+    assert 'adgovernor_decisions_total{outcome="filled"} 2.0' in metrics
+    assert 'adgovernor_spent_micros_total{currency="EUR"} 2000.0' in metrics
+    assert _status(worker + "/healthz") == 200
+
+    # The replayed inputs are those that were taken, at their own partitions, and only into an empty deployment.
+    other = deployment.prefix + "-again"
+    replayed = deployment.json("replay", other)
+    assert replayed["published"] == {"ad-requests": 5, "campaigns": 5, "impressions": 2}
+    deployment.run("replay", other, code=2)
+
+
+def test_dead_letters_are_listed_shown_and_replayed(deployment: Deployment, worker: str) -> None:
+    """An input that is no event is a dead letter with its bytes untouched; replayed, it becomes another one."""
+    poison = [message for message in _stream() if message.kind == "poison" and message.value]
+
+    async def publish() -> None:
+        bootstrap = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"]
+        async with Publisher(bootstrap, prefix=deployment.prefix) as publisher:
+            await publisher.raw("ad-requests", poison[0].key, b"\xff{", partition=1)
+
+    asyncio.run(publish())
+
+    def letters(count: int) -> Any:
+        found = _letters(deployment)
+        return found if len(found) == count else None
+
+    (letter,) = _until(lambda: letters(1), "a dead letter")
+    assert (letter["partition"], letter["offset"], letter["value_b64"]) == (1, 0, "/3s=")
+    assert letter["key"] == poison[0].key.decode()
+    assert deployment.json("dlq", "show", "ad-requests", "1", "1") == letter
+    assert deployment.json("dlq", "replay", "ad-requests", "--reason", "other")["published"] == 0
+    assert deployment.json("dlq", "replay", "ad-requests")["published"] == 1
+    _until(lambda: letters(2), "the second dead letter")
+
+
+def _stream() -> list[Any]:
+    return list(islice(ad_requests(Traffic(poison_percent=50)), 50))
+
+
+def _letters(deployment: Deployment) -> list[Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "adgovernor.app.cli", "dlq", "list", "ad-requests", "--json"],
+        env=deployment.environment,
+        cwd=deployment.folder,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == (1 if found else 0), done.stderr.decode()
+    return found
+
+
+def test_generated_campaigns_are_applied(deployment: Deployment, worker: str) -> None:
+    """Every campaign of generated traffic is accepted, in one file of commands."""
+    traffic = Traffic(campaigns=12, accounts=3)
+    rows = [command.model_dump_json(exclude_none=True).encode() for command in campaign_commands(traffic)]
+    applied = deployment.json("campaigns", "apply", _file(deployment.folder, "g.jsonl", rows))
+    assert {row["outcome"] for row in applied["commands"]} == {"accepted"}
+    assert len(applied["commands"]) == 15
