@@ -74,7 +74,8 @@ async def _kafka(settings: Settings) -> list[Checked]:
         except Unavailable as error:
             # The client raises one error for everything; only its log says why.
             why = "; ".join(said[-3:])
-            return [Checked("kafka", "error", f"{error}{'; the client says: ' + why if why else ''}", _mend_kafka(why))]
+            said_why = f"{error}{'; the client says: ' + why if why else ''}"
+            return [Checked("kafka", "error", said_why, _mend_kafka(why, connection.uses_tls))]
     reached = Checked("kafka", "ok", f"{connection.bootstrap_servers} answers")
     return [
         reached,
@@ -82,8 +83,9 @@ async def _kafka(settings: Settings) -> list[Checked]:
     ]
 
 
-def _mend_kafka(why: str) -> str:
+def _mend_kafka(why: str, tls: bool) -> str:
     hints = {
+        "IllegalSaslState": "the broker's port wants no SASL: leave kafka.username out, or use its SASL port",
         "SaslAuthenticationFailed": "correct the username or the password of Kafka, or the SASL mechanism",
         "Authentication failed": "correct the username or the password of Kafka, or the SASL mechanism",
         "UnsupportedSaslMechanism": "set kafka.sasl_mechanism to one that the broker offers",
@@ -94,10 +96,11 @@ def _mend_kafka(why: str) -> str:
         "Connect call failed": "start the broker, or correct host and port; look whether a firewall is between",
         "Name or service not known": "correct the host name of the bootstrap servers",
     }
-    return next(
-        (hint for sign, hint in hints.items() if sign.lower() in why.lower()),
-        "start the broker, or correct host and port, TLS and credentials",
-    )
+    general = "start the broker, or correct host and port, TLS and credentials"
+    if tls and why.rstrip().endswith(":"):
+        # A broker that speaks no TLS waits for more, and the client gives up without a word.
+        general = hints["WRONG_VERSION_NUMBER"]
+    return next((hint for sign, hint in hints.items() if sign.lower() in why.lower()), general)
 
 
 async def _redis(settings: Settings) -> list[Checked]:
