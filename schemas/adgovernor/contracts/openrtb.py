@@ -125,6 +125,10 @@ class Video(_Loose):
     mincpmpersec: Decimal | None = None
     durfloors: tuple[DurFloors, ...] = ()
     poddedupe: tuple[int, ...] = ()
+    sequence: int | None = None
+    """Where 2.5 numbered the impressions of one request; replaced by `slotinpod`."""
+    minbitrate: int | None = None
+    maxbitrate: int | None = None
     w: int | None = None
     h: int | None = None
 
@@ -366,6 +370,8 @@ def parse_request(raw: bytes | str | Mapping[str, Any]) -> BidRequest:
     request = _validate(BidRequest, body, where)
     if request.podconfig is not None and not request.imp:
         request = _expand(request, where)
+    if request.tmax is not None and request.tmax < 0:
+        raise BadOpenRtb(f"{where}tmax", f"{request.tmax} is negative; give milliseconds")
     if not request.imp:
         raise BadOpenRtb(f"{where}imp", "no impression is offered; give `imp`, or Prebid's `podconfig`")
     _check(request, where)
@@ -479,8 +485,6 @@ def _expand(request: BidRequest, where: str) -> BidRequest:
 
 def _check(request: BidRequest, where: str) -> None:
     """Refuse what contradicts itself, naming the field."""
-    if request.tmax is not None and request.tmax < 0:
-        raise BadOpenRtb(f"{where}tmax", f"{request.tmax} is negative; give milliseconds")
     seen: set[str] = set()
     edges: dict[tuple[str, int], str] = {}
     sequences: dict[str, tuple[int, str]] = {}
@@ -521,6 +525,10 @@ def _check_media(media: Video, path: str) -> None:
         value = getattr(media, name)
         if value is not None and value < 0:
             raise BadOpenRtb(f"{path}.{name}", f"{value} is negative; give seconds")
+    for name in ("sequence", "minbitrate", "maxbitrate", "w", "h"):
+        value = getattr(media, name)
+        if value is not None and value < 0:
+            raise BadOpenRtb(f"{path}.{name}", f"{value} is negative; give 0 or more, or leave it out")
     if media.rqddurs:
         for name in ("minduration", "maxduration"):
             if getattr(media, name) is not None:

@@ -45,6 +45,10 @@ def refusal(*imps: dict[str, Any], **fields: Any) -> BadOpenRtb:
         ({"durfloors": [{"mindur": 9, "maxdur": 8}]}, "imp[0].video.durfloors[0].mindur"),
         ({"poddedupe": [1, 5]}, "imp[0].video.poddedupe"),
         ({"maxseq": "many"}, "imp[0].video.maxseq"),
+        ({"sequence": -1}, "imp[0].video.sequence"),
+        ({"minbitrate": -1}, "imp[0].video.minbitrate"),
+        ({"maxbitrate": -300}, "imp[0].video.maxbitrate"),
+        ({"w": -640}, "imp[0].video.w"),
     ],
 )
 def test_a_contradictory_video_is_refused_by_field(fields: dict[str, Any], path: str) -> None:
@@ -61,6 +65,7 @@ def test_contradictions_between_impressions_are_refused() -> None:
     assert refusal(video("1", podid="p", podseq=1), video("2", podid="p")).field == "imp[1].video.podseq"
     assert refusal(video("1"), video("1")).field == "imp[1].id"
     assert refusal(video(), tmax=-2).field == "tmax"
+    assert refusal(tmax=-2).field == "tmax"
     assert refusal({"id": "1", "banner": {}, "bidfloor": -1}).field == "imp[0].bidfloor"
 
 
