@@ -234,19 +234,15 @@ class Lossy:
         return await self.inner.load(key)
 
     async def swap(self, key: str, change: Change) -> bool:
-        """``answer``: it happens and nobody is told; ``request``: it never happens; ``late``: it happens with the
-        next swap, before it; ``behind``: it happens with the next swap, after it."""
+        """``answer``: it happens and nobody is told; ``request``: it never happens; ``late``: it lands when the
+        next one does, before it."""
         fate = self.plan.pop(0) if self.plan else "pass"
-        before, after = self.late, []
-        self.late = []
-        if fate == "behind":
-            self.late.append((key, change))
-        elif fate == "late":
-            after.append((key, change))
-        for late in before:
+        landing, self.late = self.late, []
+        for late in landing:
             await self.inner.swap(*late)
-        self.late += after
-        if fate in ("late", "behind", "request"):
+        if fate == "late":
+            self.late.append((key, change))
+        if fate in ("late", "request"):
             raise Unavailable("the request is lost")
         done = await self.inner.swap(key, change)
         if fate == "answer":

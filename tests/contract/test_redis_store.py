@@ -363,12 +363,21 @@ async def test_a_slot_that_moves_is_followed(local_redis: None) -> None:
             await assert_moves(store)
             # Another client still has the old map.
             assert await late.swap("u1", tip(4), meta(5), {"users": {"c": b"1"}}) is None
+            redirected = await redirections(late)
+            assert await late.read_meta("u1") == meta(5)
+            assert await redirections(late) == redirected > 0
             assert await late.read_buckets("u1", ["users", "open"]) == (
                 meta(5),
                 {"users": {"a": b"1", "b": b"1", "c": b"1"}, "open": {"x": b"4"}},
             )
     finally:
         cluster.stop()
+
+
+async def redirections(store: RedisStore) -> int:
+    """How often the nodes have sent somebody elsewhere."""
+    told = [await store.client.command(node, "INFO", "errorstats") for node in await store.client.nodes()]
+    return sum(info.get("errorstat_MOVED", {}).get("count", 0) for info in told)
 
 
 async def assert_moves(store: RedisStore) -> None:
