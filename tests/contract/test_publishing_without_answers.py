@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -152,6 +153,30 @@ async def test_a_producer_with_an_undeliverable_batch_is_let_go_at_once(
         await future
     assert producer._sender.sender_task.done()
     await producer.stop()
+
+
+async def test_a_cancelled_call_leaves_no_complaint(broker: servers.LocalKafka, hang: None) -> None:
+    """A publisher that is left while a batch is under way lets go without a word on the error log."""
+    await _topic(broker, "e")
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def publish() -> None:
+        async with Publisher(broker.bootstrap, prefix="e") as publisher:
+            await publisher.ad_request(_request(0))
+            _stop(broker)
+            await publisher.ad_request(_request(1))
+
+    task = asyncio.create_task(publish())
+    await asyncio.wait({task}, timeout=3.0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    _resume(broker)
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
 
 
 async def test_a_broker_that_never_answers_is_given_up() -> None:

@@ -70,4 +70,11 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
                 break
             task.cancel()
             await asyncio.wait({task}, timeout=0.1)
+    batches = [batch for waiting in accumulator._batches.values() for batch in waiting]
+    batches += accumulator._pending_batches
     accumulator.fail_all(ProducerClosed())
+    for batch in batches:
+        # Whoever waited may have gone; asyncio would then complain of an exception that nobody looked at.
+        for future in (batch.future, batch._drain_waiter):
+            if not future.cancelled():
+                future.exception()
