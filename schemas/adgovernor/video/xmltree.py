@@ -24,6 +24,8 @@ _PROLOGUE = re.compile(rb"(?:\xef\xbb\xbf)?+(?:\s++|<!--.*?-->|<\?.*?\?>)*+", re
 _XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
 _ENCODING_DECLARED = re.compile(rb"\A(?:\xef\xbb\xbf)?<\?xml[^>]*\bencoding\s*=")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"<\x00", b"\x00<")
+# The parser's own name for its input, after a message that says line and column already.
+_PARSER_SUFFIX = re.compile(r" \(<string>, line [0-9]+\)\Z")
 _UNDECLARED_PREFIX = re.compile(r"Namespace prefix (\S+)")
 _IAB_NAMESPACE = re.compile(
     r"\Ahttps?://(?:[\w-]+\.)*(?:iab\.(?:com|net)|iabtechlab\.com)(?:/|\Z)", re.IGNORECASE
@@ -68,7 +70,13 @@ def parse_xml(data: bytes, charset: str | None = None) -> XmlDocument:
     if data[start : start + 9].upper() == b"<!DOCTYPE":
         raise DoctypeRefusedError("the document declares a DOCTYPE; send it without one")
     encoding = None if charset is None or _ENCODING_DECLARED.match(data) else charset
-    document = _parse(data, encoding)
+    try:
+        document = _parse(data, encoding)
+    except NotXmlError:
+        if encoding is None:
+            raise
+        # A transport that names a charset in which this is no XML is mistaken; XML's own rules find the encoding.
+        document = _parse(data, None)
     # An encoding that hides the prologue from the check above still shows its DOCTYPE to the parser.
     if document.root.getroottree().docinfo.doctype:
         raise DoctypeRefusedError("the document declares a DOCTYPE; send it without one")
@@ -108,7 +116,7 @@ def _parse(data: bytes, encoding: str | None) -> XmlDocument:
     except (etree.XMLSyntaxError, ValueError) as error:
         prefixes = _only_undeclared_prefixes(parser)
         if not prefixes:
-            reason = str(error).removesuffix(" (<string>, line 0)").replace(" (<string>,", " (")
+            reason = _PARSER_SUFFIX.sub("", str(error))
             raise NotXmlError(f"not well-formed XML: {reason}") from error
     root = etree.fromstring(data, _parser(encoding, recover=True))
     # The stubs say that a root always exists; in recovery lxml may answer None.

@@ -133,6 +133,17 @@ def test_an_unknown_charset_is_no_reason_to_refuse() -> None:
     assert parse_vast(b'<VAST version="4.0"/>', "x-nobody").version == "4.0"
 
 
+def test_a_charset_in_which_the_bytes_are_no_xml_is_ignored() -> None:
+    """A Content-Type that names UTF-16 for a plain document is mistaken, and the document is read."""
+    assert parse_vast(b'<VAST version="4.0"/>', "utf-16").version == "4.0"
+
+
+def test_a_refusal_says_where_and_names_no_parser_input() -> None:
+    """What is not well-formed is refused with line and column, in words for the sender."""
+    with pytest.raises(VastFormatError, match=r"line 1, column [0-9]+\Z"):
+        parse_vast(b'<VAST version="4.0"><Ad></VAST>')
+
+
 @pytest.mark.parametrize(
     "written",
     [
