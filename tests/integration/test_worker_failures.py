@@ -52,10 +52,10 @@ class Site:
             "ADGOVERNOR_TEST_REDIS": redis_url,
         }
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, group: str = "") -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), self.prefix, str(PARTITIONS)],
-            env=self._environment,
+            env={**self._environment, "WORKER_GROUP": group},
             stdout=subprocess.DEVNULL,
         )
         self.processes.append(process)
@@ -242,3 +242,18 @@ async def test_a_worker_told_to_stop_finishes_and_leaves(site: Site) -> None:
     await site.requests(500, 100)
     await site.all_handled()
     await site.assert_exact()
+
+
+async def test_two_owners_of_every_shard_at_once(site: Site) -> None:
+    """Workers of two groups, each owning all shards all the time: one record an input, each decision once."""
+    workers = [site.start(f"{site.prefix}-a"), site.start(f"{site.prefix}-b")]
+    for turn in range(4):
+        await site.requests(500 * turn, 500)
+        await asyncio.sleep(2)
+    await site.all_handled()
+    await site.assert_exact()
+    owners = {
+        block.header.owner for p in range(PARTITIONS) for block in await site.ledger(topics.user_shard(p))
+    }
+    assert len(owners) == 2, "both wrote"
+    assert [worker.poll() for worker in workers] == [None, None]

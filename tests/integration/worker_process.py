@@ -1,4 +1,7 @@
-"""One worker as a process of its own, for tests that kill and stop it: `worker_process.py PREFIX PARTITIONS`."""
+"""One worker as a process of its own, for tests that kill and stop it: `worker_process.py PREFIX PARTITIONS`.
+
+WORKER_GROUP names another consumer group than the deployment's: then the process owns every shard that others own too.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ async def main(prefix: str, partitions: int) -> None:
         KafkaConnection(os.environ["ADGOVERNOR_TEST_KAFKA"]),
         store,
         machine,
-        WorkerSettings(prefix, session_timeout_ms=int(os.environ.get("SESSION_MS", "6000"))),
+        WorkerSettings(prefix, group=os.environ.get("WORKER_GROUP", ""), session_timeout_ms=6_000),
         # Small blocks and a small cache, so that a short test crosses many blocks, cold reads and evictions.
         EngineSettings(prefix, partitions, max_events=50, keep_states=100),
     )
