@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+import servers
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.ledger import ReadBlock
@@ -257,3 +258,41 @@ async def test_two_owners_of_every_shard_at_once(site: Site) -> None:
     }
     assert len(owners) == 2, "both wrote"
     assert [worker.poll() for worker in workers] == [None, None]
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[servers.LocalKafka]:
+    """A broker of this test's own, to be killed."""
+    try:
+        servers.require_local(kafka=True)
+    except servers.ServersUnavailable as error:
+        if os.environ.get(servers.REQUIRE_VARIABLE):
+            raise
+        pytest.skip(str(error))
+    kafka = servers.start_kafka()
+    yield kafka
+    kafka.stop()
+
+
+@pytest.mark.servers
+async def test_a_broker_that_dies_and_comes_back(own_kafka: servers.LocalKafka, redis_url: str) -> None:
+    """While Kafka is away nothing is decided; when it is back the same worker goes on, and nothing is lost."""
+    site = Site(own_kafka.bootstrap, redis_url, f"w{uuid.uuid4().hex[:10]}")
+    try:
+        await create_topics(site.connection, site.prefix, PARTITIONS)
+        await site.define("c1", 10**9)
+        worker = site.start()
+        await site.requests(0, 300)
+        await site.all_handled()
+        await site.requests(300, 600)
+        own_kafka.brokers[0].send_signal(signal.SIGKILL)
+        own_kafka.brokers[0].wait_dead()
+        await asyncio.sleep(3)
+        await asyncio.to_thread(own_kafka.start_again, 0)
+        await site.requests(900, 300)
+        await site.all_handled()
+        await site.assert_exact()
+        assert worker.poll() is None
+    finally:
+        await site.stop_all()
+        await site.readers.close()
