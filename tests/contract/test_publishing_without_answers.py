@@ -159,16 +159,19 @@ async def test_a_cancelled_call_leaves_no_complaint(broker: servers.LocalKafka, 
     """A publisher that is left while a batch is under way lets go without a word on the error log."""
     await _topic(broker, "e")
     complaints: list[object] = []
+    stopped = asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
     async def publish() -> None:
         async with Publisher(broker.bootstrap, prefix="e") as publisher:
             await publisher.ad_request(_request(0))
             _stop(broker)
-            await publisher.ad_request(_request(1))
+            stopped.set()
+            await asyncio.gather(*(publisher.ad_request(_request(n)) for n in range(1, 20)))
 
     task = asyncio.create_task(publish())
-    await asyncio.wait({task}, timeout=3.0)
+    await stopped.wait()
+    await asyncio.sleep(0.3)  # The batch is under way, and stays so.
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
