@@ -47,6 +47,8 @@ class TreasuryCampaign:
         "one_price",
         "opened_day",
         "paced",
+        "patience",
+        "put_off",
         "reasons",
         "reports",
         "reserved_micros",
@@ -57,6 +59,7 @@ class TreasuryCampaign:
         "time_zone",
         "topped_up",
         "unleased",
+        "used_micros",
     )
 
     def __init__(self, campaign: Campaign, time_zone: str) -> None:
@@ -72,6 +75,13 @@ class TreasuryCampaign:
         """(Shard, day) → (the lease that it needs, whether its lease is empty), first come first."""
         self.round: Round | None = None
         self.rounds = 0
+        self.patience = 0
+        """How often a shard is put off before money that a recall brought back for others is recalled again; 0: no
+        recall brought anything back yet."""
+        self.used_micros = 0
+        """Reserved and spent, as reported when a recall last brought something back."""
+        self.put_off: dict[str, int] = {}
+        """Shard → how often it was put off since."""
         self.decreases: list[list[Any]] = []
         """Decreases that wait for a recall: [command id, command, amount still to take, amount taken]."""
         self.episode = 1
@@ -220,6 +230,15 @@ class TreasuryCampaign:
                 found.append(shard)
         return sorted(found, key=lambda name: int(name[1:]))
 
+    def idle_elsewhere(self, shard: str) -> bool:
+        """Whether another shard has money that it has not reported as reserved or spent."""
+        for other, days in self.leased.items():
+            if other != shard:
+                used = sum(row[1] + row[2] for row in self.reports.get(other, {}).values())
+                if sum(days.values()) > used:
+                    return True
+        return False
+
     def lease_size(self, available: int, divisor: int) -> int:
         """How much one lease gets: a fair part of what is available, in whole prices, shrinking with it."""
         share = available // divisor
@@ -267,6 +286,9 @@ class TreasuryCampaign:
                 if self.round is None
                 else [self.round.number, self.round.waiting, self.round.dirty],
                 "rounds": self.rounds,
+                "patience": self.patience,
+                "used_micros": self.used_micros,
+                "put_off": self.put_off,
                 "decreases": self.decreases,
                 "episode": self.episode,
                 "reasons": self.reasons,
@@ -295,6 +317,9 @@ class TreasuryCampaign:
         self.asks = {(shard, day): (level, empty) for shard, day, level, empty in data["asks"]}
         self.round = None if data["round"] is None else Round(*data["round"])
         self.rounds = data["rounds"]
+        self.patience = data["patience"]
+        self.used_micros = data["used_micros"]
+        self.put_off = data["put_off"]
         self.decreases = data["decreases"]
         self.episode = data["episode"]
         self.reasons = tuple(data["reasons"])

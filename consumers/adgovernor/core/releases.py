@@ -15,6 +15,9 @@ from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury_state import TreasuryState
 
+_MAX_PATIENCE = 32
+"""Recalls in a row that brought nothing more to be spent: beyond this, demand is not what is lacking."""
+
 
 class Releases(TreasuryState):
     """The state of a treasury, and the rules by which money leaves it and comes back."""
@@ -192,7 +195,12 @@ class Releases(TreasuryState):
             if not empty or (lack > room >= known.one_price):
                 self._deny(known, shard, day)
             elif room < known.one_price and known.round is None:
-                if known.holders():
+                if known.put_off.get(shard, 0) < known.patience and known.idle_elsewhere(shard):
+                    # Shards that ask in turn would take the last price from each other for ever, so whoever got it
+                    # has a while to spend it: longer with each recall that was for nothing.
+                    self.emit(["put_off", known.campaign.campaign_id, shard])
+                    self._deny(known, shard, day)
+                elif known.holders():
                     self._recall(known)
                 else:
                     self._conclude(known, clean=True)
@@ -237,14 +245,20 @@ class Releases(TreasuryState):
                 self.emit(["money", campaign_id, -taken])
             refusal = None if taken == left else "too_little_unleased"
             self._change_of(account_id, campaign_id, command_id, command, refusal)
-        if not known.reasons:
-            self._conclude(known, clean=clean)
+        granted = not clean
+        if not known.reasons and self._conclude(known, clean=clean):
+            granted = True
+        if granted:
+            self._favour(known)
 
-    def _conclude(self, known: TreasuryCampaign, *, clean: bool) -> None:
-        """After a recall: serve who asked from what came back; where less than one price is left, exhausted."""
+    def _conclude(self, known: TreasuryCampaign, *, clean: bool) -> bool:
+        """After a recall: serve who asked from what came back; where less than one price is left, exhausted.
+        Whether anybody was served."""
+        granted = False
         for (shard, day), (level, _) in list(known.asks.items()):
             if self._try_grant(known, shard, day, level):
                 clean = False
+                granted = True
                 continue
             if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
                 continue
@@ -253,12 +267,18 @@ class Releases(TreasuryState):
                 continue  # Pacing holds it back: the ask waits for the next release.
             if clean and known.unleased + known.reported_idle() < one:
                 self._exhaust(known, "total", 0)
-                return
+                return granted
             idle = known.idle_by_day.get(day, 0)
             if clean and day == known.day_of(self.watermark_ms) != 0 and known.room(day) + idle < one:
                 self._exhaust(known, "day", day)
-                return
+                return granted
             self._deny(known, shard, day)
+        return granted
+
+    def _favour(self, known: TreasuryCampaign) -> None:
+        used = known.spent + known.reserved_micros
+        patience = min(known.patience + 1, _MAX_PATIENCE) if used == known.used_micros else 1
+        self.emit(["favoured", known.campaign.campaign_id, patience, used])
 
     # ------------------------------------------------------------------ episodes
 

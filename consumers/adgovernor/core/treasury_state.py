@@ -18,6 +18,8 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     round      campaign, [shards]                 a recall began
     replied    campaign, shard
     round_end  campaign
+    favoured   campaign, patience, used           a recall brought something back; see `TreasuryCampaign.patience`
+    put_off    campaign, shard
     decrease   campaign, command id, command, left, taken   waits for the recall under way
     decreased  campaign                           none waits any more
     status     campaign, episode, [reasons], day  asks and a recall under way are dropped when it pauses or resumes
@@ -80,6 +82,8 @@ class TreasuryState:
             "round": self._on_round,
             "replied": self._on_replied,
             "round_end": self._on_round_end,
+            "favoured": self._on_favoured,
+            "put_off": self._on_put_off,
             "decrease": self._on_decrease,
             "decreased": self._on_decreased,
             "status": self._on_status,
@@ -194,6 +198,16 @@ class TreasuryState:
 
     def _on_round_end(self, campaign: str) -> None:
         self._campaign(campaign).round = None
+
+    def _on_favoured(self, campaign: str, patience: int, used_micros: int) -> None:
+        known = self._campaign(campaign)
+        known.patience = patience
+        known.used_micros = used_micros
+        known.put_off = {}
+
+    def _on_put_off(self, campaign: str, shard: str) -> None:
+        known = self._campaign(campaign)
+        known.put_off[shard] = known.put_off.get(shard, 0) + 1
 
     def _on_decrease(self, campaign: str, command_id: str, command: str, left: int, taken: int) -> None:
         self._campaign(campaign).decreases.append([command_id, command, left, taken])
