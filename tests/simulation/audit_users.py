@@ -27,10 +27,14 @@ class Share:
     reasons: list[str] = field(default_factory=list)
     books: dict[int, list[int]] = field(default_factory=dict)
     """Day → lease, reserved, spent."""
+    held_back: dict[int, int] = field(default_factory=dict)
+    """Day → what of the reserved money waits for late events."""
     owed: dict[Place, tuple[int, int, int]] = field(default_factory=dict)
     """Late impressions not paid yet: place → day, amount, until."""
     asks: set[int] = field(default_factory=set)
     denied: dict[int, int] = field(default_factory=dict)
+    holds: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(Until, day) → reserved for late events in general."""
 
     def book(self, day: int) -> list[int]:
         """The day's money."""
@@ -62,7 +66,9 @@ class Snapshot:
 class UserAudit:
     """One user shard. `degraded` and `late` count what may break caps, and is listed apart."""
 
-    def __init__(self, shard: str, partition_of: Callable[[str], int], rules: Rules, findings: Findings) -> None:
+    def __init__(
+        self, shard: str, partition_of: Callable[[str], int], rules: Rules, findings: Findings
+    ) -> None:
         self.shard = shard
         self.rules = rules
         self.findings = findings
@@ -145,7 +151,9 @@ class UserAudit:
 
     # --- Reservations -----------------------------------------------------------------------------------------
 
-    def _expire(self, due: list[Place], decision: str, slot: int, campaign: str, day: int, price: int) -> None:
+    def _expire(
+        self, due: list[Place], decision: str, slot: int, campaign: str, day: int, price: int
+    ) -> None:
         place = (decision, slot)
         if not due or due[0] != place:
             self.fail("expiry in order, before all else", f"{place} expired, due were {due}")
@@ -175,6 +183,7 @@ class UserAudit:
         account: str,
         categories: list[str],
         labels: list[str],
+        *_: Any,
     ) -> None:
         share = self.shares[campaign]
         decision, time_ms = seen
@@ -249,10 +258,14 @@ class UserAudit:
     def _apply(self, person: Person | None, name: str, args: list[Any]) -> None:
         if name == "settle":
             decision, slot, campaign, day, price, charged = args
-            self.check(0 <= charged <= price, "at most the reserved price is charged", f"{charged} of {price}")
+            self.check(
+                0 <= charged <= price, "at most the reserved price is charged", f"{charged} of {price}"
+            )
             self._close((decision, slot), campaign, day, price)
             self._move(campaign, day, price - charged, -price, charged)
             self._shown(person, decision, slot)
+        elif name in ("hold", "lapse"):
+            self._hold(name, *args)
         elif name in ("late", "owe"):
             decision, slot, campaign, day, amount = args[:5]
             self.late += 1
@@ -263,6 +276,13 @@ class UserAudit:
                 share = self.shares[campaign]
                 self.check(share.book(day)[0] < amount, "late is paid where it can be", f"{campaign} {args}")
                 share.owed[decision, slot] = (day, amount, args[5])
+        elif name in ("hold", "lapse"):
+            campaign, day, _, amount = args
+            amount = amount if name == "hold" else -amount
+            share = self.shares[campaign]
+            share.held_back[day] = share.held_back.get(day, 0) + amount
+            self.check(share.held_back[day] >= 0, "no amount is negative", f"{campaign} {share.held_back}")
+            self._move(campaign, day, -amount, amount, 0)
         elif name in ("paid", "unfund"):
             self._pay(name, *args)
         elif name == "opt":
@@ -291,7 +311,9 @@ class UserAudit:
         elif name == "deny":
             campaign, day, until_ms = args
             self.check(
-                until_ms >= self.watermark_ms + self.rules.ask_cooldown_ms, "ask cool-down", f"until {until_ms}"
+                until_ms >= self.watermark_ms + self.rules.ask_cooldown_ms,
+                "ask cool-down",
+                f"until {until_ms}",
             )
             self.shares[campaign].asks.discard(day)
             self.shares[campaign].denied[day] = until_ms
@@ -303,8 +325,14 @@ class UserAudit:
             self._asked(*args)
         elif name == "took":
             self.taken[args[0]] = args[1]
-        else:
-            self.check(name in ("rules", "reported", "reported_at"), "known deltas", name)
+
+    def _hold(self, name: str, campaign: str, day: int, until_ms: int, amount: int) -> None:
+        """Money kept back for late events is reserved for a while, and returns."""
+        held = self.shares[campaign].holds
+        moved = amount if name == "hold" else -amount
+        held[until_ms, day] = held.get((until_ms, day), 0) + moved
+        self.check(held[until_ms, day] >= 0, "what is kept back returns once", f"{campaign} {day} {until_ms}")
+        self._move(campaign, day, -moved, moved, 0)
 
     def _asked(self, campaign: str, day: int, price: int) -> None:
         share = self.shares[campaign]
@@ -330,11 +358,15 @@ class UserAudit:
         share = self.shares[campaign]
         owed = share.owed.pop((decision, slot), None)
         if owed is None or owed[:2] != (day, amount):
-            self.fail("a late impression is paid or given up once", f"{name} {decision} {slot}: owed was {owed}")
+            self.fail(
+                "a late impression is paid or given up once", f"{name} {decision} {slot}: owed was {owed}"
+            )
             return
         over = owed[2] <= self.watermark_ms
         self.check(
-            over == (name == "unfund"), "owed is paid within the tombstone's life", f"{name} {decision} {slot}"
+            over == (name == "unfund"),
+            "owed is paid within the tombstone's life",
+            f"{name} {decision} {slot}",
         )
         if name == "paid":
             self._move(campaign, day, -amount, 0, amount)
@@ -370,11 +402,15 @@ class UserAudit:
             return "duplicate"
         price = value.get("price_micros")
         charged = show.price if price is None else min(price, show.price)
-        lease = self.shares[show.campaign].book(show.day)[0]
+        share = self.shares[show.campaign]
+        lease = share.book(show.day)[0] + sum(
+            held for (_, day), held in share.holds.items() if day == show.day
+        )
         freed = sum(
             e[3] for e in self.open.values() if e[0] <= watermark_ms and e[1:3] == (show.campaign, show.day)
         )
-        return "late_funded" if lease + freed >= charged else "owed"
+        held_back = self.shares[show.campaign].held_back.get(show.day, 0)
+        return "late_funded" if lease + freed + held_back >= charged else "owed"
 
     def _watermark_after(self, time_ms: int) -> int:
         """Where an event that is never refused leaves the watermark."""
@@ -396,7 +432,9 @@ class UserAudit:
             return
         self.check(expected in (None, kind), "a request id is decided once", f"{kind}, expected {expected}")
         self.check(
-            len(decisions) == (kind == "decided"), "every request but a duplicate gets one decision", f"{kind}"
+            len(decisions) == (kind == "decided"),
+            "every request but a duplicate gets one decision",
+            f"{kind}",
         )
         request = record["personal"]["value"]
         if not decisions:
@@ -415,7 +453,9 @@ class UserAudit:
             refusal = "future"
         elif "deadline_ms" in request and request["deadline_ms"] < self._now_ms:
             refusal = "deadline"
-        self.check(refusals == ({refusal} - {None}), "refused for its time", f"{refusals}, expected {refusal}")
+        self.check(
+            refusals == ({refusal} - {None}), "refused for its time", f"{refusals}, expected {refusal}"
+        )
         for loser in decision.get("losers", ()):
             self._judge_loser(loser, filled)
 
@@ -456,5 +496,9 @@ class UserAudit:
         self._where = f"{self.shard} in the end"
         self.check(not self.open, "every reservation ends", str(self.open))
         for name, share in self.shares.items():
-            stale = [entry for entry in share.owed.values() if entry[2] <= now_ms - self.rules.lateness_ms - _SLACK_MS]
+            stale = [
+                entry
+                for entry in share.owed.values()
+                if entry[2] <= now_ms - self.rules.lateness_ms - _SLACK_MS
+            ]
             self.check(not stale, "a late impression is paid or given up once", f"{name} still owes {stale}")

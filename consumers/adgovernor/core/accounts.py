@@ -196,15 +196,14 @@ class TreasuryCampaign:
     def ahead(self, day: int, watermark_ms: int) -> tuple[int, int | None]:
         """(What may be leased for the day now; where the plan begins anew if any of it is leased, else None)."""
         room = self.room(day)
-        span = pacing.span_of(self.campaign, day, self.time_zone)
-        if span is None or room == 0:
+        if self.campaign.pacing.mode == "asap" or room == 0:
             return room, None
         paced_day = 0 if self.campaign.daily_budget_micros is None else day
         budget = self.day_budget(day)
         used = self.topped_up - self.unleased if not paced_day else self.leased_by_day.get(day, 0)
         unit = max(1, self.one_price)
-        planned = pacing.planned_micros(
-            self.campaign, budget, span, self.time_zone, self.paced.get(paced_day), watermark_ms
+        planned = pacing.released_micros(
+            self.campaign, budget, day, self.time_zone, watermark_ms, self.paced.get(paced_day)
         )
         anew = None
         carried = used + max(unit, budget // pacing.CARRY_DIVISOR)

@@ -46,11 +46,13 @@ def horizon_ms(caps: tuple[Cap, ...]) -> int:
 class CompiledCap:
     """A campaign's cap, ready for the hot path."""
 
-    __slots__ = ("cap", "creative", "label", "lifetime", "limit", "scope")
+    __slots__ = ("cap", "creative", "event", "label", "lifetime", "limit", "scope")
 
     def __init__(self, cap: Cap, campaign: str, account: str) -> None:
         self.cap = cap
         self.limit = cap.limit
+        self.event: str | None = None if cap.event == "impression" else cap.event
+        """``click`` or ``view`` where it counts these."""
         self.lifetime = cap.window == "lifetime"
         self.creative = cap.scope == "creative"
         self.label: str | None = cap.label if cap.scope == "label" else None
@@ -67,6 +69,8 @@ class CompiledCap:
 
 def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str) -> int:
     """The servings already in the fullest window that one more at the request's time would be in."""
+    if cap.event != "impression":
+        return _count_events(person, cap, scope, context, time_zone)
     window = cap.window
     servings = person.by_scope.get(scope)
     if window == "lifetime":
@@ -102,6 +106,11 @@ def _fullest(servings: list[Serving], context: Context, length_ms: int) -> int:
         for s in servings
         if low < s.time_ms < high and (s.deadline_ms == 0 or s.deadline_ms > watermark)
     ]
+    return _fullest_of(times, time_ms, length_ms)
+
+
+def _fullest_of(times: list[int], time_ms: int, length_ms: int) -> int:
+    """The most of these times, all less than ``length_ms`` from ``time_ms``, that one window with it has."""
     if not times or max(times) <= time_ms:
         return len(times)
     times.sort()
@@ -114,6 +123,30 @@ def _fullest(servings: list[Serving], context: Context, length_ms: int) -> int:
             first += 1
         best = max(best, last - first)
     return best
+
+
+def _count_events(person: Person, cap: Cap, scope: str, context: Context, time_zone: str) -> int:
+    """As `count`, for clicks or completed views, each at its own time."""
+    window = cap.window
+    event = cap.event
+    marked = [
+        (at_ms, serving)
+        for serving in person.by_scope.get(scope, ())
+        if (at_ms := serving.marked(event)) is not None
+    ]
+    if window == "lifetime":
+        return person.totals.get(f"{event}@{scope}", 0) + len(marked)
+    if window == "stream":
+        session = context.session
+        return sum(1 for _, serving in marked if serving.session == session) if session else 0
+    time_ms = context.time_ms
+    if window == ROLLING:
+        length_ms = cap.length_ms or 0
+        return _fullest_of([at for at, _ in marked if abs(at - time_ms) < length_ms], time_ms, length_ms)
+    unit = cap.calendar_unit()
+    assert unit is not None, "a cap of window pod counts impressions"
+    start, end = zones.window_of(time_ms, time_zone, unit)
+    return sum(1 for at, _ in marked if start <= at < end)
 
 
 def blockers(
@@ -157,7 +190,7 @@ def _check(
 ) -> list[dict[str, Any]] | None:
     cap = compiled.cap
     seen = count(person, cap, scope, context, time_zone)
-    if beside:
+    if beside and compiled.event is None:
         # All servings of a request have its time and session, so they share every window that one of them is in.
         seen += beside.get(scope, 0)
     if seen < cap.limit:
@@ -165,6 +198,8 @@ def _check(
     reason: dict[str, Any] = {"code": "capped", "scope": scope, "window": cap.window}
     if cap.length_ms is not None:
         reason["length_ms"] = cap.length_ms
+    if compiled.event is not None:
+        reason["event"] = compiled.event
     reason["limit"] = cap.limit
     reason["count"] = seen
     if found is None:

@@ -8,8 +8,8 @@ Stored form: one JSON object, the keys short because there is one a person::
 
     {"q": {request id: [time_ms, height, index]},
      "s": [[time_ms, decision id, slot, creative, campaign, account, [categories], [labels], session,
-            deadline_ms, day, price_micros], ...],
-     "t": {scope: lifetime total of servings no longer in "s"},
+            deadline_ms, day, price_micros(, [pays_on, billing deadline_ms, {event: time_ms}])], ...],
+     "t": {scope, or event@scope: lifetime total of servings no longer in "s"},
      "o": [[scope, value], ...]}
 """
 
@@ -24,6 +24,20 @@ SHOWN = 0
 """``deadline_ms`` of a serving that was shown: it counts for good."""
 
 
+class Events:
+    """What else than its impression matters of a serving. Most have none of it."""
+
+    __slots__ = ("deadline_ms", "marks", "pays_on")
+
+    def __init__(self, pays_on: str = "", deadline_ms: int = 0, marks: dict[str, int] | None = None) -> None:
+        self.pays_on = pays_on
+        """``click`` or ``view`` where these are paid for; empty: the impression."""
+        self.deadline_ms = deadline_ms
+        """Of the reservation for that; `SHOWN` once it is paid."""
+        self.marks = marks or {}
+        """``click`` and ``view`` → when it happened first."""
+
+
 class Serving:
     """One ad shown, or about to be, to a person."""
 
@@ -35,6 +49,7 @@ class Serving:
         "day",
         "deadline_ms",
         "decision_id",
+        "events",
         "labels",
         "price_micros",
         "session",
@@ -56,6 +71,7 @@ class Serving:
         deadline_ms: int,
         day: int,
         price_micros: int,
+        events: list[Any] | None = None,
     ) -> None:
         self.time_ms = time_ms
         self.decision_id = decision_id
@@ -69,6 +85,26 @@ class Serving:
         self.deadline_ms = deadline_ms
         self.day = day
         self.price_micros = price_micros
+        self.events = None if events is None else Events(*events)
+
+    @property
+    def pays_on(self) -> str:
+        """The event that is paid for: ``impression``, ``click`` or ``view``."""
+        return "impression" if self.events is None else self.events.pays_on or "impression"
+
+    @property
+    def billing_deadline_ms(self) -> int:
+        """The deadline of the money reserved for it; `SHOWN` once it is paid."""
+        events = self.events
+        return self.deadline_ms if events is None or not events.pays_on else events.deadline_ms
+
+    def marked(self, event: str) -> int | None:
+        """When it was clicked (``click``) or had played to its end (``view``)."""
+        return None if self.events is None else self.events.marks.get(event)
+
+    def lasts(self) -> bool:
+        """Whether it is remembered beyond its request: it was shown, clicked or seen to its end."""
+        return self.deadline_ms == SHOWN or (self.events is not None and bool(self.events.marks))
 
     def counts(self, watermark_ms: int) -> bool:
         """Whether it counts towards caps: shown, or reserved and not expired."""
@@ -86,7 +122,7 @@ class Serving:
 
     def row(self) -> list[Any]:
         """The stored form."""
-        return [
+        row = [
             self.time_ms,
             self.decision_id,
             self.slot,
@@ -100,6 +136,10 @@ class Serving:
             self.day,
             self.price_micros,
         ]
+        events = self.events
+        if events is not None:
+            row.append([events.pays_on, events.deadline_ms, events.marks])
+        return row
 
 
 class Person:
@@ -183,11 +223,10 @@ class Person:
         oldest = watermark_ms - max(horizon_ms, dedupe_ms)
         kept: list[Serving] = []
         for serving in self.servings:
-            if serving.time_ms <= forgotten and not serving.counts(watermark_ms):
+            if serving.time_ms <= forgotten and not serving.counts(watermark_ms) and not serving.lasts():
                 continue
-            if serving.time_ms <= oldest and serving.deadline_ms == SHOWN:
-                for scope in serving.scopes():
-                    self.totals[scope] = self.totals.get(scope, 0) + 1
+            if serving.time_ms <= oldest and serving.lasts():
+                self._add_to_totals(serving)
                 continue
             kept.append(serving)
         if len(kept) != len(self.servings):
@@ -197,10 +236,20 @@ class Person:
                 self.add(serving)
         due = [entry[0] + dedupe_ms for entry in self.requests.values()]
         due += [
-            serving.time_ms + (max(horizon_ms, dedupe_ms) if serving.deadline_ms == SHOWN else dedupe_ms)
+            serving.time_ms + (max(horizon_ms, dedupe_ms) if serving.lasts() else dedupe_ms)
             for serving in self.servings
         ]
         self.next_prune_ms = min(due, default=NEVER)
+
+    def _add_to_totals(self, serving: Serving) -> None:
+        totals = self.totals
+        prefixes = ["" if serving.deadline_ms == SHOWN else None]
+        if serving.events is not None:
+            prefixes += [event + "@" for event in serving.events.marks]
+        for scope in serving.scopes():
+            for prefix in prefixes:
+                if prefix is not None:
+                    totals[prefix + scope] = totals.get(prefix + scope, 0) + 1
 
     def expect_prune(self, time_ms: int) -> None:
         """Something may be forgotten from this watermark on."""

@@ -1,8 +1,8 @@
 """A user shard's share of a campaign: its definition, its status, and the money that it may spend.
 
 Money moves between three amounts for each account day (day 0 where the campaign has no daily budget):
-``lease`` (free to spend), ``reserved`` (promised to a decision) and ``spent``. Only a grant adds to their sum,
-only a return takes from it.
+``lease`` (free to spend), ``reserved`` (promised to a decision, or kept back for late events) and ``spent``. Only a
+grant adds to their sum, only a return takes from it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from adgovernor.contracts.campaigns import Campaign
 from adgovernor.core.caps import CompiledCap
 
 FOREVER = 2**62
+CLICK_LIFE_MS = 600_000
+"""How long a price is reserved for a click or completed view, where the campaign does not say."""
+_PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
 STATUS_CODES = {
     "exhausted": "exhausted",
     "day": "daily_budget",
@@ -63,13 +66,18 @@ class CampaignShare:
         "denied",
         "end_ms",
         "episode",
+        "holds",
         "knows_person",
         "last_grant_micros",
+        "late_credit_ppm",
         "least_price",
+        "life_ms",
         "one_price",
         "owed",
         "paused",
+        "pays_on",
         "price",
+        "rate_ppm",
         "start_ms",
         "time_zone",
         "treasury",
@@ -92,6 +100,10 @@ class CampaignShare:
         self.last_grant_micros = 0
         self.unfunded_micros = 0
         """Over-delivery: late impressions that were never paid."""
+        self.holds: dict[tuple[int, int], int] = {}
+        """(Until when, day) → money of expired reservations kept back for late events; part of ``reserved``."""
+        self.late_credit_ppm = 0
+        """Millionths of a reservation still to be kept back."""
         self.changed: set[int] = set()
         """The days whose money moved since the last report."""
 
@@ -103,6 +115,13 @@ class CampaignShare:
         self.price = campaign.price()
         self.least_price = campaign.least_price()
         self.one_price = campaign.one_price()
+        self.pays_on = _PAYS_ON[campaign.pricing]
+        """``click`` or ``view`` where these are paid for; empty: impressions."""
+        rate = campaign.expected_rate_ppm
+        self.rate_ppm = 1_000_000 if rate is None else rate
+        self.life_ms = campaign.reservation_ms
+        if self.life_ms is None and self.pays_on:
+            self.life_ms = CLICK_LIFE_MS
         self.categories = list(dict.fromkeys(campaign.categories))
         self.daily = campaign.daily_budget_micros is not None
         self.start_ms = 0 if campaign.start_ms is None else campaign.start_ms
@@ -145,6 +164,21 @@ class CampaignShare:
         """Whether the account day has passed."""
         return day != 0 and zones.day_bounds(day, self.time_zone)[1] <= watermark_ms
 
+    def held_back(self, day: int) -> int:
+        """What of the day's reserved money is kept back for late events."""
+        return sum(amount for (_, held_day), amount in self.holds.items() if held_day == day)
+
+    def hold(self, until_ms: int, day: int, amount: int) -> None:
+        """Keeps back so much more (or less) until then."""
+        key = (until_ms, day)
+        left = self.holds.get(key, 0) + amount
+        if left:
+            self.holds[key] = left
+        else:
+            del self.holds[key]
+        self.book(day).move(lease=-amount, reserved=amount)
+        self.changed.add(day)
+
     def owed_on(self, day: int) -> int:
         """What late impressions of the day are owed."""
         return sum(entry[3] for entry in self.owed if entry[2] == day)
@@ -177,6 +211,8 @@ class CampaignShare:
                 "dearest_micros": self.dearest_micros,
                 "last_grant_micros": self.last_grant_micros,
                 "unfunded_micros": self.unfunded_micros,
+                "holds": [[*key, amount] for key, amount in sorted(self.holds.items())],
+                "late_credit_ppm": self.late_credit_ppm,
                 "changed": sorted(self.changed),
             }
         )
@@ -195,6 +231,8 @@ class CampaignShare:
         share.dearest_micros = data["dearest_micros"]
         share.last_grant_micros = data["last_grant_micros"]
         share.unfunded_micros = data["unfunded_micros"]
+        share.holds = {(until_ms, day): amount for until_ms, day, amount in data["holds"]}
+        share.late_credit_ppm = data["late_credit_ppm"]
         share.changed = set(data["changed"])
         return share
 

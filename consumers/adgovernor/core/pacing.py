@@ -30,9 +30,38 @@ Anchor = tuple[int, int]
 """(moment, micros): the plan begins anew at that moment, with so much released already."""
 
 
-def span_of(campaign: Campaign, day: int, time_zone: str) -> tuple[int, int] | None:
-    """[start, end) of the campaign's plan for the account day (0: the flight), in ms; None where all is released
-    at once: ``asap``, and a flight without an end."""
+def released_micros(
+    campaign: Campaign,
+    budget_micros: int,
+    day: int,
+    time_zone: str,
+    at_ms: int,
+    anchor: Anchor | None = None,
+) -> int:
+    """How much of ``budget_micros`` the plan has released at a moment of the account day (0: of the flight)."""
+    span = _span_of(campaign, day, time_zone)
+    if span is None:
+        return budget_micros
+    start_ms, end_ms = span
+    at_ms = _hurried(at_ms, start_ms, end_ms)
+    if at_ms >= end_ms:
+        return budget_micros
+    if at_ms <= start_ms:
+        return 0
+    done, whole = _progress(campaign, start_ms, end_ms, time_zone, at_ms)
+    if anchor is None:
+        return budget_micros * done // whole
+    since_ms, base = anchor
+    base = min(base, budget_micros)
+    since_ms = min(max(_hurried(since_ms, start_ms, end_ms), start_ms), at_ms)
+    before, _ = _progress(campaign, start_ms, end_ms, time_zone, since_ms)
+    if before >= whole:
+        return budget_micros
+    return base + (budget_micros - base) * (done - before) // (whole - before)
+
+
+def _span_of(campaign: Campaign, day: int, time_zone: str) -> tuple[int, int] | None:
+    """[start, end) of the plan, in ms; None where all is released at once: ``asap``, and a flight without an end."""
     if campaign.pacing.mode == "asap":
         return None
     start_ms, end_ms = campaign.start_ms, campaign.end_ms
@@ -46,53 +75,37 @@ def span_of(campaign: Campaign, day: int, time_zone: str) -> tuple[int, int] | N
     return (first, after) if first < after else None
 
 
-def planned_micros(
-    campaign: Campaign,
-    budget_micros: int,
-    span: tuple[int, int],
-    time_zone: str,
-    anchor: Anchor | None,
-    at_ms: int,
-) -> int:
-    """How much of ``budget_micros`` the plan has released at a moment."""
-    start_ms, end_ms = span
-    finish_ms = end_ms - (end_ms - start_ms) // FINISH_DIVISOR
-    if at_ms >= finish_ms:
-        return budget_micros
-    if at_ms <= start_ms:
-        return 0
-    done, whole = _progress(campaign, start_ms, finish_ms, time_zone, at_ms)
-    if anchor is None:
-        return budget_micros * done // whole
-    since_ms, base = anchor
-    base = min(base, budget_micros)
-    before, _ = _progress(campaign, start_ms, finish_ms, time_zone, min(max(since_ms, start_ms), at_ms))
-    if before >= whole:
-        return budget_micros
-    return base + (budget_micros - base) * (done - before) // (whole - before)
+def _hurried(at_ms: int, start_ms: int, end_ms: int) -> int:
+    """The moment of the curve at a moment of the clock: they are the same until shortly before the end, where the
+    curve goes twice as fast to be complete in time."""
+    hurry_ms = end_ms - 2 * ((end_ms - start_ms) // FINISH_DIVISOR)
+    return at_ms if at_ms <= hurry_ms else hurry_ms + 2 * (at_ms - hurry_ms)
 
 
-def _progress(
-    campaign: Campaign, start_ms: int, finish_ms: int, time_zone: str, at_ms: int
-) -> tuple[int, int]:
+def _progress(campaign: Campaign, start_ms: int, end_ms: int, time_zone: str, at_ms: int) -> tuple[int, int]:
     """How far the mode's curve is at a moment, as (part, whole)."""
     pacing = campaign.pacing
-    passed, length = at_ms - start_ms, max(1, finish_ms - start_ms)
+    passed, length = at_ms - start_ms, end_ms - start_ms
     if pacing.mode == "front_loaded":
         # x + 4·lead·x·(1 − x): ahead of even by the lead at the middle, never falling for a lead up to 1/4.
         extra = 4 * pacing.lead_percent * passed * (length - passed)
         return 100 * passed * length + extra, 100 * length * length
     if pacing.mode == "hourly":
         weights = tuple(pacing.hourly_weights)
-        whole = _weighed(weights, time_zone, start_ms, finish_ms)
+        several = zones.day_of(start_ms, time_zone) != zones.day_of(end_ms - 1, time_zone)
+        whole = _weighed(weights, time_zone, start_ms, end_ms, several)
         if whole:
-            return _weighed(weights, time_zone, start_ms, at_ms), whole
+            return _weighed(weights, time_zone, start_ms, at_ms, several), whole
         # A flight that lies in hours without weight only: there is no curve to follow.
     return passed, length
 
 
-def _weighed(weights: tuple[int, ...], time_zone: str, start_ms: int, end_ms: int) -> int:
-    """The weight of the time between two moments. Each day counts the same, however many hours it has."""
+def _weighed(weights: tuple[int, ...], time_zone: str, start_ms: int, end_ms: int, whole_days: bool) -> int:
+    """The weight of the time between two moments: within a day as it stands; over several each day counts the
+    same, however many hours it has."""
+    if not whole_days:
+        table = _day_table(weights, time_zone, zones.day_of(start_ms, time_zone))
+        return _reached(table, end_ms) - _reached(table, start_ms)
     return _position(weights, time_zone, end_ms) - _position(weights, time_zone, start_ms)
 
 

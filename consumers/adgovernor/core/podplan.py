@@ -33,6 +33,7 @@ class Entry(Protocol):
     candidate: Any
     day: int
     price: int
+    value: int
     reasons: list[dict[str, Any]] | None
     share: CampaignShare | None
 
@@ -124,8 +125,9 @@ def _candidate(entry: Entry) -> PodCandidate:
     domain = candidate.advertiser_domain
     return PodCandidate(
         candidate.campaign_id,
-        entry.price,
+        entry.value,
         candidate.duration_ms or 0,
+        charge_micros=entry.price,
         creative_id=candidate.creative_id,
         advertiser_domains=(domain,) if domain else (),
         categories=tuple(entry.categories),
@@ -158,7 +160,7 @@ def _capped(
             share.time_zone,
             beside=others,
         )
-        if reasons is not None and (worst is None or entry.price <= entries[worst[0]].price):
+        if reasons is not None and (worst is None or entry.value <= entries[worst[0]].value):
             worst = (index, reasons)
     return worst
 

@@ -48,6 +48,10 @@ class Rules:
                 "a request would be forgotten while its impressions may still come; raise dedupe_ms"
             )
 
+    def longest_reservation_ms(self) -> int:
+        """The longest life of a reservation whose late events still find their decision remembered."""
+        return self.dedupe_ms - self.lateness_ms - self.late_grace_ms
+
     def as_dict(self) -> dict[str, int]:
         """As recorded in the ledger."""
         return asdict(self)

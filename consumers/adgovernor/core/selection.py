@@ -24,7 +24,7 @@ _UNKNOWN: Final = [{"code": "unknown_campaign"}]
 class _Entry:
     """A candidate under consideration."""
 
-    __slots__ = ("_categories", "candidate", "day", "price", "reasons", "share", "won")
+    __slots__ = ("_categories", "candidate", "day", "price", "reasons", "share", "value", "won")
 
     def __init__(self, candidate: Candidate, share: CampaignShare | None) -> None:
         self.candidate = candidate
@@ -33,6 +33,9 @@ class _Entry:
         self.reasons: list[dict[str, Any]] | None = None
         self.day = 0
         self.price = 0
+        """Of the billable event."""
+        self.value = 0
+        """The expected price of one impression: what candidates compete by."""
         self._categories: list[str] | None = None
 
     @property
@@ -111,8 +114,8 @@ class Selector:
         best: int | None = None
         highest = -1
         for place, entry in enumerate(entries):
-            if entry.reasons is None and entry.price > highest:
-                best, highest = place, entry.price
+            if entry.reasons is None and entry.value > highest:
+                best, highest = place, entry.value
         return [(0, best)]
 
     def _entries(self, request: AdRequest) -> list[_Entry]:
@@ -128,7 +131,9 @@ class Selector:
             price = candidate.price_micros
             if price is None:
                 price = candidate.price()
-            entry.price = share.price if price is None else price
+            entry.price = entry.value = share.price if price is None else price
+            if share.pays_on:
+                _expect(entry, share)
             if share.daily:
                 entry.day = share.day_of(time_ms)
         return entries
@@ -139,21 +144,24 @@ class Selector:
         assert share is not None
         campaign = share.campaign
         candidate = entry.candidate
-        deadline_ms = time_ms + shard.rules.reservation_ms
-        shard.emit(
-            [
-                "reserve",
-                slot,
-                campaign.campaign_id,
-                entry.day,
-                entry.price,
-                deadline_ms,
-                candidate.creative_id,
-                campaign.account_id,
-                entry.categories,
-                list(labels),
-            ]
-        )
+        deadline_ms = shown_by_ms = time_ms + shard.rules.reservation_ms
+        if share.life_ms is not None:
+            deadline_ms = time_ms + min(share.life_ms, shard.rules.longest_reservation_ms())
+        delta: list[Any] = [
+            "reserve",
+            slot,
+            campaign.campaign_id,
+            entry.day,
+            entry.price,
+            deadline_ms,
+            candidate.creative_id,
+            campaign.account_id,
+            entry.categories,
+            list(labels),
+        ]
+        if share.pays_on:
+            delta += [shown_by_ms, share.pays_on]
+        shard.emit(delta)
         winner: dict[str, Any] = {
             "campaign_id": campaign.campaign_id,
             "creative_id": candidate.creative_id,
@@ -162,6 +170,12 @@ class Selector:
             "currency": campaign.currency,
             "deadline_ms": deadline_ms,
         }
+        if share.pays_on:
+            winner |= {
+                "deadline_ms": shown_by_ms,
+                "billable": share.pays_on,
+                "billing_deadline_ms": deadline_ms,
+            }
         if candidate.duration_ms is not None:
             winner["duration_ms"] = candidate.duration_ms
         return winner
@@ -207,6 +221,14 @@ class Selector:
             if price > (0 if book is None else book.lease):
                 reasons.append({"code": "no_lease"})
         entry.reasons = reasons or None
+
+
+def _expect(entry: _Entry, share: CampaignShare) -> None:
+    """The price by click or view, and what an impression is worth by the rate at which they are expected."""
+    candidate = entry.candidate
+    price, rate = candidate.price_micros, candidate.expected_rate_ppm
+    entry.price = share.price if price is None else price
+    entry.value = entry.price * (share.rate_ppm if rate is None else rate) // 1_000_000
 
 
 def _unknowable(

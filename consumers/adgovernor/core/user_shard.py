@@ -15,13 +15,15 @@ from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import inputs, links, podplan
-from adgovernor.core.history import SHOWN, Person
+from adgovernor.core.history import SHOWN, Person, Serving
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Input, Poison
 from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
 from adgovernor.core.user_state import UserState, open_key
 
+_HOLD_STEP_MS: Final = 60_000
+"""Money is kept back until a whole minute, so that there are few such moments to remember."""
 _NOTHING_KNOWN: Final = {"history": "{}"}
 
 
@@ -79,7 +81,7 @@ class UserShard(UserState):
         if self.configured != self.rules:
             return True
         target = max(self.watermark_ms, now_ms - self.rules.lateness_ms)
-        if self.next_deadline_ms() <= target:
+        if self.next_deadline_ms() <= target or self.next_hold_ms() <= target:
             return True
         if now_ms < self.last_report_ms + self.rules.report_interval_ms:
             return False
@@ -135,9 +137,31 @@ class UserShard(UserState):
         if watermark_ms <= self.watermark_ms:
             return
         self.emit(["wm", watermark_ms])
+        if self.next_deadline_ms() <= watermark_ms:
+            self._expire()
+        while (over := self.pop_hold()) is not None:
+            self.emit(["lapse", *over])
+
+    def _expire(self) -> None:
+        """Ends the reservations that are due, then keeps back what late events are to be expected for."""
+        expired = []
         while (due := self.pop_due()) is not None:
-            decision_id, slot, campaign, day, price = due
-            self.emit(["expire", decision_id, slot, campaign, day, price])
+            expired.append(due)
+            self.emit(["expire", *due[1:]])
+        for deadline_ms, _, _, campaign, day, price in expired:
+            until_ms = deadline_ms + self.rules.late_grace_ms
+            until_ms += -until_ms % _HOLD_STEP_MS
+            # An event so late that it is not waited for needs nothing kept back.
+            if self.shares[campaign].late_credit_ppm >= 1_000_000 and until_ms > self.watermark_ms and price:
+                self.emit(["hold", campaign, day, until_ms, price])
+
+    def _take_from_holds(self, share: CampaignShare, day: int, amount: int) -> None:
+        """What was kept back for late events goes to one, oldest first."""
+        for until_ms, held_day in sorted(share.holds):
+            if held_day == day and amount > 0:
+                taken = min(amount, share.holds[until_ms, day])
+                self.emit(["lapse", share.campaign.campaign_id, day, until_ms, taken])
+                amount -= taken
 
     def _person(self, routing: str, unknown: bool) -> Person | None:
         """The person, most recently used from now on; None where they belong to another shard."""
@@ -232,44 +256,89 @@ class UserShard(UserState):
         if blind:
             # Whether this person was served the ad cannot be known; an audit must not know it either.
             draft.assumed = _NOTHING_KNOWN
-        if not isinstance(what, Impression):
-            known = serving is not None
-            draft.result = {"kind": what.type if known else "orphan", "event": what.type}
-            return
         reservation = self.open.get(open_key(what.decision_id, what.slot))
-        if reservation is not None and (
-            blind or (serving is not None and serving.deadline_ms == reservation[0])
+        if reservation is not None and not (
+            blind or (serving is not None and serving.billing_deadline_ms == reservation[0])
         ):
-            _, campaign, day, price, *_ = reservation
-            charged = price if what.price_micros is None else min(price, what.price_micros)
-            self.emit(["settle", what.decision_id, what.slot, campaign, day, price, charged])
-            draft.result = {"kind": "settled", "campaign": campaign, "day": day, "charged_micros": charged}
-            if what.price_micros is not None and what.price_micros > price:
-                draft.result["flag"] = "price_above_reservation"
-            if charged < price:
-                self._ask(self.shares[campaign], day, 0)
-        elif serving is None:
+            reservation = None
+        if serving is None and reservation is None:
             draft.result = {"kind": "orphan", "event": what.type}
-        elif serving.deadline_ms == SHOWN:
-            draft.result = {"kind": "duplicate", "event": what.type}
+            return
+        if reservation is not None:
+            pays_on = reservation[6] or "impression"
         else:
-            share = self.shares[serving.campaign]
-            price = serving.price_micros
-            charged = price if what.price_micros is None else min(price, what.price_micros)
-            place = [what.decision_id, what.slot, serving.campaign, serving.day, charged]
-            if share.lease(serving.day) >= charged:
-                self.emit(["late", *place])
-                outcome = "late_funded"
-            else:
-                self.emit(["owe", *place, serving.time_ms + self.rules.dedupe_ms])
-                outcome = "owed"
-            draft.result = {
-                "kind": outcome,
-                "campaign": serving.campaign,
-                "day": serving.day,
-                "charged_micros": charged,
-            }
-            self._ask(share, serving.day, 0)
+            assert serving is not None
+            pays_on = serving.pays_on
+        if pays_on != what.type:
+            self._unpaid_event(draft, what, serving)
+        elif reservation is not None:
+            self._mark_event(what, serving)
+            self._settle(draft, what, reservation)
+        else:
+            assert serving is not None
+            if serving.billing_deadline_ms == SHOWN:
+                draft.result = {"kind": "duplicate", "event": what.type}
+                return
+            self._mark_event(what, serving)
+            self._pay_late(draft, what, serving)
+
+    def _unpaid_event(
+        self, draft: Draft, what: Impression | Click | CompletedView, serving: Serving | None
+    ) -> None:
+        """An event that moves no money: it counts for caps, once."""
+        place = [what.decision_id, what.slot]
+        if isinstance(what, Impression):
+            if serving is not None and serving.deadline_ms == SHOWN:
+                draft.result = {"kind": "duplicate", "event": what.type}
+                return
+            self.emit(["shown", *place])
+            draft.result = {"kind": "counted", "event": what.type}
+        elif self._mark_event(what, serving):
+            draft.result = {"kind": what.type, "event": what.type}
+        else:
+            draft.result = {"kind": "duplicate", "event": what.type}
+
+    def _mark_event(self, what: Impression | Click | CompletedView, serving: Serving | None) -> bool:
+        """Remembers a click or completed view; whether it is the first of its serving, as far as is known."""
+        if isinstance(what, Impression) or (serving is not None and serving.marked(what.type) is not None):
+            return False
+        self.emit(["mark", what.decision_id, what.slot, what.type, what.time_ms])
+        return True
+
+    def _settle(
+        self, draft: Draft, what: Impression | Click | CompletedView, reservation: tuple[Any, ...]
+    ) -> None:
+        """Reserved money is spent."""
+        _, campaign, day, price, *_ = reservation
+        charged = price if what.price_micros is None else min(price, what.price_micros)
+        self.emit(["settle", what.decision_id, what.slot, campaign, day, price, charged])
+        draft.result = {"kind": "settled", "campaign": campaign, "day": day, "charged_micros": charged}
+        if what.price_micros is not None and what.price_micros > price:
+            draft.result["flag"] = "price_above_reservation"
+        if charged < price:
+            self._ask(self.shares[campaign], day, 0)
+
+    def _pay_late(self, draft: Draft, what: Impression | Click | CompletedView, serving: Serving) -> None:
+        """The reservation has expired: pay from what is kept back, from the lease, or later."""
+        share = self.shares[serving.campaign]
+        price = serving.price_micros
+        charged = price if what.price_micros is None else min(price, what.price_micros)
+        place = [what.decision_id, what.slot, serving.campaign, serving.day, charged]
+        if share.holds:
+            self._take_from_holds(share, serving.day, charged)
+        if share.lease(serving.day) >= charged:
+            self.emit(["late", *place])
+            outcome = "late_funded"
+        else:
+            self.emit(["owe", *place, serving.time_ms + self.rules.dedupe_ms])
+            outcome = "owed"
+        draft.result = {
+            "kind": outcome,
+            "campaign": serving.campaign,
+            "day": serving.day,
+            "charged_micros": charged,
+        }
+        self._ask(share, serving.day, 0)
 
     def _opt(self, draft: Draft, what: OptOut | OptIn, event: Input, unknown: bool) -> None:
         if self._person(event.routing, unknown) is None:

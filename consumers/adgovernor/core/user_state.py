@@ -6,13 +6,18 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     wm           watermark
     seen         request id, time                              a request is remembered
     reserve      slot, campaign, day, price, deadline, creative, account, [categories], [labels]
+                 (, deadline of the impression, event paid for)
                                                                of the request seen just before: lease → reserved
     expire       decision id, slot, campaign, day, price       reserved → lease
+    hold         campaign, day, until, amount                  lease → reserved: of what expired, for late events
+    lapse        campaign, day, until, amount                  of that, reserved → lease
     settle       decision id, slot, campaign, day, price, charged   reserved → spent, the rest → lease
     late         decision id, slot, campaign, day, amount      lease → spent
     owe          decision id, slot, campaign, day, amount, until    remembered, to be paid by a grant
     paid         decision id, slot, campaign, day, amount      owed; lease → spent
     unfund       decision id, slot, campaign, day, amount      owed, never paid: over-delivery
+    shown        decision id, slot                             an impression that is not what is paid for
+    mark         decision id, slot, event, time                clicked, or seen to its end
     opt          opt-out | opt-in, scope, value
     took         source, number, hash                          a side message was taken
     define       {campaign}, time zone, treasury
@@ -35,13 +40,17 @@ import orjson
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
-from adgovernor.core import caps, links
-from adgovernor.core.history import SHOWN, Person, Serving
+from adgovernor.core import caps, links, person_ops
+from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.machine import Fields, Links
 from adgovernor.core.rules import Rules
 
 NEVER = 2**62
+_MANY_EXPIRED = 65_536
+"""Beyond so many expired reservations, older ones count half: traffic changes."""
+_FEW_EXPIRED = 16
+"""So many are taken to have expired without a late event before any did: a first one proves little."""
 
 
 def open_key(decision_id: str, slot: int) -> str:
@@ -63,11 +72,16 @@ class UserState:
         self.shares: dict[str, CampaignShare] = {}
         self.persons: dict[str, Person] = {}
         """Least recently used first."""
-        self.open: dict[str, tuple[int, str, int, int, int, int]] = {}
-        """Open reservations: name → (deadline, campaign, day, price, height and index of the decision)."""
+        self.open: dict[str, tuple[int, str, int, int, int, int, str]] = {}
+        """Open reservations: name → (deadline, campaign, day, price, height and index of the decision, the event
+        paid for where it is not the impression)."""
         self.open_requests: dict[str, tuple[int, int, int]] = {}
         """Decision id → (how many of its reservations are open, height, index)."""
         self._deadlines: list[tuple[int, str, int]] = []
+        self._holds: list[tuple[int, str, int]] = []
+        """When money kept back for late events may go: (until, campaign, day)."""
+        self.lateness: dict[str, list[int]] = {}
+        """Event paid for → [reservations that expired, late events]: how much to expect of what expires."""
         self.horizon_ms = self.rules.history_ms
         self.now_ms = 0
         self.height = 0
@@ -88,11 +102,15 @@ class UserState:
             "seen": self._on_seen,
             "reserve": self._on_reserve,
             "expire": self._on_expire,
+            "hold": self._on_hold,
+            "lapse": self._on_lapse,
             "settle": self._on_settle,
             "late": self._on_late,
             "owe": self._on_owe,
             "paid": self._on_paid,
             "unfund": self._on_unfund,
+            "shown": self._on_shown,
+            "mark": self._on_mark,
             "opt": self._on_opt,
             "took": self._on_took,
             "define": self._on_define,
@@ -179,7 +197,7 @@ class UserState:
         self._request_id = request_id
         self._request_ms = time_ms
         self._pod_micros = {}
-        self._of_person(_seen, request_id, time_ms, self.height, self.index)
+        self._of_person(person_ops.seen, request_id, time_ms, self.height, self.index)
 
     def _on_reserve(
         self,
@@ -192,6 +210,8 @@ class UserState:
         account: str,
         categories: list[str],
         labels: list[str],
+        shown_by_ms: int = 0,
+        pays_on: str = "",
     ) -> None:
         share = self._share(campaign)
         share.book(day).move(lease=-price, reserved=price)
@@ -200,10 +220,10 @@ class UserState:
         share.dearest_micros = max(share.dearest_micros, pod)
         decision_id = self._request_id
         name = open_key(decision_id, slot)
-        self._open(decision_id, name, (deadline_ms, campaign, day, price, self.height, self.index))
+        self._open(decision_id, name, (deadline_ms, campaign, day, price, self.height, self.index, pays_on))
         heappush(self._deadlines, (deadline_ms, decision_id, slot))
         self._mark("open", name)
-        row = (
+        row: tuple[Any, ...] = (
             self._request_ms,
             decision_id,
             slot,
@@ -217,14 +237,31 @@ class UserState:
             day,
             price,
         )
+        if pays_on:
+            row = (*row[:9], shown_by_ms, *row[10:], [pays_on, deadline_ms])
         self.reserved_row = row
-        self._of_person(_reserve, row)
+        self._of_person(person_ops.reserve, row)
 
     def _on_expire(self, decision_id: str, slot: int, campaign: str, day: int, price: int) -> None:
-        self._close(decision_id, slot)
+        counts = self._lateness_of(self._close(decision_id, slot))
         share = self._share(campaign)
         share.book(day).move(reserved=-price, lease=price)
         share.changed.add(day)
+        counts[0] += 1
+        if counts[0] >= _MANY_EXPIRED:
+            counts[:] = [count // 2 for count in counts]
+        # Twice the share seen so far: late events come by chance, and an amount short is shown but never paid.
+        expected_ppm = 2_000_000 * counts[1] // (counts[0] + _FEW_EXPIRED)
+        share.late_credit_ppm += min(1_000_000, expected_ppm)
+
+    def _on_hold(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
+        share = self._share(campaign)
+        share.late_credit_ppm -= 1_000_000
+        share.hold(until_ms, day, amount)
+        heappush(self._holds, (until_ms, campaign, day))
+
+    def _on_lapse(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
+        self._share(campaign).hold(until_ms, day, -amount)
 
     def _on_settle(
         self, decision_id: str, slot: int, campaign: str, day: int, price: int, charged: int
@@ -233,17 +270,17 @@ class UserState:
         share = self._share(campaign)
         share.book(day).move(reserved=-price, spent=charged, lease=price - charged)
         share.changed.add(day)
-        self._of_person(_shown, decision_id, slot)
+        self._of_person(person_ops.billed, decision_id, slot)
 
     def _on_late(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
         self._spend(campaign, day, amount)
-        self._of_person(_shown, decision_id, slot)
+        self._came_late(campaign, decision_id, slot)
 
     def _on_owe(
         self, decision_id: str, slot: int, campaign: str, day: int, amount: int, until_ms: int
     ) -> None:
         self._share(campaign).owed.append([decision_id, slot, day, amount, until_ms])
-        self._of_person(_shown, decision_id, slot)
+        self._came_late(campaign, decision_id, slot)
 
     def _on_paid(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
         self._spend(campaign, day, amount)
@@ -253,8 +290,22 @@ class UserState:
         self._share(campaign).unfunded_micros += amount
         self._settle_debt(campaign, decision_id, slot)
 
+    def _came_late(self, campaign: str, decision_id: str, slot: int) -> None:
+        self._lateness_of(self.shares[campaign].pays_on)[1] += 1
+        self.touch_core()
+        self._of_person(person_ops.billed, decision_id, slot)
+
+    def _lateness_of(self, pays_on: str) -> list[int]:
+        return self.lateness.setdefault(pays_on, [0, 0])
+
+    def _on_shown(self, decision_id: str, slot: int) -> None:
+        self._of_person(person_ops.shown, decision_id, slot)
+
+    def _on_mark(self, decision_id: str, slot: int, event: str, time_ms: int) -> None:
+        self._of_person(person_ops.mark, decision_id, slot, event, time_ms)
+
     def _on_opt(self, kind: str, scope: str, value: str | None) -> None:
-        self._of_person(_opt, kind, scope, value)
+        self._of_person(person_ops.opt, kind, scope, value)
 
     def _on_took(self, source: str, number: int, digest: str) -> None:
         self.links.taken[source] = (number, digest)
@@ -308,22 +359,24 @@ class UserState:
         self.last_report_ms = now_ms
         self.touch_core()
 
-    def _open(self, decision_id: str, name: str, entry: tuple[int, str, int, int, int, int]) -> None:
+    def _open(self, decision_id: str, name: str, entry: tuple[int, str, int, int, int, int, str]) -> None:
         assert name not in self.open, "two reservations of one name"
         self.open[name] = entry
         before = self.open_requests.get(decision_id)
         count = 1 if before is None else before[0] + 1
         self.open_requests[decision_id] = (count, entry[4], entry[5])
 
-    def _close(self, decision_id: str, slot: int) -> None:
+    def _close(self, decision_id: str, slot: int) -> str:
+        """Removes a reservation; the event that it was to be paid for."""
         name = open_key(decision_id, slot)
-        del self.open[name]
+        pays_on = self.open.pop(name)[6]
         count, height, index = self.open_requests[decision_id]
         if count == 1:
             del self.open_requests[decision_id]
         else:
             self.open_requests[decision_id] = (count - 1, height, index)
         self._mark("open", name)
+        return pays_on
 
     def _spend(self, campaign: str, day: int, amount: int) -> None:
         share = self._share(campaign)
@@ -336,6 +389,9 @@ class UserState:
 
     def _set_horizon(self) -> None:
         longest = max((caps.horizon_ms(share.campaign.caps) for share in self.shares.values()), default=0)
+        if any(cap.event is not None for share in self.shares.values() for cap in share.caps):
+            # A click comes after its serving, by as much as a serving is remembered for, and counts from then on.
+            longest += self.rules.dedupe_ms
         horizon = max(self.rules.history_ms, longest)
         if horizon != self.horizon_ms:
             self.horizon_ms = horizon
@@ -355,13 +411,30 @@ class UserState:
             heappop(deadlines)
         return NEVER
 
-    def pop_due(self) -> tuple[str, int, str, int, int] | None:
-        """The next reservation to expire, by (deadline, id): decision id, slot, campaign, day, price."""
+    def pop_due(self) -> tuple[int, str, int, str, int, int] | None:
+        """The next reservation to expire, by (deadline, id): deadline, decision id, slot, campaign, day, price."""
         if self.next_deadline_ms() > self.watermark_ms:
             return None
-        _, decision_id, slot = heappop(self._deadlines)
+        deadline_ms, decision_id, slot = heappop(self._deadlines)
         _, campaign, day, price, *_ = self.open[open_key(decision_id, slot)]
-        return decision_id, slot, campaign, day, price
+        return deadline_ms, decision_id, slot, campaign, day, price
+
+    def next_hold_ms(self) -> int:
+        """When the first money kept back for late events may go."""
+        holds = self._holds
+        while holds:
+            until_ms, campaign, day = holds[0]
+            if (until_ms, day) in self.shares[campaign].holds:
+                return until_ms
+            heappop(holds)
+        return NEVER
+
+    def pop_hold(self) -> tuple[str, int, int, int] | None:
+        """The next money kept back that may go: campaign, day, until, amount."""
+        if self.next_hold_ms() > self.watermark_ms:
+            return None
+        until_ms, campaign, day = heappop(self._holds)
+        return campaign, day, until_ms, self.shares[campaign].holds[until_ms, day]
 
     # ------------------------------------------------------------------ the store
 
@@ -398,6 +471,7 @@ class UserState:
                 "rules": self.rules.as_dict() if self.has_rules else None,
                 "watermark_ms": self.watermark_ms,
                 "last_report_ms": self.last_report_ms,
+                "lateness": dict(sorted(self.lateness.items())),
                 "links": links.encode_links(self.links),
             }
         )
@@ -412,6 +486,7 @@ class UserState:
                 self.has_rules = True
             self.watermark_ms = data["watermark_ms"]
             self.last_report_ms = data["last_report_ms"]
+            self.lateness = data["lateness"]
             self.links = links.decode_links(data["links"])
         self.shares = {
             name: CampaignShare.decode(value) for name, value in fields.get("campaigns", {}).items()
@@ -422,6 +497,12 @@ class UserState:
             self._open(decision_id, name, tuple(entry))
             self._deadlines.append((entry[0], decision_id, int(slot)))
         heapify(self._deadlines)
+        self._holds = [
+            (until_ms, campaign, day)
+            for campaign, share in self.shares.items()
+            for until_ms, day in share.holds
+        ]
+        heapify(self._holds)
         self._set_horizon()
 
     def load(self, state_key: str, value: bytes | None) -> None:
@@ -458,44 +539,3 @@ class UserState:
     def resident(self) -> int:
         """See `machine.Machine.resident`."""
         return len(self.persons)
-
-
-# What happens to a person. Each takes the person, its own arguments, and what pruning needs.
-
-
-def _seen(
-    person: Person,
-    request_id: str,
-    time_ms: int,
-    height: int,
-    index: int,
-    watermark: int,
-    dedupe: int,
-    horizon: int,
-) -> None:
-    person.prune(watermark, dedupe, horizon)
-    person.requests[request_id] = (time_ms, height, index)
-    person.expect_prune(time_ms + dedupe)
-
-
-def _reserve(person: Person, row: tuple[Any, ...], watermark: int, dedupe: int, horizon: int) -> None:
-    person.add(Serving(*row))
-    person.expect_prune(row[0] + dedupe)
-
-
-def _shown(person: Person, decision_id: str, slot: int, watermark: int, dedupe: int, horizon: int) -> None:
-    serving = person.find(decision_id, slot)
-    if serving is not None:
-        serving.deadline_ms = SHOWN
-        person.expect_prune(serving.time_ms + dedupe)
-    person.prune(watermark, dedupe, horizon)
-
-
-def _opt(
-    person: Person, kind: str, scope: str, value: str | None, watermark: int, dedupe: int, horizon: int
-) -> None:
-    entry = (scope, value)
-    if kind == "opt-in":
-        person.opt_outs = [known for known in person.opt_outs if known != entry]
-    elif entry not in person.opt_outs:
-        person.opt_outs.append(entry)

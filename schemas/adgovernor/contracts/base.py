@@ -15,6 +15,7 @@ TimeMs = Annotated[
     int, Field(ge=0, le=LATEST_MS, description="A point in time: milliseconds since 1970-01-01 UTC.")
 ]
 DurationMs = Annotated[int, Field(ge=0, le=2**52, description="A length of time in milliseconds.")]
+RatePpm = Annotated[int, Field(ge=0, le=1_000_000, description="A share in parts per million.")]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Strict(False)]
 """Any number of values: an array in JSON; in Python a list will do as well as a tuple."""

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TimeMs
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.zones import zone
 
@@ -31,6 +31,9 @@ class Cap(Contract):
     window: Literal["rolling", "calendar", "lifetime", "pod", "stream"] = "rolling"
     length_ms: DurationMs | None = None
     limit: int = Field(ge=0)
+    event: Literal["impression", "click", "view"] = "impression"
+    """What is counted: servings (reserved or shown), or those of them that were clicked or played to their end, at
+    the time of the click or end; each serving counts once. A cap on clicks or views blocks further servings."""
     label: str | None = None
     """For scope ``label``: which, such as ``placement:preroll``. For scope ``category``: only this one."""
 
@@ -53,6 +56,10 @@ class Cap(Contract):
             raise ValueError(
                 "a calendar cap needs length_ms of one day (86400000), one ISO week (604800000) or one month "
                 "(28 to 31 days); or the window 'day', 'week' or 'month'"
+            )
+        if self.event != "impression" and self.window == "pod":
+            raise ValueError(
+                f"a cap of window pod counts impressions: no {self.event} comes before the pod is filled"
             )
         if self.scope == "label" and not self.label:
             raise ValueError("a cap of scope label needs the label that it counts")
@@ -119,13 +126,25 @@ class Campaign(Contract):
     """What becomes of a day's unspent money. ``hard``: nothing, no day spends more than the daily budget.
     ``rollover``: it is added to the following days, counted from the flight's first day on (or the first day under
     this policy), so that all days up to any day together spend no more than their daily budgets together."""
+    pricing: Literal["cpm", "cpc", "cpcv"] = "cpm"
+    """What is paid for: impressions, clicks or completed views. Money is reserved at the decision and spent by the
+    billable event; an impression that is not billable still counts for caps."""
     price_micros: Micros | None = None
-    """The price of one impression."""
+    """The price of one billable event."""
     cpm_micros: Micros | None = None
-    """The price of a thousand impressions; see ``money.price_of_cpm``. Not together with ``price_micros``."""
+    """The price of a thousand impressions; see ``money.price_of_cpm``. Not together with ``price_micros``, and only
+    with pricing ``cpm``."""
     min_price_micros: Micros | None = None
-    """The least price of one impression, and the unit of leases; a cheaper candidate is refused. Left out:
+    """The least price of one billable event, and the unit of leases; a cheaper candidate is refused. Left out:
     the campaign's own price."""
+    expected_rate_ppm: RatePpm | None = None
+    """How many of a million impressions are expected to be billed, where a candidate does not say: prices of unlike
+    campaigns compete, and meet floors, as price × rate / 1,000,000 in whole micros, rounded down. Left out: 1,000,000,
+    so give it with pricing ``cpc`` and ``cpcv``. Not read with pricing ``cpm``."""
+    reservation_ms: Annotated[DurationMs, Field(ge=1)] | None = None
+    """How long a decided ad's price stays reserved for its billable event. Left out: the deployment's reservation_ms
+    for impressions, ten minutes for clicks and completed views. Never so long that a late event would come after the
+    decision is forgotten (dedupe_ms − lateness_ms − late_grace_ms)."""
     start_ms: TimeMs | None = None
     end_ms: TimeMs | None = None
     """The flight: from ``start_ms``, up to but not including ``end_ms``."""
@@ -147,18 +166,22 @@ class Campaign(Contract):
     def _complete(self) -> Campaign:
         if self.price_micros is not None and self.cpm_micros is not None:
             raise ValueError("give price_micros or cpm_micros, not both")
+        if self.cpm_micros is not None and self.pricing != "cpm":
+            raise ValueError(
+                f"cpm_micros is the price of impressions; with pricing {self.pricing} give price_micros"
+            )
         if self.start_ms is not None and self.end_ms is not None and self.end_ms <= self.start_ms:
             raise ValueError("end_ms must be after start_ms")
         return self
 
     def price(self) -> int:
-        """The price of one impression in micros; 0 for a campaign that names none."""
+        """The price of one billable event in micros; 0 for a campaign that names none."""
         if self.price_micros is not None:
             return self.price_micros
         return 0 if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
 
     def least_price(self) -> int:
-        """The least price of one impression in micros; a cheaper candidate is refused."""
+        """The least price of one billable event in micros; a cheaper candidate is refused."""
         return self.price() if self.min_price_micros is None else self.min_price_micros
 
     def one_price(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field
 
@@ -55,10 +56,12 @@ class Reason(Contract):
     limit: int | None = None
     count: int | None = None
     """How many servings were counted before this one."""
+    event: str | None = None
+    """``click`` or ``view`` where the cap counts these, not servings."""
 
 
 class Winner(Contract):
-    """The ad that a slot got. Its price is reserved until the deadline."""
+    """The ad that a slot got. Its price is reserved until the deadline, or the billing deadline where there is one."""
 
     campaign_id: Id
     creative_id: Id
@@ -66,7 +69,11 @@ class Winner(Contract):
     price_micros: Micros
     currency: str
     deadline_ms: TimeMs
-    """The reservation's deadline in event time: an impression after it counts as late."""
+    """In event time: an impression after it counts as late."""
+    billable: Literal["click", "view"] | None = None
+    """What is paid for where it is not the impression."""
+    billing_deadline_ms: TimeMs | None = None
+    """With ``billable``: until when the price stays reserved for it."""
     duration_ms: DurationMs | None = None
 
 

@@ -10,7 +10,7 @@ from adgovernor.contracts.base import Contract, Id, Micros, TimeMs
 
 
 class Impression(Contract):
-    """A decided ad was shown: its reservation becomes spend."""
+    """A decided ad was shown: its reservation becomes spend, where impressions are what its campaign pays for."""
 
     type: Literal["impression"] = "impression"
     decision_id: Id
@@ -27,23 +27,33 @@ class Impression(Contract):
 
 
 class Click(Contract):
-    """A shown ad was clicked. Recorded; it moves no money of campaigns priced by impression."""
+    """A shown ad was clicked: counted once for caps.
+
+    It turns the reservation of a campaign priced so into spend, and moves no money of others.
+    """
 
     type: Literal["click"]
     decision_id: Id
     slot: int = Field(default=0, ge=0)
     routing_id: Id
     time_ms: TimeMs
+    price_micros: Micros | None = None
+    """The price really paid, as in an impression; for campaigns priced by click."""
 
 
 class CompletedView(Contract):
-    """A shown ad played to its end. Recorded; it moves no money of campaigns priced by impression."""
+    """A shown ad played to its end: counted once for caps.
+
+    It turns the reservation of a campaign priced so into spend, and moves no money of others.
+    """
 
     type: Literal["view"]
     decision_id: Id
     slot: int = Field(default=0, ge=0)
     routing_id: Id
     time_ms: TimeMs
+    price_micros: Micros | None = None
+    """The price really paid, as in an impression; for campaigns priced by completed view."""
 
 
 Engagement = Annotated[Impression | Click | CompletedView, Field(discriminator="type")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TimeMs
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.routing import routing_id
 
@@ -20,9 +20,14 @@ class Candidate(Contract):
     campaign_id: Id
     creative_id: Id
     price_micros: Micros | None = None
-    """The price of one impression, in micros of the campaign's currency."""
+    """The price of one billable event (an impression, or what the campaign's pricing says), in micros of the
+    campaign's currency."""
     cpm_micros: Micros | None = None
-    """The price of a thousand impressions; see ``money.price_of_cpm``. Not read where ``price_micros`` is given."""
+    """The price of a thousand impressions; see ``money.price_of_cpm``. Not read where ``price_micros`` is given, nor
+    for campaigns priced by click or completed view."""
+    expected_rate_ppm: RatePpm | None = None
+    """How many of a million impressions of this creative are expected to be billed, for campaigns priced by click or
+    completed view; left out: the campaign's own rate."""
     duration_ms: DurationMs | None = None
     """How long the creative plays; needed where a slot or pod restricts durations."""
     categories: Many[str] = ()
@@ -31,7 +36,7 @@ class Candidate(Contract):
     """The landing domain (OpenRTB ``adomain``), for competitive separation."""
 
     def price(self) -> int | None:
-        """The price of one impression in micros, or None where the campaign's own price applies."""
+        """The price of one billable event in micros, or None where the campaign's own price applies."""
         if self.price_micros is not None:
             return self.price_micros
         return None if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
@@ -45,7 +50,7 @@ class SlotSpec(Contract):
     allowed_durations_ms: Many[DurationMs] = ()
     """Exactly these durations (OpenRTB ``rqddurs``); empty: any."""
     floor_micros: Micros = 0
-    """The least price of one impression in this slot."""
+    """The least price of one impression in this slot; a price by click or view counts as its expected value."""
 
 
 class PodSpec(Contract):
