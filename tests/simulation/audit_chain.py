@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from tests.simulation.broker import Broker
 
 from adgovernor.runtime.ports import RawEvent
-from tests.simulation.broker import Broker
 
 _PUBLIC_INPUTS = ("ad-requests", "impressions", "user-events", "campaigns")
 
@@ -221,7 +221,9 @@ def check_outputs(broker: Broker, ledgers: Ledgers, findings: Findings) -> None:
             place = _place(topic, event)
             number = place["dn"]
             if not 0 < number <= len(lane):
-                findings.fail("only what the ledger says is published", f"{topic} {partition} has number {number}")
+                findings.fail(
+                    "only what the ledger says is published", f"{topic} {partition} has number {number}"
+                )
                 continue
             expected = lane[number - 1]
             _check_output(topic, partition, event, place, expected, findings)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adgovernor.core.rules import Rules
 from tests.simulation import audit_caps
 from tests.simulation.audit_chain import Findings
 from tests.simulation.audit_users import Snapshot
+
+from adgovernor.core.rules import Rules
 
 _EXHAUSTED = {"exhausted", "day"}
 
@@ -40,7 +41,7 @@ class Fund:
     @property
     def one_price(self) -> int:
         """The least that one impression can cost."""
-        least: int = self.data.get("min_price_micros", self.data.get("price_micros", 0))
+        least = int(self.data.get("min_price_micros", self.data.get("price_micros", 0)))
         return least or (1 if self.data["budget_micros"] else 0)
 
     def day_leased(self, day: int) -> int:

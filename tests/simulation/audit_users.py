@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from adgovernor.core.rules import Rules
 from tests.simulation import audit_caps
 from tests.simulation.audit_caps import SHOWN, Show
 from tests.simulation.audit_chain import Findings
+
+from adgovernor.core.rules import Rules
 
 Place = tuple[str, int]
 """Decision id and slot."""
@@ -375,9 +376,9 @@ class UserAudit:
 
     def _expect(self, record: dict[str, Any], person: Person | None) -> str | None:
         """The kind that an impression's record must have; None where another check judges."""
-        value = (record.get("personal") or {}).get("value")
-        if record["result"]["kind"] == "poison":
+        if record["result"]["kind"] == "poison" or "personal" not in record:
             return None
+        value: dict[str, Any] = record["personal"].get("value")
         if record["topic"] == "ad-requests":
             if person is None:
                 return "decided"

@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from tests.simulation.faults import Faults
+from tests.simulation.loop import Process, VirtualLoop
+
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.runtime.ports import AppendUnknown, Fetch, LedgerEntry, Output, RawEvent
-from tests.simulation.faults import Faults
-from tests.simulation.loop import Process, VirtualLoop
 
 T = TypeVar("T")
 Hazard = Callable[[Process], None]
@@ -98,9 +99,9 @@ class Network:
 
     async def step(self) -> None:
         """A point at which the process may be killed or stopped."""
+        if self.loop.over:
+            raise asyncio.CancelledError
         self._hazard(self.process)
-        if self.process.dead:
-            await self.loop.create_future()
         if self.process.stopped:
             await asyncio.sleep(0)
 

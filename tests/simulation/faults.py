@@ -39,7 +39,15 @@ _OPERATION_FAULTS: Final = {
 }
 """Fault → the highest chance for one operation."""
 
-_EVENTS: Final = ("store_away", "store_tail_loss", "store_wipe", "store_old_copy", "log_away", "two_owners", "move")
+_EVENTS: Final = (
+    "store_away",
+    "store_tail_loss",
+    "store_wipe",
+    "store_old_copy",
+    "log_away",
+    "two_owners",
+    "move",
+)
 """What happens to the whole from time to time."""
 
 

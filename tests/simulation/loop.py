@@ -34,7 +34,7 @@ class Process:
 
     @property
     def stopped(self) -> bool:
-        """Whether it does not run at present."""
+        """Whether it does not run at present, or never again."""
         return self._frozen is not None
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -43,16 +43,20 @@ class Process:
 
     def kill(self) -> None:
         """Nothing of it runs any more, not even its clean-up."""
+        self.stop()
         self.dead = True
-        self._frozen = None
 
     def stop(self) -> None:
         """Keeps what would run until `resume`."""
-        if self._frozen is None and not self.dead:
+        if self._frozen is None:
             self._frozen = []
 
     def resume(self) -> None:
-        """Lets it run on, as if no time had passed for it."""
+        """Lets it run on, as if no time had passed for it. The dead stay where they are."""
+        if not self.dead:
+            self._thaw()
+
+    def _thaw(self) -> None:
         kept, self._frozen = self._frozen or [], None
         for run in kept:
             run()
@@ -63,11 +67,11 @@ class Process:
         self._frozen.append(run)
 
     def bury(self) -> None:
-        """After the run: lets the tasks of a dead process be cancelled, so that none is left pending."""
+        """After the run: cancels all tasks, those of the dead, too, so that none is left pending."""
         self.dead = False
-        self._frozen = None
         for task in self.tasks:
             task.cancel()
+        self._thaw()
 
 
 class _Timer:
@@ -92,7 +96,7 @@ class _Timer:
 
     def __call__(self) -> None:
         process = self.process
-        if process.dead or (self.handle is not None and self.handle.cancelled()):
+        if self.handle is not None and self.handle.cancelled():
             return
         if process.stopped:
             process.keep(lambda: self._again())
@@ -133,6 +137,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_task_factory(self._task)
         self.set_exception_handler(self._ignore)
         self.failures: list[str] = []
+        self.over = False
+        """The run has ended: nothing has an effect any more."""
 
     # --- What asyncio asks of a loop --------------------------------------------------------------------------
 
@@ -155,10 +161,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Handle:
         """See `asyncio.AbstractEventLoop.call_soon`."""
         process = _PROCESS.get() if context is None else context.get(_PROCESS, None)
-        if process is not None and (process.dead or process.stopped):
+        if process is not None and process.stopped:
             handle = events.Handle(callback, args, self, context)
-            if process.stopped:
-                process.keep(lambda: self._ready.append(handle))  # type: ignore[attr-defined]
+            process.keep(lambda: self._ready.append(handle))  # type: ignore[attr-defined]
             return handle
         return super().call_soon(callback, *args, context=context)
 
@@ -184,9 +189,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # --- Tasks ------------------------------------------------------------------------------------------------
 
-    def _task(
-        self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any
-    ) -> asyncio.Task[Any]:
+    def _task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
         context = options.get("context")
         process = _PROCESS.get() if context is None else context.get(_PROCESS, None)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from adgovernor.contracts.errors import Unavailable
-from adgovernor.stores.base import Meta, Tip
-from adgovernor.stores.memory import MemoryStore, _Shard
 from tests.simulation.broker import Network
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
+
+from adgovernor.contracts.errors import Unavailable
+from adgovernor.stores.base import Meta, Tip
+from adgovernor.stores.memory import MemoryStore, _Shard
 
 T = TypeVar("T")
 _COPIES = 40

@@ -97,7 +97,9 @@ class Workload:
             event["slot"] += rng.choice((0, 5))
         found = [self._arrival(now_s + delay_s, topics.IMPRESSIONS, routing, event)]
         if rng.random() < 0.2:
-            found.append(self._arrival(now_s + delay_s + rng.uniform(0, 4), topics.IMPRESSIONS, routing, event))
+            found.append(
+                self._arrival(now_s + delay_s + rng.uniform(0, 4), topics.IMPRESSIONS, routing, event)
+            )
         if rng.random() < 0.1:
             click = {**event, "type": rng.choice(("click", "view"))}
             click.pop("price_micros", None)
@@ -284,12 +286,17 @@ class Workload:
             at_s = rng.uniform(3, LOAD_S)
             price = campaign["price_micros"]
             name, account = campaign["campaign_id"], campaign["account_id"]
-            kind = rng.choice(("top-up", "top-up", "top-up", "credit", "decrease", "decrease", "upsert", "pause"))
+            kind = rng.choice(
+                ("top-up", "top-up", "top-up", "credit", "decrease", "decrease", "upsert", "pause")
+            )
             if kind in ("top-up", "credit", "decrease"):
                 amount = rng.choice((price, price * rng.randint(2, 10), rng.randint(1, 2 * price)))
                 self._command(at_s, account, kind, campaign_id=name, amount_micros=amount)
             elif kind == "upsert":
-                changed = {**campaign, "budget_micros": campaign["budget_micros"] + rng.randint(-5, 5) * price}
+                changed = {
+                    **campaign,
+                    "budget_micros": campaign["budget_micros"] + rng.randint(-5, 5) * price,
+                }
                 changed["budget_micros"] = max(price, changed["budget_micros"])
                 self._command(at_s, account, "upsert", campaign=changed)
             else:

@@ -12,9 +12,14 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
+from tests.simulation.broker import Broker, Network, SimLog
+from tests.simulation.faults import Faults, draw_faults
+from tests.simulation.loop import Process, Stuck, VirtualLoop
+from tests.simulation.store import SimStore, StoreServer
+from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted
@@ -24,11 +29,6 @@ from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.ports import RawEvent
 from adgovernor.runtime.settings import EngineSettings
-from tests.simulation.broker import Broker, Network, SimLog
-from tests.simulation.faults import Faults, draw_faults
-from tests.simulation.loop import Process, Stuck, VirtualLoop
-from tests.simulation.store import SimStore, StoreServer
-from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
 
 PREFIX: Final = "sim"
 SETTLE_S: Final = 45.0
@@ -81,8 +81,9 @@ class SimWorld:
         """Partition → the worker that ought to own its two shards."""
         self.kills = 0
         self._births = 0
+        self._last_arrival_s = 0.0
         rng = self.rng
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "max_events": rng.choice((3, 10, 50)),
             "max_bytes": rng.choice((4_000, 1_500_000)),
             "read_bytes": rng.choice((5_000, 8_000_000)),
@@ -140,7 +141,7 @@ class SimWorld:
                 self.problems.append(f"liveness: {self._unsettled()}")
             return
         # Reservations expire, debts and tombstones run out, late client events come, idle shards tick.
-        quiet_s = max(self.loop.time(), self._last_arrival_s()) + self.workload.rules.dedupe_ms / 1000 + 8.0
+        quiet_s = max(self.loop.time(), self._last_arrival_s) + self.workload.rules.dedupe_ms / 1000 + 8.0
         await self._until(lambda: False, quiet_s)
         if not await self._until(self._settled, quiet_s + SETTLE_S):
             if not self.problems:
@@ -161,6 +162,7 @@ class SimWorld:
 
     def _bury(self) -> None:
         """Ends every task, so that nothing is left pending."""
+        self.loop.over = True
         tasks: list[asyncio.Task[None]] = []
         for worker in (*self.workers, *self.graves):
             worker.process.bury()
@@ -181,10 +183,7 @@ class SimWorld:
         self.loop.later(
             delay_s, self.broker.produce, arrival.topic, arrival.partition, arrival.key, arrival.value
         )
-        self._last_s = max(getattr(self, "_last_s", 0.0), arrival.at_s)
-
-    def _last_arrival_s(self) -> float:
-        return self._last_s
+        self._last_arrival_s = max(self._last_arrival_s, arrival.at_s)
 
     def _on_output(self, topic: str, partition: int, event: RawEvent) -> None:
         for arrival in self.workload.react(topic, partition, event, self.loop.time()):
@@ -210,7 +209,7 @@ class SimWorld:
             self._start(worker, shard)
 
     def _start(self, worker: Worker, shard: str) -> None:
-        if shard in worker.engines or worker.process.dead:
+        if shard in worker.engines or worker.process.dead or self.loop.over:
             return
         network = Network(self.loop, worker.process, self.faults, self._hazard)
         rules = self.workload.rules
@@ -231,7 +230,7 @@ class SimWorld:
 
     def _hazard(self, process: Process) -> None:
         """A step of input or output: the worker may be killed or stopped here."""
-        if process.dead or process.stopped:
+        if process.stopped or self.loop.over:
             return
         if self.faults.hit("kill"):
             self._kill(next(worker for worker in self.workers if worker.process is process))

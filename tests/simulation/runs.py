@@ -1,0 +1,47 @@
+"""Running seeds, alone or with a rule broken."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from tests.simulation.audit import Audit
+from tests.simulation.mutations import Mutation
+from tests.simulation.world import SimWorld
+
+MUTATION_SEEDS = 2_000
+"""A broken rule is noticed within so many seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a seed."""
+
+    seed: int
+    problems: tuple[str, ...]
+    fingerprint: str
+
+
+def run_seed(seed: int, mutation: Mutation | None = None) -> Verdict:
+    """Runs and judges one seed. An auditor that cannot make sense of what it reads has found something, too."""
+    with mutation.applied() if mutation is not None else contextlib.nullcontext():
+        world = SimWorld(seed)
+        world.run()
+    problems = world.problems
+    if not problems:
+        try:
+            problems = Audit(world).run()
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError) as error:
+            if mutation is None:
+                raise
+            problems = [f"the ledger makes no sense: {error!r}"]
+    return Verdict(seed, tuple(problems), world.fingerprint())
+
+
+def first_failure(mutation: Mutation, first: int, count: int) -> Verdict | None:
+    """The first of ``count`` seeds that notices a broken rule; None where none does."""
+    for seed in range(first, first + count):
+        verdict = run_seed(seed, mutation)
+        if verdict.problems:
+            return verdict
+    return None
