@@ -90,10 +90,15 @@ class Metrics:
         self._currencies: dict[str, str] = {}
         self._lags: dict[str, set[str]] = {}
         self._heights: dict[str, int] = {}
+        self._without_store: set[str] = set()
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def without_store(self) -> list[str]:
+        """The shards whose store does not answer."""
+        return sorted(self._without_store)
 
     # --- Observer -----------------------------------------------------------------------------------------
 
@@ -167,6 +172,7 @@ class Metrics:
         self._trail.labels(shard).set(blocks)
         self._dirty.labels(shard).set(dirty)
         self._away.labels(shard).set(away)
+        (self._without_store.add if away else self._without_store.discard)(shard)
 
     def cold_read(self, shard: str, *, wanted: int, asked: int) -> None:
         """See `Observer`."""
@@ -185,6 +191,7 @@ class Metrics:
         """See `Observer`."""
         partition = str(topics.partition_of_shard(shard))
         self._heights.pop(shard, None)
+        self._without_store.discard(shard)
         for topic in self._lags.pop(shard, set()):
             self._lag.remove(topic, partition)
         for gauge in (self._trail, self._dirty, self._away, self._owned, self._height):

@@ -103,7 +103,9 @@ async def work(settings: Settings) -> bool:
 
     def ready() -> Health:
         health = worker.health()
-        return Health(health.ready, {"detail": health.detail, "shards": health.shards})
+        away = metrics.without_store()
+        detail = f"the store does not answer: {', '.join(away)}" if away else health.detail
+        return Health(health.ready and not away, {"detail": detail, "shards": health.shards})
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -324,7 +324,7 @@ class _Lane:
         self._lanes = lanes
         self._link = link
         self._flying: list[Waiting] = []
-        self._most = 10_000
+        self._most = 2_000
         self.task = asyncio.create_task(self._run(), name=f"publish {full_name}[{partition}]")
 
     def fail(self, error: BaseException) -> None:

@@ -120,6 +120,16 @@ def test_the_trail_shrinks_when_the_store_is_written() -> None:
     assert _value(metrics, "adgovernor_store_trail_blocks", shard="u0") == 1
 
 
+def test_a_store_that_is_away_is_known() -> None:
+    """Which shards are without their store is known while it lasts, for readiness."""
+    metrics = Metrics(process=False)
+    for shard in ("u0", "u1", "u2"):
+        metrics.store_trail(shard, blocks=1, dirty=1, away=True)
+    metrics.store_trail("u1", blocks=0, dirty=0, away=False)
+    metrics.released("u2")
+    assert metrics.without_store() == ["u0"]
+
+
 def test_void_blocks_and_halts_are_shown() -> None:
     """Void and unknown appends count beside accepted ones; a halted shard says why."""
     metrics = Metrics(process=False)
