@@ -1,7 +1,7 @@
 """OpenRTB 2.5 and 2.6: the part of bid requests and bid responses that this project reads.
 
-What lives here: tolerant models, the way into the documents in which such requests travel, and the refusal of
-requests that contradict themselves. What never does: pods (`openrtb_pods`) and our own ad requests
+What lives here: tolerant models, and the refusal of requests that contradict themselves. What never does: the way
+into the documents in which such requests travel (`openrtb_documents`), pods (`openrtb_pods`) and our own ad requests
 (`openrtb_requests`).
 
 Tolerant means: unknown fields are ignored, null is the same as absent, a number may stand where the standard
@@ -10,45 +10,31 @@ wants a text and the other way round. Prices stay decimal and exact. Section num
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adgovernor.contracts.errors import Undecodable
-
-ENVELOPES: Final[tuple[tuple[str, ...], ...]] = (
-    ("mockBidRequest",),
-    ("requestPayload",),
-    ("mockVideoRequest",),
-    ("incomingRequest", "ortbRequest"),
+from adgovernor.contracts.openrtb_documents import (
+    RESPONSE_ENVELOPES,
+    BadOpenRtb,
+    read_json,
+    unwrap,
 )
-"""Where Prebid's test documents keep the request."""
-
-RESPONSE_ENVELOPES: Final[tuple[tuple[str, ...], ...]] = (
-    ("mockBidResponse",),
-    ("expectedBidResponse",),
-    ("response", "bids"),
-)
-"""Where those documents keep a whole response; bidders' tests keep theirs in `httpCalls`."""
 
 DEDUPLICATIONS: Final = range(1, 6)
 NO_DEDUPLICATION: Final = 5
 """AdCOM 1.0, list Pod Deduplication Settings: 1 adomain, 2 category, 3 creative, 4 media file, 5 none."""
 
+MAX_PODCONFIG_SLOTS: Final = 1000
+"""Slots that one `podconfig` may come to; a day of one-second ads is a mistake or an attack."""
 
-class BadOpenRtb(Undecodable):
-    """A request or response that cannot be read, or that contradicts itself.
+Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+"""OpenRTB's integers have 32 bits."""
 
-    Attributes:
-        field: the path of the offending field, such as ``imp[0].video.rqddurs``.
-    """
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__("openrtb", f"{field}: {message}")
-        self.field = field
+Cpm = Annotated[Decimal, Field(ge=-(10**9), le=10**9)]
+"""A price or floor for a thousand impressions; past a thousand million it is no price in any currency."""
 
 
 class _Loose(BaseModel):
@@ -68,18 +54,18 @@ _Model = TypeVar("_Model", bound=_Loose)
 class DurFloors(_Loose):
     """A floor for a range of durations (3.2.35); a bound that is absent is open."""
 
-    mindur: int | None = None
-    maxdur: int | None = None
-    bidfloor: Decimal = Decimal(0)
+    mindur: Integer | None = None
+    maxdur: Integer | None = None
+    bidfloor: Cpm = Decimal(0)
 
 
 class Deal(_Loose):
     """A deal and its own floor (3.2.12): at most one of the three forms."""
 
     id: str = ""
-    bidfloor: Decimal | None = None
+    bidfloor: Cpm | None = None
     bidfloorcur: str = "USD"
-    mincpmpersec: Decimal | None = None
+    mincpmpersec: Cpm | None = None
     durfloors: tuple[DurFloors, ...] = ()
 
 
@@ -92,15 +78,15 @@ class Pmp(_Loose):
 class Format(_Loose):
     """One size of a banner (3.2.10)."""
 
-    w: int | None = None
-    h: int | None = None
+    w: Integer | None = None
+    h: Integer | None = None
 
 
 class Banner(_Loose):
     """A display impression (3.2.6)."""
 
-    w: int | None = None
-    h: int | None = None
+    w: Integer | None = None
+    h: Integer | None = None
     format: tuple[Format, ...] = ()
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -113,24 +99,24 @@ class Video(_Loose):
     """A video or audio impression (3.2.7, 3.2.8); all times are seconds."""
 
     mimes: tuple[str, ...] = ()
-    minduration: int | None = None
-    maxduration: int | None = None
-    rqddurs: tuple[int, ...] = ()
-    startdelay: int | None = None
+    minduration: Integer | None = None
+    maxduration: Integer | None = None
+    rqddurs: tuple[Integer, ...] = ()
+    startdelay: Integer | None = None
     podid: str = ""
-    podseq: int = 0
-    slotinpod: int = 0
-    poddur: int | None = None
-    maxseq: int | None = None
-    mincpmpersec: Decimal | None = None
+    podseq: Integer = 0
+    slotinpod: Integer = 0
+    poddur: Integer | None = None
+    maxseq: Integer | None = None
+    mincpmpersec: Cpm | None = None
     durfloors: tuple[DurFloors, ...] = ()
-    poddedupe: tuple[int, ...] = ()
-    sequence: int | None = None
+    poddedupe: tuple[Integer, ...] = ()
+    sequence: Integer | None = None
     """Where 2.5 numbered the impressions of one request; replaced by `slotinpod`."""
-    minbitrate: int | None = None
-    maxbitrate: int | None = None
-    w: int | None = None
-    h: int | None = None
+    minbitrate: Integer | None = None
+    maxbitrate: Integer | None = None
+    w: Integer | None = None
+    h: Integer | None = None
 
     def seconds(self) -> tuple[int, int | None] | None:
         """The shortest and the longest lawful duration (None = open), or None where nothing bounds it."""
@@ -155,7 +141,7 @@ class Imp(_Loose):
     native: Native | None = None
     pmp: Pmp | None = None
     tagid: str = ""
-    bidfloor: Decimal = Decimal(0)
+    bidfloor: Cpm = Decimal(0)
     bidfloorcur: str = "USD"
     bcat: tuple[str, ...] = ()
     """Not in the standard, but sent by some exchanges: categories blocked for this impression alone."""
@@ -218,7 +204,7 @@ class Uid(_Loose):
     """One extended identifier (3.2.28)."""
 
     id: str = ""
-    atype: int | None = None
+    atype: Integer | None = None
 
 
 class Eid(_Loose):
@@ -251,13 +237,13 @@ class PodConfigPod(_Loose):
     """One pod of Prebid's `podconfig`."""
 
     podid: str
-    adpoddurationsec: int
+    adpoddurationsec: Integer
 
 
 class PodConfig(_Loose):
     """Prebid's way to ask for pods: their lengths, and the durations that their slots may have."""
 
-    durationrangesec: tuple[int, ...] = ()
+    durationrangesec: tuple[Integer, ...] = ()
     requireexactduration: bool = False
     pods: tuple[PodConfigPod, ...] = ()
 
@@ -272,9 +258,9 @@ class BidRequest(_Loose):
     dooh: Channel | None = None
     device: Device | None = None
     user: User | None = None
-    at: int | None = None
+    at: Integer | None = None
     """1 first price, 2 second price plus."""
-    tmax: int | None = None
+    tmax: Integer | None = None
     cur: tuple[str, ...] = ()
     bcat: tuple[str, ...] = ()
     badv: tuple[str, ...] = ()
@@ -283,7 +269,7 @@ class BidRequest(_Loose):
 
 
 class BidExtVideo(_Loose):
-    duration: int | None = None
+    duration: Integer | None = None
 
 
 class BidExtPrebid(_Loose):
@@ -293,7 +279,7 @@ class BidExtPrebid(_Loose):
 class BidExt(_Loose):
     """Where bidders put a duration that has no field in OpenRTB 2.5."""
 
-    duration: int | None = None
+    duration: Integer | None = None
     prebid: BidExtPrebid | None = None
 
 
@@ -302,7 +288,7 @@ class Bid(_Loose):
 
     id: str = ""
     impid: str
-    price: Decimal
+    price: Cpm
     adid: str = ""
     adm: str = ""
     adomain: tuple[str, ...] = ()
@@ -310,8 +296,8 @@ class Bid(_Loose):
     cid: str = ""
     crid: str = ""
     dealid: str = ""
-    dur: int | None = None
-    slotinpod: int = 0
+    dur: Integer | None = None
+    slotinpod: Integer = 0
     ext: BidExt | None = None
 
     def seconds(self) -> int | None:
@@ -343,22 +329,6 @@ class BidResponse(_Loose):
         return tuple(bid for seat in self.seatbid for bid in seat.bid)
 
 
-def read_json(raw: bytes | str) -> Any:
-    """Read a document with exact decimals.
-
-    Raises:
-        BadOpenRtb: it is not JSON.
-    """
-    try:
-        return json.loads(raw, parse_float=Decimal, parse_constant=_no_constant)
-    except ValueError as error:
-        raise BadOpenRtb("document", f"this is not JSON ({error})") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def parse_request(raw: bytes | str | Mapping[str, Any]) -> BidRequest:
     """Read a bid request that stands alone or sits in one of the `ENVELOPES`.
 
@@ -366,7 +336,7 @@ def parse_request(raw: bytes | str | Mapping[str, Any]) -> BidRequest:
         BadOpenRtb: no request, not readable, or contradicting itself; the field is named.
     """
     document = raw if isinstance(raw, Mapping) else read_json(raw)
-    where, body = _unwrap(document)
+    where, body = unwrap(document)
     request = _validate(BidRequest, body, where)
     if request.podconfig is not None and not request.imp:
         request = _expand(request, where)
@@ -395,8 +365,11 @@ def parse_response(raw: bytes | str | Mapping[str, Any]) -> BidResponse:
             if isinstance(inner, Mapping):
                 return _validate(BidResponse, inner, ".".join(path) + ".")
         return _validate(BidResponse, document, "")
+    calls = document["httpCalls"]
+    if not isinstance(calls, list):
+        raise BadOpenRtb("httpCalls", "give a list of calls, each with its `mockResponse`")
     bodies = []
-    for number, call in enumerate(document["httpCalls"]):
+    for number, call in enumerate(calls):
         answer = call.get("mockResponse") if isinstance(call, Mapping) else None
         body = answer.get("body") if isinstance(answer, Mapping) else None
         if isinstance(body, Mapping):
@@ -405,19 +378,6 @@ def parse_response(raw: bytes | str | Mapping[str, Any]) -> BidResponse:
         raise BadOpenRtb("httpCalls", "the responses are in several currencies, and none is converted here")
     seats = tuple(seat for body in bodies for seat in body.seatbid)
     return BidResponse(seatbid=seats, cur=bodies[0].cur if bodies else "USD")
-
-
-def _unwrap(document: Any) -> tuple[str, Mapping[str, Any]]:
-    """Find the request and give its path, ending in a dot unless it is the document itself."""
-    if not isinstance(document, Mapping):
-        raise BadOpenRtb("document", "a bid request is a JSON object")
-    for path in ENVELOPES:
-        inner: Any = document
-        for name in path:
-            inner = inner.get(name) if isinstance(inner, Mapping) else None
-        if isinstance(inner, Mapping):
-            return ".".join(path) + ".", inner
-    return "", document
 
 
 def _validate(model: type[_Model], body: Mapping[str, Any], where: str) -> _Model:
@@ -471,6 +431,11 @@ def _expand(request: BidRequest, where: str) -> BidRequest:
             raise BadOpenRtb(
                 f"{here}.adpoddurationsec",
                 f"{pod.adpoddurationsec} s is shorter than the shortest slot ({min(durations)} s)",
+            )
+        if len(imps) + count > MAX_PODCONFIG_SLOTS:
+            raise BadOpenRtb(
+                f"{here}.adpoddurationsec",
+                f"makes {len(imps) + count} slots; at most {MAX_PODCONFIG_SLOTS} are planned at once",
             )
         share = max(1, count // len(durations))
         for index in range(count):

@@ -32,16 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
-from adgovernor.contracts.openrtb import (
-    BadOpenRtb,
-    BidRequest,
-    Channel,
-    Eid,
-    Imp,
-    Video,
-    parse_request,
-    read_json,
-)
+from adgovernor.contracts.openrtb import BidRequest, Channel, Eid, Imp, Video, parse_request
+from adgovernor.contracts.openrtb_documents import BadOpenRtb, read_json
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
 from adgovernor.contracts.requests import AdRequest, Candidate, PodSpec, SlotSpec
 

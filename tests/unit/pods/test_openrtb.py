@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from adgovernor.contracts.openrtb import BadOpenRtb, BidRequest, parse_request, parse_response
+from adgovernor.contracts.openrtb import BidRequest, parse_request, parse_response
+from adgovernor.contracts.openrtb_documents import BadOpenRtb
 from adgovernor.contracts.openrtb_pods import offer_of
 
 
@@ -49,6 +50,8 @@ def refusal(*imps: dict[str, Any], **fields: Any) -> BadOpenRtb:
         ({"minbitrate": -1}, "imp[0].video.minbitrate"),
         ({"maxbitrate": -300}, "imp[0].video.maxbitrate"),
         ({"w": -640}, "imp[0].video.w"),
+        ({"poddur": 10**26}, "imp[0].video.poddur"),
+        ({"mincpmpersec": 10**12}, "imp[0].video.mincpmpersec"),
     ],
 )
 def test_a_contradictory_video_is_refused_by_field(fields: dict[str, Any], path: str) -> None:
@@ -124,6 +127,32 @@ def test_refusals_name_the_path_inside_the_envelope() -> None:
     with pytest.raises(BadOpenRtb) as caught:
         parse_request({"mockBidRequest": {"imp": [video(maxseq=-1)]}})
     assert caught.value.field == "mockBidRequest.imp[0].video.maxseq"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"imp":[{"id":"1","bidfloor":1e999999999}]}',
+        b'{"imp":[{"id":"1","video":{"poddur":' + b"9" * 5_000 + b"}}]}",
+        b'{"imp":[{"id":"\\ud800"}]}',
+        b'{"imp":[{"id":"1","bidfloor":NaN}]}',
+    ],
+    ids=["lists", "objects", "exponent", "digits", "half a character", "NaN"],
+)
+def test_json_that_is_an_attack_or_a_slip_is_refused(raw: bytes) -> None:
+    """Nesting, numbers and text that no request needs are refused before anything is made of them."""
+    with pytest.raises(BadOpenRtb) as caught:
+        parse_request(raw)
+    assert caught.value.field == "document"
+
+
+def test_calls_that_are_no_list_are_refused_by_field() -> None:
+    """A test document whose calls are missing says so."""
+    with pytest.raises(BadOpenRtb) as caught:
+        parse_response({"httpCalls": None})
+    assert caught.value.field == "httpCalls"
 
 
 def test_responses_are_found_in_test_documents() -> None:
@@ -202,6 +231,14 @@ def test_podconfig_without_exact_durations_bounds_each_slot() -> None:
         ),
         ({"durationrangesec": [30], "pods": [{"podid": 1, "adpoddurationsec": 60}] * 2}, "pods[1].podid"),
         ({"durationrangesec": [30], "pods": [{"podid": 1}]}, "pods[0].adpoddurationsec"),
+        (
+            {"durationrangesec": [1], "pods": [{"podid": n, "adpoddurationsec": 501} for n in (1, 2)]},
+            "pods[1].adpoddurationsec",
+        ),
+        (
+            {"durationrangesec": [1], "pods": [{"podid": 1, "adpoddurationsec": 10**9}]},
+            "pods[0].adpoddurationsec",
+        ),
     ],
 )
 def test_a_bad_podconfig_is_refused_by_field(config: dict[str, Any], path: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adgovernor.contracts.errors import BadInput
-from adgovernor.contracts.openrtb import BadOpenRtb
+from adgovernor.contracts.openrtb_documents import BadOpenRtb
 from adgovernor.contracts.openrtb_requests import OpenRtbAdapter, read_candidates
 from adgovernor.contracts.requests import AdRequest
 
