@@ -70,7 +70,7 @@ def test_months_are_calendar_months(at: str, start: str, end: str) -> None:
 def test_every_time_that_contracts_allow_has_a_calendar(time_ms: int, zone: str) -> None:
     """From 1970 to the last time allowed, each moment is in its day, week and month."""
     for unit in ("day", "week", "month"):
-        start, end = zones.window_of(time_ms, zone, unit)  # type: ignore[arg-type]
+        start, end = zones.window_of(time_ms, zone, unit)
         assert start <= time_ms < end
     assert 0 <= zones.hour_of(time_ms, zone) <= 23
 

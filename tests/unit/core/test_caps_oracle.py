@@ -52,7 +52,8 @@ def oracle_count(
 ) -> int:
     """The servings in the fullest window of the cap that a serving at the request's time would be in."""
     live = [s for s in served if scope in s.scopes and (s.shown or s.deadline_ms > wm)]
-    time_ms, window = request["time_ms"], cap["window"]
+    time_ms: int = request["time_ms"]
+    window: str = cap["window"]
     if window == "lifetime":
         return len(live)
     if window == "pod":
@@ -61,7 +62,7 @@ def oracle_count(
         session = request.get("session_id")
         return sum(s.session == session for s in live) if session else 0
     if window == "rolling":
-        length = cap["length_ms"]
+        length: int = cap["length_ms"]
         # A window (end - length, end] holds the request if it ends at or after it and begins before it. The
         # fullest ends at the request or at a serving.
         ends = [time_ms, *(s.time_ms for s in live)]
@@ -238,12 +239,12 @@ def test_calendar_windows_hold_their_own_times(year: int, month: int, zone: str,
     """The day, week and month around a time begin at a local midnight, hold the time, and meet their neighbours."""
     time_ms = int(datetime(year, month, 1, tzinfo=ZoneInfo("UTC")).timestamp()) * 1000 + minute * MINUTE
     for unit in ("day", "week", "month"):
-        start, end = zones.window_of(time_ms, zone, unit)  # type: ignore[arg-type]
+        start, end = zones.window_of(time_ms, zone, unit)
         assert start <= time_ms < end
         first, after = _calendar_day(start, zone), _calendar_day(end, zone)
         assert (first.hour, first.minute, after.hour, after.minute) == (0, 0, 0, 0)
         days = {"day": 1, "week": 7, "month": calendar.monthrange(first.year, first.month)[1]}[unit]
         assert after.date() - first.date() == timedelta(days=days)
-        assert zones.window_of(end, zone, unit)[0] == end  # type: ignore[arg-type]
+        assert zones.window_of(end, zone, unit)[0] == end
         assert unit != "week" or first.weekday() == 0
         assert unit != "month" or first.day == 1

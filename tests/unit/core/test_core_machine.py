@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from adgovernor.contracts import topics
+from adgovernor.core.user_shard import UserShard
 
 USERS = ("ann", "bob", "cid", "dee")
 CAMPAIGNS = {"c1": "a1", "c2": "a1", "c3": "a2", "c4": "a3"}
@@ -310,7 +311,10 @@ class Delivery(RuleBasedStateMachine):
         assert state_of(new) == fields
         index = int(shard[1:])
         world.machines[shard] = new
-        (world.users if shard.startswith("u") else world.treasuries)[index] = new  # type: ignore[call-overload]
+        if isinstance(new, UserShard):
+            world.users[index] = new
+        else:
+            world.treasuries[index] = new
         if shard.startswith("u"):
             # What changed before the restart is in the store.
             world.stored[shard].update(_plain(fields["users"]))
