@@ -206,13 +206,9 @@ class Selector:
             if (not known or degraded) and (code := _unknowable(share, person, context, known, degraded)):
                 reasons.append({"code": code})
             else:
+                categories = entry.categories if share.caps_categories else _NO_CATEGORIES
                 blocked = caps.blockers(
-                    person,
-                    share.caps,
-                    entry.candidate.creative_id,
-                    entry.categories,
-                    context,
-                    share.time_zone,
+                    person, share.caps, entry.candidate.creative_id, categories, context, share.time_zone
                 )
                 if blocked is not None:
                     reasons.extend(blocked)

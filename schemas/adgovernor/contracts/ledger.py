@@ -274,7 +274,8 @@ def is_plain_json(value: bytes) -> bool:
     """Whether ``value``, accepted by a lenient parser, is JSON for every reader.
 
     Parsers differ on NaN, infinities and lone surrogates; such values are kept as ``value_b64``."""
-    if b"NaN" in value or b"Inf" in value or b"\\u" in value:
+    # Looking for one byte is many times faster than for a word, and most values have none of the three.
+    if (b"N" in value and b"NaN" in value) or (b"I" in value and b"Inf" in value) or b"\\" in value:
         try:
             orjson.loads(value)
         except orjson.JSONDecodeError:
