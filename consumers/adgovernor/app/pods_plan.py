@@ -24,8 +24,9 @@ from adgovernor.core.podfill import (
     Separation,
     fill,
 )
+from adgovernor.video.times import parse_time_ms
 
-_DURATION: Final = re.compile(r"<Duration>\s*(\d+):(\d\d):(\d\d)(?:\.\d+)?\s*</Duration>")
+_DURATION: Final = re.compile(r"<Duration>\s*(?:<!\[CDATA\[)?\s*([0-9:.]+)\s*(?:\]\]>)?\s*</Duration>")
 _MEDIA_FILE: Final = re.compile(r"<MediaFile\b[^>]*>\s*(?:<!\[CDATA\[)?\s*([^\s<\]]+)")
 
 
@@ -263,10 +264,9 @@ def _bid_ms(bid: Bid) -> int | None:
     if seconds is not None:
         return 1000 * seconds
     found = _DURATION.search(bid.adm)
-    if found is None:
-        return None
-    hours, minutes, rest = (int(part) for part in found.groups())
-    return 1000 * (3600 * hours + 60 * minutes + rest)
+    duration_ms = parse_time_ms(found.group(1)) if found is not None else None
+    # OpenRTB counts whole seconds, so an ad of 15.04 s is one of 15 s.
+    return None if duration_ms is None else duration_ms // 1000 * 1000
 
 
 def _longest_ms(imp: Imp) -> int:

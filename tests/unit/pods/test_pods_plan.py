@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from adgovernor.app.pods_commands import pods_app
@@ -131,10 +132,11 @@ def test_poddedupe_says_what_is_deduplicated() -> None:
     assert reasons(5) == []
 
 
-def test_inline_vast_fills_in_what_the_bid_leaves_out() -> None:
-    """A bid without a duration has its VAST's, and one media file plays once."""
+@pytest.mark.parametrize("written", ["00:00:20", " 00:00:20.041 ", "<![CDATA[ 00:00:20 ]]>", "0:0:20"])
+def test_inline_vast_fills_in_what_the_bid_leaves_out(written: str) -> None:
+    """A bid without a duration has its VAST's in whole seconds, and one media file plays once."""
     file = "<MediaFile type='video/mp4'><![CDATA[ http://x/a.mp4 ]]></MediaFile>"
-    adm = f"<VAST><Duration>00:00:20</Duration>{file}</VAST>"
+    adm = f"<VAST><Duration>{written}</Duration>{file}</VAST>"
     result = planned(
         [video("1", podid="p"), video("2", podid="p")],
         [bid("x", "1", 2, None, adm=adm), bid("y", "2", 1, None, adm=adm)],
