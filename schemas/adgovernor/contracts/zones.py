@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from importlib import resources
-from typing import Literal
+from typing import Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 Unit = Literal["day", "week", "month"]
@@ -57,13 +57,23 @@ def _bounds(name: str, unit: Unit, ordinal: int) -> tuple[int, int]:
 
 
 def _ordinal(time_ms: int, name: str) -> int:
-    return datetime.fromtimestamp(time_ms // 1000, tz=zone(name)).date().toordinal()
+    ordinal = datetime.fromtimestamp(time_ms // 1000, tz=zone(name)).date().toordinal()
+    # Clocks that go back over midnight show the old date again, but the new day has begun: days have no gaps.
+    return ordinal + 1 if time_ms >= _bounds(name, "day", ordinal)[1] else ordinal
+
+
+_recent: Final[dict[tuple[str, Unit], tuple[int, int]]] = {}
+"""The window last found for a zone and unit: most questions are about now. Windows divide all time, so which one was
+found last does not matter to the answer."""
 
 
 def window_of(time_ms: int, time_zone: str, unit: Unit) -> tuple[int, int]:
     """The calendar window around ``time_ms`` as ``[start_ms, end_ms)``: the zone's day (23 to 25 hours), ISO
     week (from Monday) or month."""
-    return _bounds(time_zone, unit, _ordinal(time_ms, time_zone))
+    window = _recent.get((time_zone, unit))
+    if window is None or not window[0] <= time_ms < window[1]:
+        window = _recent[time_zone, unit] = _bounds(time_zone, unit, _ordinal(time_ms, time_zone))
+    return window
 
 
 def day_of(time_ms: int, time_zone: str) -> int:

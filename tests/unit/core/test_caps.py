@@ -52,7 +52,7 @@ def test_rolling_window_ignores_later_servings_one_window_away() -> None:
 def test_rolling_window_counts_the_fullest_window_and_not_all_neighbours() -> None:
     """Servings before and after that are never in one window do not add up."""
     world = _world({**ROLLING, "length_ms": MINUTE, "limit": 2})
-    for number, time_ms in enumerate((T0, T0 + 80 * SECOND)):
+    for number, time_ms in enumerate((T0, T0 + MINUTE)):
         assert winner_of(world.request(f"r{number}", time_ms, "c1")) == "c1"
     decision = world.request("between", T0 + 40 * SECOND, "c1")
     assert winner_of(decision) == "c1"
@@ -124,6 +124,14 @@ def test_calendar_month_counts_its_first_serving_on_its_last_day(length_ms: int)
     world.request("other", last + 30 * MINUTE, user="bob")
     assert codes_of(world.request("r2", last + 25 * MINUTE, "c1")) == ["capped"]
     assert codes_of(world.request("r3", last + 26 * MINUTE, "c1")) == ["capped"]
+
+
+def test_a_serving_of_the_next_day_does_not_count_for_this_one() -> None:
+    """A serving at the very midnight belongs to the new day: a late request of the old day is not capped by it."""
+    world = _world({"window": "day", "limit": 1}, zone="UTC")
+    midnight = _ms("UTC", 2023, 11, 16)
+    assert winner_of(world.request("r1", midnight, "c1")) == "c1"
+    assert winner_of(world.request("r2", midnight - 1, "c1")) == "c1"
 
 
 def test_lifetime_cap_outlives_the_history() -> None:
@@ -273,14 +281,23 @@ def test_cap_of_zero_never_serves(scope: str, window: str) -> None:
     ]
 
 
-def test_an_open_reservation_counts_until_it_expires() -> None:
-    """A reserved ad counts; once its deadline is at the watermark it has stopped counting."""
-    world = _world(ROLLING)
-    world.request("r1", T0, "c1")
+@pytest.mark.parametrize(
+    "cap",
+    [
+        ROLLING,
+        {"window": "month", "limit": 1},
+        {"window": "lifetime", "limit": 1},
+        {"window": "stream", "limit": 1},
+    ],
+)
+def test_an_open_reservation_counts_until_it_expires(cap: dict[str, Any]) -> None:
+    """In every window a reserved ad counts; once its deadline is at the watermark it has stopped counting."""
+    world = _world(cap)
+    world.request("r1", T0, "c1", session_id="s1")
     deadline = T0 + MINUTE
     just_before = deadline - 1 + 10 * MINUTE
-    assert codes_of(world.request("r2", just_before, "c1")) == ["capped"]
-    assert winner_of(world.request("r3", deadline + 10 * MINUTE, "c1")) == "c1"
+    assert codes_of(world.request("r2", just_before, "c1", session_id="s1")) == ["capped"]
+    assert winner_of(world.request("r3", deadline + 10 * MINUTE, "c1", session_id="s1")) == "c1"
 
 
 def test_a_late_impression_counts_again_at_its_requests_time() -> None:
