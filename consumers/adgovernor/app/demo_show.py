@@ -23,7 +23,12 @@ from adgovernor.audit.report import CHECKS, Report
 _EVENTS_SHOWN: Final = 9
 _EVENTS_ON_SMALL: Final = 5
 _SMALL_HEIGHT: Final = 34
+_HEADS: Final = 3
+"""Lines that are always there: the head, the table's own, and the cursor's."""
+_FRAME: Final = 2
 _BAR: Final = 30
+_NARROW_BAR: Final = 16
+_NARROW: Final = 100
 _FRAME_S: Final = 0.125
 _RATE_S: Final = 3.0
 """Requests a second are those of so many last seconds."""
@@ -142,9 +147,9 @@ class JsonShow:
 class LiveShow:
     """A picture that moves: budgets draining, events, decisions scrolling by."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, console: Console | None = None) -> None:
         self._title = title
-        self._console = Console(highlight=False)
+        self.console = console if console is not None else Console(highlight=False)
         self._began = time.monotonic()
         self._budgets: list[Mapping[str, Any]] = []
         self._events: deque[Text] = deque(maxlen=_EVENTS_SHOWN)
@@ -153,7 +158,7 @@ class LiveShow:
         self._decided = self._filled = self._dead = 0
         self._drawn = 0.0
         # Drawn from here only: a thread that draws would meet what the story is just changing.
-        self._live = Live(console=self._console, get_renderable=self._picture, auto_refresh=False)
+        self._live = Live(console=self.console, get_renderable=self.picture, auto_refresh=False)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -213,19 +218,17 @@ class LiveShow:
             self._drawn = now
             self._live.refresh()
 
-    def _picture(self) -> RenderableType:
+    def picture(self) -> RenderableType:
+        """All of it, as high as the terminal at most."""
         # What is newest stands at the bottom of each part; decisions take what height is left.
         parts: list[RenderableType] = [self._head(), self._bars()]
-        shown = _EVENTS_SHOWN if self._console.height >= _SMALL_HEIGHT else _EVENTS_ON_SMALL
-        fixed = 1 + len(self._budgets) + 1 + shown + 2
-        room = self._console.height - fixed - 3
-        events = list(self._events)[-shown:]
-        events += [Text()] * (shown - len(events))
-        parts.append(Panel(_lines(events), title="events", title_align="left", border_style="dim"))
-        if room > 0:
-            recent = list(self._decisions)[-room:]
-            recent += [Text()] * (room - len(recent))
-            parts.append(Panel(_lines(recent), title="decisions", title_align="left", border_style="dim"))
+        room = self.console.height - len(self._budgets) - _HEADS
+        wanted = _EVENTS_SHOWN if self.console.height >= _SMALL_HEIGHT else _EVENTS_ON_SMALL
+        for title, newest, most in (("events", self._events, wanted), ("decisions", self._decisions, room)):
+            rows = min(most, room - _FRAME)
+            if rows > 0:
+                parts.append(_panel(title, list(newest)[-rows:], rows))
+                room -= rows + _FRAME
         return Group(*parts)
 
     def _head(self) -> Text:
@@ -241,10 +244,12 @@ class LiveShow:
         return head
 
     def _bars(self) -> Table:
+        narrow = self.console.width < _NARROW
+        width = _NARROW_BAR if narrow else _BAR
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for heading, justify in (
             ("campaign", "left"),
-            ("budget: spent, reserved, left", "left"),
+            ("budget" if narrow else "budget: spent, reserved, left", "left"),
             ("spent", "right"),
             ("reserved", "right"),
             ("of", "right"),
@@ -259,7 +264,7 @@ class LiveShow:
             )
             table.add_row(
                 row["campaign_id"],
-                _bar(row),
+                _bar(row, width),
                 money(row["spent_micros"]),
                 money(row["reserved_micros"]),
                 money(row["topped_up_micros"], row["currency"]),
@@ -276,27 +281,27 @@ class LiveShow:
             table.add_column(heading)
         for name, outcome, proves in _checks(report):
             table.add_row(name, Text(outcome, style="green" if outcome == "holds" else "bold red"), proves)
-        self._console.print(table)
+        self.console.print(table)
         for finding in report.findings:
-            self._console.print(
+            self.console.print(
                 Text(f"{finding.check}, {finding.place}: {finding.message}"), style="red", soft_wrap=True
             )
-        self._console.print(totals_table(dict(totals)))
+        self.console.print(totals_table(dict(totals)))
         style = "bold red" if totals["differences"] else "bold green"
-        self._console.print(Text(verdict(totals), style=style))
+        self.console.print(Text(verdict(totals), style=style))
 
 
-def _lines(rows: Sequence[Text]) -> Text:
-    text = Text("\n", no_wrap=True, overflow="ellipsis").join(rows)
+def _panel(title: str, rows: Sequence[Text], height: int) -> Panel:
+    text = Text("\n").join([*rows, *([Text()] * (height - len(rows)))])
     text.no_wrap, text.overflow = True, "ellipsis"
-    return text
+    return Panel(text, title=title, title_align="left", border_style="dim")
 
 
-def _bar(row: Mapping[str, Any]) -> Text:
+def _bar(row: Mapping[str, Any], width: int) -> Text:
     whole = max(1, int(row["topped_up_micros"]))
-    spent = min(_BAR, round(_BAR * int(row["spent_micros"]) / whole))
-    reserved = min(_BAR - spent, round(_BAR * int(row["reserved_micros"]) / whole))
+    spent = min(width, round(width * int(row["spent_micros"]) / whole))
+    reserved = min(width - spent, round(width * int(row["reserved_micros"]) / whole))
     text = Text("█" * spent, style="red")
     text.append("█" * reserved, style="yellow")
-    text.append("░" * (_BAR - spent - reserved), style="green")
+    text.append("░" * (width - spent - reserved), style="green")
     return text

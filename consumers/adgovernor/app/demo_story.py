@@ -388,10 +388,12 @@ class Story:
                     self._show.event("dead-letter", _letter(event))
                     self._notice()
                 else:
-                    body = event.model_dump(mode="json", exclude_none=True)
-                    place = body["shard"], body["height"], body["index"]
-                    self._held.append((time.monotonic(), *place, topic, body))
-                    asyncio.get_running_loop().call_later(_MERGE_S, self._let_go)
+                    self._hold(topic, event.model_dump(mode="json", exclude_none=True))
+
+    def _hold(self, topic: str, body: dict[str, Any]) -> None:
+        place = body["shard"], body["height"], body["index"]
+        self._held.append((time.monotonic(), *place, topic, body))
+        asyncio.get_running_loop().call_later(_MERGE_S, self._let_go)
 
     def _let_go(self) -> None:
         """Shows the campaign events that have waited long enough, and all that happened before them."""
