@@ -7,7 +7,9 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -47,7 +49,16 @@ def hang(broker: servers.LocalKafka) -> Iterator[None]:
 
 
 def _stop(broker: servers.LocalKafka) -> None:
-    broker.brokers[0].send_signal(signal.SIGSTOP)
+    """Stops the broker. A signal reaches a process's threads one by one, and one that still runs still answers."""
+    process = broker.brokers[0]
+    process.send_signal(signal.SIGSTOP)
+    until = time.monotonic() + 10.0
+    while not all(_is_stopped(task) for task in Path(f"/proc/{process.pid}/task").iterdir()):
+        assert time.monotonic() < until, "the broker did not stop"
+
+
+def _is_stopped(task: Path) -> bool:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _resume(broker: servers.LocalKafka) -> None:

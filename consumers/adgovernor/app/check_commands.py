@@ -75,7 +75,7 @@ async def _kafka(settings: Settings) -> list[Checked]:
             # The client raises one error for everything; only its log says why.
             why = "; ".join(said[-3:])
             said_why = f"{error}{'; the client says: ' + why if why else ''}"
-            return [Checked("kafka", "error", said_why, _mend_kafka(why, connection.uses_tls))]
+            return [Checked("kafka", "error", said_why, mend_kafka(why, connection.uses_tls))]
     reached = Checked("kafka", "ok", f"{connection.bootstrap_servers} answers")
     return [
         reached,
@@ -83,7 +83,8 @@ async def _kafka(settings: Settings) -> list[Checked]:
     ]
 
 
-def _mend_kafka(why: str, tls: bool) -> str:
+def mend_kafka(why: str, tls: bool) -> str:
+    """What to do about a connection that failed, by what the client logged; ``tls``: whether it tried with TLS."""
     hints = {
         "IllegalSaslState": "the broker's port wants no SASL: leave kafka.username out, or use its SASL port",
         "SaslAuthenticationFailed": "correct the username or the password of Kafka, or the SASL mechanism",

@@ -16,6 +16,7 @@ import structlog
 from typer.testing import CliRunner
 
 from adgovernor.app import logs
+from adgovernor.app.check_commands import mend_kafka
 from adgovernor.app.cli import COMMANDS, app, load_command
 from adgovernor.app.console import moment, money
 from adgovernor.app.publish_commands import lines_of
@@ -236,3 +237,30 @@ def test_a_librarys_words_can_be_captured(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == ""
     logger.warning("shown again")
     assert "shown again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "tls", "mend"),
+    [
+        ('Unable connect to "b:1": [Errno 111] Connect call failed', False, "start the broker"),
+        (
+            'Unable connect to "b:1": [Error 58] SaslAuthenticationFailed: Authentication failed',
+            True,
+            "password",
+        ),
+        (
+            'Unable connect to "b:1": [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed',
+            True,
+            "ca_file",
+        ),
+        ('Unable connect to "b:1": ', True, "does not speak TLS"),
+        ('Unable connect to "b:1": KafkaConnectionError: Connection at b:1 closed', False, "it may want TLS"),
+        ('Unable connect to "b:1": [Error 33] UnsupportedSaslMechanismError: <conn>', True, "sasl_mechanism"),
+        ('Unable connect to "b:1": [Error 34] IllegalSaslStateError: <conn>', False, "wants no SASL"),
+        ('Unable connect to "b:1": [Errno -2] Name or service not known', False, "correct the host name"),
+        ("something new", False, "TLS and credentials"),
+    ],
+)
+def test_what_the_kafka_client_says_becomes_advice(said: str, tls: bool, mend: str) -> None:
+    """The client's log lines, as they come from brokers set up so, each lead to what has to be mended."""
+    assert mend in mend_kafka(said, tls)
