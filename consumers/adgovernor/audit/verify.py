@@ -353,6 +353,7 @@ def _check_money(followed: dict[str, Followed], report: Report) -> None:
         treasury = one.machine
         if not isinstance(treasury, Treasury):
             continue
+        _check_accounts(treasury, report)
         for campaign_id, known in treasury.campaigns.items():
             held: dict[str, int] = {}
             lease = reserved = spent = unfunded = 0
@@ -400,11 +401,26 @@ def _check_money(followed: dict[str, Followed], report: Report) -> None:
                     )
             daily = known.campaign.daily_budget_micros
             for day, amount in by_day.items():
-                if day and daily is not None and amount > daily:
+                rolls = known.campaign.daily_policy == "rollover"
+                if day and daily is not None and amount > (known.day_budget(day) if rolls else daily):
                     report.notes.append(
                         f"{place}: reserved + spent on {day} is {amount}, above the daily budget {daily}; right only "
                         "where the daily budget was lowered that day"
                     )
+
+
+def _check_accounts(treasury: Treasury, report: Report) -> None:
+    """An account's money is above its campaigns': none of it is leased twice."""
+    for account_id, fund in treasury.accounts.items():
+        members = treasury.campaigns_of(account_id)
+        leased = sum(known.topped_up - known.unleased for known in members)
+        place = f"account {account_id}"
+        if leased != fund.leased:
+            report.fault(
+                "money", place, f"its campaigns were leased {leased}, the account says {fund.leased}"
+            )
+        if fund.account.budget_micros is not None and leased > fund.topped_up:
+            report.fault("money", place, f"its campaigns were leased {leased} of {fund.topped_up}")
 
 
 def _under_way(followed: dict[str, Followed], treasury: str, shard: str) -> bool:

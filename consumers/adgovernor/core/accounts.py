@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ import orjson
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
 from adgovernor.core import pacing
+from adgovernor.core.funds import AccountFund
 from adgovernor.core.leases import campaign_data, campaign_of
 
 
@@ -33,8 +35,10 @@ class TreasuryCampaign:
     """One campaign's money and status. Mutated by folds only. Amounts are micros."""
 
     __slots__ = (
+        "account",
         "asks",
         "budget",
+        "by_day",
         "campaign",
         "dailies",
         "data",
@@ -62,7 +66,11 @@ class TreasuryCampaign:
         "used_micros",
     )
 
-    def __init__(self, campaign: Campaign, time_zone: str) -> None:
+    def __init__(
+        self, campaign: Campaign, time_zone: str, account: AccountFund | None = None, by_day: bool = False
+    ) -> None:
+        self.account = account
+        """Its account, where that was ever defined."""
         self.topped_up = 0
         self.unleased = 0
         self.budget = 0
@@ -101,10 +109,11 @@ class TreasuryCampaign:
         self.idle_by_day: dict[int, int] = {}
         self.spent_by_day: dict[int, int] = {}
         self.reserved_micros = 0
-        self.define(campaign, time_zone)
+        self.define(campaign, time_zone, by_day)
 
-    def define(self, campaign: Campaign, time_zone: str) -> None:
-        """Takes a new definition; its budget is not looked at."""
+    def define(self, campaign: Campaign, time_zone: str, by_day: bool) -> None:
+        """Takes a new definition; its budget is not looked at. ``by_day``: its account has a daily budget."""
+        self.by_day = by_day or campaign.daily_budget_micros is not None
         self.campaign = campaign
         self.data = campaign_data(campaign)
         self.time_zone = time_zone
@@ -149,7 +158,7 @@ class TreasuryCampaign:
 
     def day_of(self, time_ms: int) -> int:
         """The account day whose money a request of this time draws on; 0 without a daily budget."""
-        return 0 if self.campaign.daily_budget_micros is None else zones.day_of(time_ms, self.time_zone)
+        return zones.day_of(time_ms, self.time_zone) if self.by_day else 0
 
     def day_budget(self, day: int) -> int:
         """What may be spent on the account day: the daily budget and, with rollover, what the days before it have
@@ -182,6 +191,11 @@ class TreasuryCampaign:
 
     def room(self, day: int) -> int:
         """What could still be leased for the day, money withheld by pacing included."""
+        room = self.own_room(day)
+        return room if self.account is None else max(0, min(room, self.account.room(day)))
+
+    def own_room(self, day: int) -> int:
+        """As `room`, as if its account had all money."""
         daily = self.campaign.daily_budget_micros
         if not day or daily is None:
             return self.unleased
@@ -252,6 +266,8 @@ class TreasuryCampaign:
         days = self.leased.setdefault(shard, {})
         days[day] = days.get(day, 0) + amount
         self.leased_by_day[day] = self.leased_by_day.get(day, 0) + amount
+        if self.account is not None:
+            self.account.lease(day, amount)
         assert min(self.unleased, days[day]) >= 0, "money became negative"
 
     def report(self, shard: str, row: list[int]) -> None:
@@ -272,6 +288,7 @@ class TreasuryCampaign:
             {
                 "campaign": self.data,
                 "time_zone": self.time_zone,
+                "by_day": self.by_day,
                 "topped_up": self.topped_up,
                 "unleased": self.unleased,
                 "budget": self.budget,
@@ -300,10 +317,12 @@ class TreasuryCampaign:
         )
 
     @classmethod
-    def decode(cls, value: bytes) -> TreasuryCampaign:
-        """From the stored form."""
+    def decode(cls, value: bytes, accounts: Mapping[str, AccountFund] | None = None) -> TreasuryCampaign:
+        """From the stored form; what it was leased is added to its account."""
         data = orjson.loads(value)
-        self = cls(campaign_of(data["campaign"]), data["time_zone"])
+        campaign = campaign_of(data["campaign"])
+        account = None if accounts is None else accounts.get(campaign.account_id)
+        self = cls(campaign, data["time_zone"], account, data["by_day"])
         self.topped_up = self.unleased = data["topped_up"]
         for shard, days in data["leased"].items():
             for day, amount in days:

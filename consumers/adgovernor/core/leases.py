@@ -23,6 +23,8 @@ _PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
 STATUS_CODES = {
     "exhausted": "exhausted",
     "day": "daily_budget",
+    "account": "account_budget",
+    "account_day": "account_budget",
     "manual": "paused",
     "flight": "flight",
     "archived": "archived",
@@ -55,6 +57,7 @@ class CampaignShare:
         "_day",
         "asks",
         "books",
+        "by_day",
         "campaign",
         "caps",
         "caps_categories",
@@ -84,8 +87,8 @@ class CampaignShare:
         "unfunded_micros",
     )
 
-    def __init__(self, campaign: Campaign, time_zone: str, treasury: str) -> None:
-        self.define(campaign, time_zone)
+    def __init__(self, campaign: Campaign, time_zone: str, treasury: str, by_day: bool = False) -> None:
+        self.define(campaign, time_zone, by_day)
         self.treasury = treasury
         self.episode = 0
         self.paused: tuple[str, ...] = ()
@@ -107,8 +110,9 @@ class CampaignShare:
         self.changed: set[int] = set()
         """The days whose money moved since the last report."""
 
-    def define(self, campaign: Campaign, time_zone: str) -> None:
-        """Takes a new definition."""
+    def define(self, campaign: Campaign, time_zone: str, by_day: bool = False) -> None:
+        """Takes a new definition. ``by_day``: its account has a daily budget, so its money is booked by day."""
+        self.by_day = by_day
         self.campaign = campaign
         self.data = campaign_data(campaign)
         self.time_zone = time_zone
@@ -123,7 +127,7 @@ class CampaignShare:
         if self.life_ms is None and self.pays_on:
             self.life_ms = CLICK_LIFE_MS
         self.categories = list(dict.fromkeys(campaign.categories))
-        self.daily = campaign.daily_budget_micros is not None
+        self.daily = by_day or campaign.daily_budget_micros is not None
         self.start_ms = 0 if campaign.start_ms is None else campaign.start_ms
         self.end_ms = FOREVER if campaign.end_ms is None else campaign.end_ms
         self.caps = tuple(
@@ -202,6 +206,7 @@ class CampaignShare:
                 "campaign": self.data,
                 "time_zone": self.time_zone,
                 "treasury": self.treasury,
+                "by_day": self.by_day,
                 "episode": self.episode,
                 "paused": self.paused,
                 "books": self.rows(self.books),
@@ -221,7 +226,7 @@ class CampaignShare:
     def decode(cls, value: bytes) -> CampaignShare:
         """From the stored form."""
         data = orjson.loads(value)
-        share = cls(campaign_of(data["campaign"]), data["time_zone"], data["treasury"])
+        share = cls(campaign_of(data["campaign"]), data["time_zone"], data["treasury"], data["by_day"])
         share.episode = data["episode"]
         share.paused = tuple(data["paused"])
         share.books = {day: Book(lease, reserved, spent) for day, lease, reserved, spent in data["books"]}

@@ -12,6 +12,7 @@ from adgovernor.contracts import topics, zones
 from adgovernor.contracts.ledger import Draft
 from adgovernor.core import links
 from adgovernor.core.accounts import TreasuryCampaign
+from adgovernor.core.funds import WORDS, AccountFund
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury_state import TreasuryState
 
@@ -74,6 +75,8 @@ class Releases(TreasuryState):
             "accepted": refusal is None,
             "topped_up_micros": 0 if known is None else known.topped_up,
         }
+        if not campaign_id and account_id in self.accounts:
+            body["topped_up_micros"] = self.accounts[account_id].topped_up
         if refusal is not None:
             body["reason"] = refusal
         self._draft.out.append([topics.CAMPAIGN_CHANGES, account_id, body])
@@ -108,6 +111,13 @@ class Releases(TreasuryState):
             self._look_for_exhaustion(known)
             self._leave_exhausted(known, topped_up=False)
             self._pass_thresholds(known)
+        funds = {
+            known.campaign.account_id: known.account
+            for known in map(self.campaigns.__getitem__, self._touched)
+            if known.account is not None and known.account.governs
+        }
+        for fund in funds.values():
+            self._settle_account(fund)
         self._touched = {}
 
     def _is_due(self, known: TreasuryCampaign, watermark_ms: int) -> bool:
@@ -118,10 +128,10 @@ class Releases(TreasuryState):
             return True
         if known.asks and known.round is None:
             return True
-        if known.campaign.daily_budget_micros is None:
+        if not known.by_day:
             return False
         if (
-            "day" in known.reasons
+            not {"day", "account_day"}.isdisjoint(known.reasons)
             and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= watermark_ms
         ):
             return True
@@ -136,17 +146,17 @@ class Releases(TreasuryState):
         else:
             reasons.discard("flight")
         if (
-            "day" in reasons
+            not reasons.isdisjoint(("day", "account_day"))
             and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= self.watermark_ms
         ):
-            reasons.discard("day")
+            reasons -= {"day", "account_day"}
         self._set_reasons(known, reasons)
         if not known.reasons:
             self._open_day(known)
 
     def _open_day(self, known: TreasuryCampaign) -> None:
         """Gives every shard a first lease of the whole budget, or of a day that is near or has begun."""
-        if known.campaign.daily_budget_micros is None:
+        if not known.by_day:
             if known.opened_day == 0:
                 self._first_leases(known, 0)
                 self.emit(["opened", known.campaign.campaign_id, 1])
@@ -194,7 +204,12 @@ class Releases(TreasuryState):
             lack = max(1, level - known.shard_idle(shard, day))
             if not empty or (lack > room >= known.one_price):
                 self._deny(known, shard, day)
-            elif room < known.one_price and known.round is None:
+            elif room >= known.one_price:
+                continue
+            elif known.own_room(day) >= known.one_price:
+                if not self._ask_account(known, shard, day):
+                    return
+            elif known.round is None:
                 if known.put_off.get(shard, 0) < known.patience and known.idle_elsewhere(shard):
                     # Shards that ask in turn would take the last price from each other for ever, so whoever got it
                     # has a while to spend it: longer with each recall that was for nothing.
@@ -269,9 +284,17 @@ class Releases(TreasuryState):
                 self._exhaust(known, "total", 0)
                 return granted
             idle = known.idle_by_day.get(day, 0)
-            if clean and day == known.day_of(self.watermark_ms) != 0 and known.room(day) + idle < one:
+            daily = known.campaign.daily_budget_micros is not None
+            if (
+                clean
+                and daily
+                and day == known.day_of(self.watermark_ms)
+                and known.own_room(day) + idle < one
+            ):
                 self._exhaust(known, "day", day)
                 return granted
+            if known.account is not None and known.account.recall is not None and known.own_room(day) >= one:
+                continue  # Its account's money is being recalled: the ask waits for the end of that.
             self._deny(known, shard, day)
         return granted
 
@@ -279,6 +302,129 @@ class Releases(TreasuryState):
         used = known.spent + known.reserved_micros
         patience = min(known.patience + 1, _MAX_PATIENCE) if used == known.used_micros else 1
         self.emit(["favoured", known.campaign.campaign_id, patience, used])
+
+    # ------------------------------------------------------------------ accounts with budgets of their own
+
+    def _ask_account(self, known: TreasuryCampaign, shard: str, day: int) -> bool:
+        """An ask that the account's money holds up: recall, deny, or wait; False where the campaign is exhausted."""
+        fund = known.account
+        assert fund is not None, "only an account's money is less than a campaign's own"
+        if fund.recall is not None:
+            return True
+        members = self.campaigns_of(fund.account.account_id)
+        waiter = f"{shard}|{known.campaign.campaign_id}"
+        if fund.put_off.get(waiter, 0) < fund.patience:
+            # As within a campaign: whoever a recall served has a while to spend it.
+            self.emit(["account_put_off", fund.account.account_id, waiter])
+            self._deny(known, shard, day)
+        elif not self._recall_account(fund, members):
+            self._conclude_account(fund, members, clean=True)
+        return not known.reasons
+
+    def _recall_account(self, fund: AccountFund, members: list[TreasuryCampaign]) -> bool:
+        """Begins a recall from all holders of the account's money; whether there are any."""
+        holding = [known for known in members if known.holders()]
+        if not holding:
+            return False
+        for known in holding:
+            if known.round is None:
+                self._recall(known)
+        names = [known.campaign.campaign_id for known in holding]
+        self.emit(["account_recall", fund.account.account_id, names])
+        return True
+
+    def _settle_account(self, fund: AccountFund) -> None:
+        """Ends a recall that all campaigns have answered, and looks at those that the account's money concerns."""
+        account_id = fund.account.account_id
+        members = self.campaigns_of(account_id)
+        if fund.recall is not None and all(self.campaigns[name].round is None for name in fund.recall):
+            clean = not fund.dirty
+            self.emit(["account_recalled", account_id])
+            decreases = fund.decreases
+            if decreases:
+                self.emit(["account_decreased", account_id])
+            for command_id, command, left in decreases:
+                taken = min(left, fund.total_room())
+                if taken:
+                    self.emit(["account_money", account_id, -taken])
+                refusal = None if taken == left else "too_little_unleased"
+                self._change_of(account_id, "", command_id, command, refusal)
+            if self._conclude_account(fund, members, clean=clean):
+                used = sum(known.spent + known.reserved_micros for known in members)
+                patience = min(fund.patience + 1, _MAX_PATIENCE) if used == fund.used_micros else 1
+                self.emit(["account_favoured", account_id, patience, used])
+        spent = sum(known.spent for known in members)
+        for known in members:
+            if known.reasons:
+                self._leave_exhausted(known, topped_up=False)
+            elif known.asks:
+                self._serve(known)
+            if known.reasons or not known.one_price:
+                continue
+            if fund.account.budget_micros is not None and fund.topped_up - spent < known.one_price:
+                self._exhaust(known, "account", 0)
+                continue
+            day, daily = known.day_of(self.watermark_ms), fund.account.daily_budget_micros
+            if daily is not None and day:
+                used = sum(member.spent_by_day.get(day, 0) for member in members)
+                if daily - used < known.one_price:
+                    self._exhaust(known, "account", day)
+
+    def _conclude_account(self, fund: AccountFund, members: list[TreasuryCampaign], *, clean: bool) -> bool:
+        """As `_conclude`, for the asks that the account's money holds up; whether one was granted."""
+        granted = False
+        for known in members:
+            for (shard, day), (level, _) in list(known.asks.items()):
+                one = known.one_price
+                if known.reasons or known.own_room(day) < one:
+                    continue
+                if self._try_grant(known, shard, day, level):
+                    granted = True
+                elif not self._day_is_ahead(known, day) and known.room(day) < one:
+                    self._refuse(known, fund, members, shard, day, clean=clean and not granted)
+        return granted
+
+    def _refuse(
+        self,
+        known: TreasuryCampaign,
+        fund: AccountFund,
+        members: list[TreasuryCampaign],
+        shard: str,
+        day: int,
+        *,
+        clean: bool,
+    ) -> None:
+        one = known.one_price
+        idle = sum(member.reported_idle() for member in members)
+        if clean and fund.total_room() + idle < one:
+            self._exhaust(known, "account", 0)
+            return
+        idle = sum(member.idle_by_day.get(day, 0) for member in members)
+        if clean and day == known.day_of(self.watermark_ms) and fund.day_room(day) + idle < one:
+            self._exhaust(known, "account", day)
+            return
+        self._deny(known, shard, day)
+
+    def _leave_account(
+        self, known: TreasuryCampaign, fund: AccountFund, reasons: set[str], *, topped_up: bool
+    ) -> None:
+        """Drops the reasons that are about the account's money where enough of it is back."""
+        one = known.one_price
+        members = self.campaigns_of(fund.account.account_id)
+        threshold = max(one * self.rules.partitions, fund.topped_up // 100)
+        room = fund.total_room()
+        nothing_out = fund.leased == sum(member.spent for member in members)
+        if room >= one and (topped_up or room >= threshold or nothing_out):
+            reasons.discard("account")
+        day = known.exhausted_day
+        room = fund.day_room(day)
+        used = sum(member.spent_by_day.get(day, 0) for member in members)
+        nothing_out = fund.leased_by_day.get(day, 0) == used
+        if room >= one and (topped_up or room >= threshold or nothing_out):
+            reasons.discard("account_day")
+
+    def _day_is_ahead(self, known: TreasuryCampaign, day: int) -> bool:
+        return day != 0 and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms)
 
     # ------------------------------------------------------------------ episodes
 
@@ -291,11 +437,12 @@ class Releases(TreasuryState):
             self._exhaust(known, "total", 0)
             return
         day = known.day_of(self.watermark_ms)
-        if day and known.day_budget(day) - known.spent_by_day.get(day, 0) < one:
+        daily = known.campaign.daily_budget_micros
+        if day and daily is not None and known.day_budget(day) - known.spent_by_day.get(day, 0) < one:
             self._exhaust(known, "day", day)
 
     def _exhaust(self, known: TreasuryCampaign, scope: str, day: int) -> None:
-        word = "day" if scope == "day" else "exhausted"
+        word = {"day": "day", "total": "exhausted"}.get(scope, "account_day" if day else "account")
         body: dict[str, Any] = {
             "episode": known.episode,
             "scope": scope,
@@ -308,6 +455,12 @@ class Releases(TreasuryState):
         }
         if day:
             body["day"] = day
+        fund = known.account
+        if scope == "account" and fund is not None:
+            members = self.campaigns_of(fund.account.account_id)
+            body["topped_up_micros"] = fund.topped_up
+            body["spent_micros"] = sum(member.spent for member in members)
+            body["reserved_micros"] = sum(member.reserved_micros for member in members)
         self._pass_thresholds(known)
         self._publish(topics.BUDGET_EXHAUSTED, known, **body)
         self._set_reasons(known, {*known.reasons, word}, day)
@@ -324,10 +477,12 @@ class Releases(TreasuryState):
                 reasons.discard("exhausted")
         if "day" in reasons:
             day = known.exhausted_day
-            room = known.room(day)
+            room = known.own_room(day)
             spent_all = known.leased_by_day.get(day, 0) == known.spent_by_day.get(day, 0)
             if room >= one and (topped_up or room >= threshold or spent_all):
                 reasons.discard("day")
+        if known.account is not None and not reasons.isdisjoint(WORDS):
+            self._leave_account(known, known.account, reasons, topped_up=topped_up)
         self._set_reasons(known, reasons)
 
     def _set_reasons(self, known: TreasuryCampaign, reasons: set[str], day: int = 0) -> None:
@@ -345,10 +500,7 @@ class Releases(TreasuryState):
             self._publish(topics.CAMPAIGN_RESUMED, known, episode=episode)
         self._tell_all("status", campaign_id, episode=episode, reasons=list(after))
         if was_paused and not paused:
-            if known.campaign.daily_budget_micros is None:
-                self._first_leases(known, 0)
-            else:
-                self._first_leases(known, known.day_of(self.watermark_ms))
+            self._first_leases(known, known.day_of(self.watermark_ms))
 
     def _pass_thresholds(self, known: TreasuryCampaign) -> None:
         topped_up, spent = known.topped_up, known.spent

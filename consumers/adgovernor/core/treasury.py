@@ -10,10 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.campaigns import MoneyCommand, StatusCommand, UpsertAccount, UpsertCampaign
+from adgovernor.contracts.campaigns import (
+    Account,
+    MoneyCommand,
+    StatusCommand,
+    UpsertAccount,
+    UpsertCampaign,
+)
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import inputs, links
+from adgovernor.core.funds import AccountFund, account_data
 from adgovernor.core.leases import campaign_data
 from adgovernor.core.machine import Input, Poison
 from adgovernor.core.releases import Releases
@@ -93,12 +100,14 @@ class Treasury(Releases):
         if what.time_ms <= self.now_ms + self.rules.skew_ms:
             self._advance(what.time_ms - self.rules.lateness_ms)
         if isinstance(what, UpsertAccount):
-            self._upsert_account(what)
-            self._change(what, None)
+            self._change(what, self._upsert_account(what))
         elif isinstance(what, UpsertCampaign):
             self._change(what, self._upsert(what))
         elif isinstance(what, MoneyCommand):
-            self._money(what)
+            if what.campaign_id is None:
+                self._account_money(what)
+            else:
+                self._money(what, what.campaign_id)
         else:
             self._status_command(what)
             self._change(what, None)
@@ -109,9 +118,21 @@ class Treasury(Releases):
         if _own_id(what) in self.commands:
             return "duplicate"
         if isinstance(what, UpsertAccount):
-            return None if what.account.account_id == what.account_id else "other_account"
+            return self._account_refusal(what)
+        fund = self.accounts.get(what.account_id)
+        if isinstance(what, MoneyCommand) and what.campaign_id is None:
+            budgeted = fund is not None and fund.account.budget_micros is not None
+            return None if budgeted else "no_account_budget"
         campaign_id = what.campaign.campaign_id if isinstance(what, UpsertCampaign) else what.campaign_id
+        assert campaign_id is not None
         known = self.campaigns.get(campaign_id)
+        if (
+            isinstance(what, UpsertCampaign)
+            and fund is not None
+            and fund.governs
+            and what.campaign.currency != fund.account.currency
+        ):
+            return "account_currency"
         if known is None:
             return None if isinstance(what, UpsertCampaign) else "unknown_campaign"
         if known.campaign.account_id != what.account_id:
@@ -121,10 +142,44 @@ class Treasury(Releases):
         if isinstance(what, UpsertCampaign):
             if what.campaign.currency != known.campaign.currency:
                 return "other_currency"
-            if (what.campaign.daily_budget_micros is None) != (known.campaign.daily_budget_micros is None):
+            by_day = what.campaign.daily_budget_micros is not None or self._days_of(what.account_id)
+            if by_day != known.by_day:
                 # Money is booked by day with a daily budget and as a whole without one.
                 return "daily_budget_added_or_removed"
         return None
+
+    def _account_refusal(self, what: UpsertAccount) -> str | None:
+        account = what.account
+        if account.account_id != what.account_id:
+            return "other_account"
+        fund = self.accounts.get(what.account_id)
+        campaigns = self.campaigns_of(what.account_id)
+        had = None if fund is None else fund.account.budget_micros
+        if had is not None and account.budget_micros is None:
+            return "account_budget_removed"
+        if account.budget_micros is None and account.daily_budget_micros is None:
+            bounded = False
+        else:
+            bounded = True
+            if fund is not None and fund.governs and fund.account.currency != account.currency:
+                return "other_currency"
+            others = [known for known in campaigns if "archived" not in known.reasons]
+            if any(known.campaign.currency != account.currency for known in others):
+                return "campaign_currency"
+        by_day = account.daily_budget_micros is not None
+        if any(
+            known.by_day != (by_day or known.campaign.daily_budget_micros is not None) for known in campaigns
+        ):
+            return "daily_budget_added_or_removed"
+        leased = sum(known.topped_up - known.unleased for known in campaigns)
+        if bounded and had is None and account.budget_micros is not None and account.budget_micros < leased:
+            return "too_little_unleased"
+        return None
+
+    def _days_of(self, account_id: str) -> bool:
+        """Whether an account has a daily budget, so that all its campaigns' money is booked by day."""
+        fund = self.accounts.get(account_id)
+        return fund is not None and fund.account.daily_budget_micros is not None
 
     def _change(
         self,
@@ -135,26 +190,64 @@ class Treasury(Releases):
         if isinstance(what, UpsertCampaign):
             campaign_id = what.campaign.campaign_id
         elif not isinstance(what, UpsertAccount):
-            campaign_id = what.campaign_id
+            campaign_id = what.campaign_id or ""
         self._change_of(what.account_id, campaign_id, what.command_id, what.command, refusal)
 
-    def _upsert_account(self, what: UpsertAccount) -> None:
-        time_zone = what.account.time_zone
-        self.emit(["account", what.account_id, time_zone])
-        for campaign_id in sorted(self.campaigns):
-            known = self.campaigns[campaign_id]
-            if known.campaign.account_id == what.account_id and known.time_zone != time_zone:
-                self._define(campaign_id, known.data, time_zone)
+    def _upsert_account(self, what: UpsertAccount) -> str | None:
+        account = what.account
+        self.emit(["account", account_data(account)])
+        fund = self.accounts[what.account_id]
+        for known in self.campaigns_of(what.account_id):
+            if known.time_zone != account.time_zone:
+                self._define(known.campaign.campaign_id, known.data, account)
+        if account.budget_micros is None:
+            self._touch_account(fund, topped_up=account.daily_budget_micros is not None)
+            return None
+        moved = account.budget_micros - fund.budget
+        accepted = max(moved, -fund.total_room())
+        if accepted:
+            self.emit(["account_money", what.account_id, accepted])
+        self.emit(["account_budget", what.account_id, fund.budget + accepted])
+        self._touch_account(fund, topped_up=True)
+        return None if accepted == moved else "too_little_unleased"
 
-    def _define(self, campaign_id: str, data: dict[str, Any], time_zone: str) -> None:
-        self.emit(["define", data, time_zone])
-        self._tell_all("define", campaign_id, campaign=data, time_zone=time_zone)
+    def _account_money(self, what: MoneyCommand) -> None:
+        account_id = what.account_id
+        fund = self.accounts[account_id]
+        if what.command != "decrease":
+            self.emit(["account_money", account_id, what.amount_micros])
+            self._touch_account(fund, topped_up=True)
+            self._change(what, None)
+            return
+        taken = min(what.amount_micros, fund.total_room())
+        if taken:
+            self.emit(["account_money", account_id, -taken])
+        self._touch_account(fund, topped_up=False)
+        left = what.amount_micros - taken
+        if left and (fund.recall is not None or self._recall_account(fund, self.campaigns_of(account_id))):
+            self.emit(["account_decrease", account_id, what.command_id, what.command, left])
+            return
+        self._change(what, "too_little_unleased" if left else None)
+
+    def _touch_account(self, fund: AccountFund, *, topped_up: bool) -> None:
+        for known in self.campaigns_of(fund.account.account_id):
+            self._touched[known.campaign.campaign_id] = None
+            if topped_up:
+                self._leave_exhausted(known, topped_up=True)
+
+    def _define(self, campaign_id: str, data: dict[str, Any], account: Account | None) -> None:
+        time_zone = _UTC if account is None else account.time_zone
+        by_day = account is not None and account.daily_budget_micros is not None
+        self.emit(["define", data, time_zone, *([True] if by_day else [])])
+        item = {"by_day": True} if by_day else {}
+        self._tell_all("define", campaign_id, campaign=data, time_zone=time_zone, **item)
 
     def _upsert(self, what: UpsertCampaign) -> str | None:
         definition = what.campaign
         campaign_id = definition.campaign_id
         before = self.campaigns.get(campaign_id)
-        self._define(campaign_id, campaign_data(definition), self.accounts.get(what.account_id, _UTC))
+        fund = self.accounts.get(what.account_id)
+        self._define(campaign_id, campaign_data(definition), None if fund is None else fund.account)
         known = self.campaigns[campaign_id]
         moved = definition.budget_micros - known.budget
         # A lower budget takes back what is unleased now; the rest is refused, and said so.
@@ -167,20 +260,20 @@ class Treasury(Releases):
             self._leave_exhausted(known, topped_up=True)
         return None if accepted == moved else "too_little_unleased"
 
-    def _money(self, what: MoneyCommand) -> None:
-        known = self.campaigns[what.campaign_id]
-        self._touched[what.campaign_id] = None
+    def _money(self, what: MoneyCommand, campaign_id: str) -> None:
+        known = self.campaigns[campaign_id]
+        self._touched[campaign_id] = None
         if what.command != "decrease":
-            self.emit(["money", what.campaign_id, what.amount_micros])
+            self.emit(["money", campaign_id, what.amount_micros])
             self._leave_exhausted(known, topped_up=True)
             self._change(what, None)
             return
         taken = min(what.amount_micros, known.unleased)
         if taken:
-            self.emit(["money", what.campaign_id, -taken])
+            self.emit(["money", campaign_id, -taken])
         left = what.amount_micros - taken
         if left and known.holders():
-            self.emit(["decrease", what.campaign_id, what.command_id, what.command, left, taken])
+            self.emit(["decrease", campaign_id, what.command_id, what.command, left, taken])
             if known.round is None:
                 self._recall(known)
             return

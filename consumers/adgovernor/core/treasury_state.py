@@ -6,8 +6,16 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     wm         watermark
     took       source, number, hash               a side message was taken
     command    account's command id               never again
-    account    account id, time zone
-    define     {campaign}, time zone
+    account    {account}
+    account_budget     account, the budget as accepted
+    account_money      account, amount            topped up by so much more (or less)
+    account_recall     account, [campaigns]       a recall began in all of these
+    account_recalled   account
+    account_favoured   account, patience, used
+    account_put_off    account, shard|campaign
+    account_decrease   account, command id, command, left    waits for the recall under way
+    account_decreased  account                    none waits any more
+    define     {campaign}, time zone(, whether its account has a daily budget)
     budget     campaign, the budget as accepted
     money      campaign, amount                   topped up and unleased by so much more (or less)
     grant      campaign, shard, day, amount, asked     unleased → leased
@@ -40,6 +48,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core import links
 from adgovernor.core.accounts import Round, TreasuryCampaign
+from adgovernor.core.funds import AccountFund, account_of
 from adgovernor.core.leases import campaign_of
 from adgovernor.core.machine import Fields, Input, Links
 from adgovernor.core.rules import Rules
@@ -56,8 +65,7 @@ class TreasuryState:
         self.watermark_ms = 0
         self.last_tick_ms = 0
         self.links = Links()
-        self.accounts: dict[str, str] = {}
-        """Account id → time zone."""
+        self.accounts: dict[str, AccountFund] = {}
         self.campaigns: dict[str, TreasuryCampaign] = {}
         self.commands: set[str] = set()
         self.now_ms = 0
@@ -71,6 +79,14 @@ class TreasuryState:
             "took": self._on_took,
             "command": self._on_command,
             "account": self._on_account,
+            "account_budget": self._on_account_budget,
+            "account_money": self._on_account_money,
+            "account_recall": self._on_account_recall,
+            "account_recalled": self._on_account_recalled,
+            "account_favoured": self._on_account_favoured,
+            "account_put_off": self._on_account_put_off,
+            "account_decrease": self._on_account_decrease,
+            "account_decreased": self._on_account_decreased,
             "define": self._on_define,
             "budget": self._on_budget,
             "money": self._on_money,
@@ -144,17 +160,71 @@ class TreasuryState:
         self.commands.add(command_id)
         self._mark("commands", command_id)
 
-    def _on_account(self, account_id: str, time_zone: str) -> None:
-        self.accounts[account_id] = time_zone
+    def _on_account(self, account: dict[str, Any]) -> None:
+        definition = account_of(account)
+        account_id = definition.account_id
+        known = self.accounts.get(account_id)
+        if known is not None:
+            known.define(definition)
+        else:
+            known = self.accounts[account_id] = AccountFund(definition)
+            for campaign in self.campaigns_of(account_id):
+                campaign.account = known
+                for day, amount in campaign.leased_by_day.items():
+                    known.lease(day, amount)
         self._mark("accounts", account_id)
 
-    def _on_define(self, campaign: dict[str, Any], time_zone: str) -> None:
+    def campaigns_of(self, account_id: str) -> list[TreasuryCampaign]:
+        """An account's campaigns, by id."""
+        return [
+            self.campaigns[name]
+            for name in sorted(self.campaigns)
+            if self.campaigns[name].campaign.account_id == account_id
+        ]
+
+    def _account(self, account_id: str) -> AccountFund:
+        self._mark("accounts", account_id)
+        return self.accounts[account_id]
+
+    def _on_account_budget(self, account_id: str, budget: int) -> None:
+        self._account(account_id).budget = budget
+
+    def _on_account_money(self, account_id: str, amount: int) -> None:
+        fund = self._account(account_id)
+        fund.topped_up += amount
+        assert fund.topped_up >= fund.leased, "money became negative"
+
+    def _on_account_recall(self, account_id: str, campaigns: list[str]) -> None:
+        fund = self._account(account_id)
+        fund.recall = list(campaigns)
+        fund.dirty = False
+
+    def _on_account_recalled(self, account_id: str) -> None:
+        self._account(account_id).recall = None
+
+    def _on_account_favoured(self, account_id: str, patience: int, used_micros: int) -> None:
+        fund = self._account(account_id)
+        fund.patience, fund.used_micros, fund.put_off = patience, used_micros, {}
+
+    def _on_account_put_off(self, account_id: str, waiter: str) -> None:
+        fund = self._account(account_id)
+        fund.put_off[waiter] = fund.put_off.get(waiter, 0) + 1
+
+    def _on_account_decrease(self, account_id: str, command_id: str, command: str, left: int) -> None:
+        self._account(account_id).decreases.append([command_id, command, left])
+
+    def _on_account_decreased(self, account_id: str) -> None:
+        self._account(account_id).decreases = []
+
+    def _on_define(self, campaign: dict[str, Any], time_zone: str, by_day: bool = False) -> None:
         definition = campaign_of(campaign)
         known = self.campaigns.get(definition.campaign_id)
         if known is None:
-            self.campaigns[definition.campaign_id] = TreasuryCampaign(definition, time_zone)
+            account = self.accounts.get(definition.account_id)
+            known = TreasuryCampaign(definition, time_zone, account, by_day)
+            self.campaigns[definition.campaign_id] = known
         else:
-            known.define(definition, time_zone)
+            known.define(definition, time_zone, by_day)
         self._mark("campaigns", definition.campaign_id)
 
     def _on_budget(self, campaign: str, budget: int) -> None:
@@ -173,6 +243,9 @@ class TreasuryState:
             known.asks.pop((shard, day), None)
         if known.round is not None:
             known.round.dirty = True
+        account = known.account
+        if account is not None and account.recall is not None and not account.dirty:
+            self._account(account.account.account_id).dirty = True
 
     def _on_returned(self, campaign: str, shard: str, day: int, amount: int) -> None:
         self._campaign(campaign).lease(shard, day, -amount)
@@ -286,9 +359,11 @@ class TreasuryState:
             self.watermark_ms = data["watermark_ms"]
             self.last_tick_ms = data["last_tick_ms"]
             self.links = links.decode_links(data["links"])
-        self.accounts = {name: value.decode() for name, value in fields.get("accounts", {}).items()}
+        self.accounts = {
+            name: AccountFund.decode(value) for name, value in sorted(fields.get("accounts", {}).items())
+        }
         self.campaigns = {
-            name: TreasuryCampaign.decode(value)
+            name: TreasuryCampaign.decode(value, self.accounts)
             for name, value in sorted(fields.get("campaigns", {}).items())
         }
         self.commands = set(fields.get("commands", {}))

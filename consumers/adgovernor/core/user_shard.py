@@ -22,8 +22,8 @@ from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
 from adgovernor.core.user_state import UserState, open_key
 
-_HOLD_STEP_MS: Final = 60_000
-"""Money is kept back until a whole minute, so that there are few such moments to remember."""
+_HOLD_STEPS: Final = 30
+"""Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
 _NOTHING_KNOWN: Final = {"history": "{}"}
 
 
@@ -150,7 +150,7 @@ class UserShard(UserState):
             self.emit(["expire", *due[1:]])
         for deadline_ms, _, _, campaign, day, price in expired:
             until_ms = deadline_ms + self.rules.late_grace_ms
-            until_ms += -until_ms % _HOLD_STEP_MS
+            until_ms += -until_ms % max(1, self.rules.late_grace_ms // _HOLD_STEPS)
             # An event so late that it is not waited for needs nothing kept back.
             if self.shares[campaign].late_credit_ppm >= 1_000_000 and until_ms > self.watermark_ms and price:
                 self.emit(["hold", campaign, day, until_ms, price])
@@ -374,7 +374,8 @@ class UserShard(UserState):
             if share is not None and share.treasury != source:
                 draft.result.setdefault("refused", []).append(campaign)
                 return
-            self.emit(["define", item["campaign"], item["time_zone"], source])
+            by_day = [True] if item.get("by_day") else []
+            self.emit(["define", item["campaign"], item["time_zone"], source, *by_day])
         elif share is None or share.treasury != source:
             # Another treasury's campaign of the same id: its money goes straight back and its recalls are
             # answered, so that it never waits for what this shard does not have.

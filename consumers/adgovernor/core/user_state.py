@@ -20,7 +20,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     mark         decision id, slot, event, time                clicked, or seen to its end
     opt          opt-out | opt-in, scope, value
     took         source, number, hash                          a side message was taken
-    define       {campaign}, time zone, treasury
+    define       {campaign}, time zone, treasury(, whether its account has a daily budget)
     status       campaign, episode, [reasons]                  paused for these; none: resumed
     grant        campaign, day, amount, asked                  → lease
     deny         campaign, day, watermark of the next ask
@@ -311,13 +311,15 @@ class UserState:
         self.links.taken[source] = (number, digest)
         self.touch_core()
 
-    def _on_define(self, campaign: dict[str, Any], time_zone: str, treasury: str) -> None:
+    def _on_define(
+        self, campaign: dict[str, Any], time_zone: str, treasury: str, by_day: bool = False
+    ) -> None:
         definition = campaign_of(campaign)
         share = self.shares.get(definition.campaign_id)
         if share is None:
-            self.shares[definition.campaign_id] = CampaignShare(definition, time_zone, treasury)
+            self.shares[definition.campaign_id] = CampaignShare(definition, time_zone, treasury, by_day)
         else:
-            share.define(definition, time_zone)
+            share.define(definition, time_zone, by_day)
         self._mark("campaigns", definition.campaign_id)
         self._set_horizon()
 

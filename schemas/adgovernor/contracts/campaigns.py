@@ -197,6 +197,14 @@ class Account(Contract):
     account_id: Id
     time_zone: str = "UTC"
     """IANA name, such as ``Europe/Berlin``: whose days its daily budgets and calendar caps follow."""
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    """ISO 4217; of its budgets. Where it has one, all its campaigns must be of this currency."""
+    budget_micros: Micros | None = None
+    """What all its campaigns together may spend, absolute; left out: as much as their own budgets. A campaign's
+    money and its account's are both used, so whichever is less decides. Once given it can be changed, not taken
+    away."""
+    daily_budget_micros: Micros | None = None
+    """What all its campaigns together may spend on one day of its time zone."""
 
     @field_validator("time_zone")
     @classmethod
@@ -243,10 +251,11 @@ class UpsertCampaign(_Command):
 
 
 class MoneyCommand(_Command):
-    """Adds to a budget (``top-up``; ``credit``, as for invalid traffic) or takes from it (``decrease``)."""
+    """Adds to a budget (``top-up``; ``credit``, as for invalid traffic) or takes from it (``decrease``): a campaign's,
+    or without a campaign the account's own."""
 
     command: Literal["top-up", "credit", "decrease"]
-    campaign_id: Id
+    campaign_id: Id | None = None
     amount_micros: Annotated[int, Field(gt=0, le=2**62)]
 
 
@@ -280,9 +289,12 @@ class CampaignChange(_FromTreasury):
     command: str
     accepted: bool
     reason: str | None = None
-    """Why it was refused: ``duplicate``, ``unknown_campaign``, ``other_account``, ``too_little_unleased``…"""
+    """Why it was refused: ``duplicate``, ``unknown_campaign``, ``other_account``, ``too_little_unleased``,
+    ``account_currency`` (the campaign's is not its account's), ``campaign_currency`` (of a campaign that is there),
+    ``no_account_budget``…"""
     topped_up_micros: Micros = 0
-    """The campaign's whole money after it: budget + top-ups + credits − decreases."""
+    """The campaign's, or for an account's command the account's, whole money after it: budget + top-ups + credits
+    − decreases."""
     campaign_id: str = ""
     """Empty for an account's command."""
 
@@ -292,7 +304,7 @@ class CampaignPaused(_FromTreasury):
 
     episode: int
     reasons: Many[str]
-    """Any of ``exhausted``, ``day``, ``manual``, ``flight``, ``archived``."""
+    """Any of ``exhausted``, ``day``, ``account``, ``account_day``, ``manual``, ``flight``, ``archived``."""
 
 
 class CampaignResumed(_FromTreasury):
@@ -302,7 +314,8 @@ class CampaignResumed(_FromTreasury):
 
 
 class BudgetExhausted(_FromTreasury):
-    """Less than one price is left (topic ``budget-exhausted``); once an episode."""
+    """Less than one price is left (topic ``budget-exhausted``); once an episode. With scope ``account`` the amounts
+    are those of the account, and each of its campaigns that stops has its own event."""
 
     episode: int
     scope: Literal["total", "day", "account"]
@@ -313,7 +326,7 @@ class BudgetExhausted(_FromTreasury):
     reserved_micros: Micros
     """Reserved and not yet settled: if it expires, the campaign resumes."""
     day: int | None = None
-    """scope ``day``: which, as YYYYMMDD in the account's zone."""
+    """scope ``day``, and scope ``account`` where its daily budget is used up: which, as YYYYMMDD in its zone."""
     cause_topic: str
     cause_offset: int
     """The input that showed it."""

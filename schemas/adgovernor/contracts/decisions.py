@@ -24,6 +24,7 @@ class ReasonCode(StrEnum):
     NO_LEASE = "no_lease"
     EXHAUSTED = "exhausted"
     DAILY_BUDGET = "daily_budget"
+    ACCOUNT_BUDGET = "account_budget"
     PRICE_BELOW_MINIMUM = "price_below_minimum"
     # The campaign.
     UNKNOWN_CAMPAIGN = "unknown_campaign"
