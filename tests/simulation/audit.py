@@ -7,13 +7,14 @@ shards at every moment. Only the last check, that the store equals a rebuild, ca
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from tests.simulation import audit_chain
 from tests.simulation.audit_chain import AuditBlock, Findings
 from tests.simulation.audit_treasury import Fund, TreasuryAudit
-from tests.simulation.audit_users import Snapshot, UserAudit
+from tests.simulation.audit_users import Told, UserAudit
 from tests.simulation.world import PREFIX, SimWorld
 
 from adgovernor.contracts.ledger import parse_block
@@ -55,18 +56,18 @@ class Audit:
     def _partition(self, key: str) -> int:
         return partition_of(key.encode(), self.world.partitions)
 
-    def _snapshot_for(self, treasury: str) -> Any:
-        def snapshot(shard: str, number: int) -> Snapshot | None:
-            return self.users[shard].snapshots.get((treasury, number))
+    def _told_to(self, treasury: str) -> Callable[[str, int, str], Told | None]:
+        def told(shard: str, number: int, campaign: str) -> Told | None:
+            return self.users[shard].told.get((treasury, number), {}).get(campaign)
 
-        return snapshot
+        return told
 
     def _replay(self, ledgers: audit_chain.Ledgers) -> None:
         for partition in range(self.world.partitions):
             user, treasury = f"u{partition}", f"t{partition}"
             self.users[user] = UserAudit(user, self._partition, self._rules, self.findings)
             self.treasuries[treasury] = TreasuryAudit(
-                treasury, self._rules, self.findings, self._partition, self._snapshot_for(treasury)
+                treasury, self._rules, self.findings, self._partition, self._told_to(treasury)
             )
         blocks = [block for chain in ledgers.chains.values() for block in chain]
         for block in sorted(blocks, key=lambda block: block.moment):
@@ -170,6 +171,8 @@ class Audit:
         """In the end a shard waits for no answer but one that time must bring."""
         for shard, user in self.users.items():
             for name, share in user.shares.items():
+                if self._flying.get((shard, share.treasury)) or self._flying.get((share.treasury, shard)):
+                    continue  # Sent while all were being stopped.
                 fund = self.treasuries[share.treasury].funds[name]
                 for day in share.asks:
                     self.findings.check(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.simulation import audit_caps
 from tests.simulation.audit_chain import Findings
-from tests.simulation.audit_users import Snapshot
+from tests.simulation.audit_users import Told
 
 from adgovernor.core.rules import Rules
 
@@ -23,6 +23,8 @@ class Fund:
     zone: str
     topped_up: int = 0
     unleased: int = 0
+    budget: int = 0
+    """The budget of the definition, so far as it was accepted."""
     episode: int = 1
     reasons: set[str] = field(default_factory=set)
     leased: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -41,8 +43,8 @@ class Fund:
     @property
     def one_price(self) -> int:
         """The least that one impression can cost."""
-        least = int(self.data.get("min_price_micros", self.data.get("price_micros", 0)))
-        return least or (1 if self.data["budget_micros"] else 0)
+        least: int = self.data.get("min_price_micros", self.data.get("price_micros", 0))
+        return least if least or not self.data["budget_micros"] else 1
 
     def day_leased(self, day: int) -> int:
         """Leased to all shards for a day."""
@@ -69,7 +71,7 @@ class TreasuryAudit:
         rules: Rules,
         findings: Findings,
         partition_of: Callable[[str], int],
-        snapshot: Callable[[str, int], Snapshot | None],
+        told: Callable[[str, int, str], Told | None],
     ) -> None:
         self.shard = shard
         self.rules = rules
@@ -82,8 +84,8 @@ class TreasuryAudit:
         self.changes: dict[str, int] = {}
         self.asked_changes: dict[str, int] = {}
         self._mine = partition_of
-        self._snapshot = snapshot
-        """(User shard, number) → what it had when it sent this treasury that message."""
+        self._told = told
+        """(User shard, number of its message, campaign) → what it had told this treasury by then."""
         self._where = ""
         self._record: dict[str, Any] = {}
 
@@ -104,6 +106,7 @@ class TreasuryAudit:
         self._record = record
         exhausted = [body for topic, _, body in record.get("out", ()) if topic == "budget-exhausted"]
         before = {name: set(fund.reasons) for name, fund in self.funds.items()}
+        unleased = {name: fund.unleased for name, fund in self.funds.items()}
         money: dict[str, list[int]] = {}
         for name, *args in record["deltas"]:
             if name == "status":
@@ -122,7 +125,7 @@ class TreasuryAudit:
             self.check(
                 fund.unleased >= 0 and fund.topped_up >= 0, "no amount is negative", str(fund.unleased)
             )
-        self._judge_command(record, money)
+        self._judge_command(record, money, unleased)
         self._judge_reasons(record, before)
         self._judge_events(record)
         self._judge_messages(record)
@@ -212,7 +215,9 @@ class TreasuryAudit:
         if asked:
             fund.asks.pop((shard, day), None)
 
-    def _judge_command(self, record: dict[str, Any], money: Mapping[str, list[int]]) -> None:
+    def _judge_command(
+        self, record: dict[str, Any], money: Mapping[str, list[int]], unleased: Mapping[str, int]
+    ) -> None:
         """A command moves the money that it names, once."""
         if record["topic"] != "campaigns" or record["result"]["kind"] != "command":
             if record["topic"] != "reports" or not any(d[0] == "decreased" for d in record["deltas"]):
@@ -240,7 +245,16 @@ class TreasuryAudit:
             self.check(
                 -command["amount_micros"] <= moved <= 0, "a decrease takes at most its amount", f"{money}"
             )
-        elif word != "upsert":
+        elif word == "upsert":
+            name = command["campaign"]["campaign_id"]
+            asked = command["campaign"]["budget_micros"] - self.funds[name].budget
+            moved = sum(money.get(name, ()))
+            expected = max(asked, -unleased.get(name, 0))
+            self.check(
+                moved == expected, "an upsert moves the difference", f"{name}: {moved}, not {expected}"
+            )
+            self.funds[name].budget += moved
+        else:
             self.check(not money, "only commands move a budget", f"{money}")
 
     # --- Recalls ----------------------------------------------------------------------------------------------
@@ -282,10 +296,10 @@ class TreasuryAudit:
         """What could truly still be spent, on the cut through history that the treasury has heard of."""
         left = fund.unleased if day is None else fund.room(day)
         for shard in {shard for shard, *_ in fund.granted}:
-            snapshot = self._snapshot(shard, self.taken.get(shard, 0))
-            leases = {} if snapshot is None else snapshot.leases.get(campaign, {})
-            reached = 0 if snapshot is None else snapshot.directives
-            left += sum(amount for at, amount in leases.items() if day in (None, at))
+            told = self._told(shard, self.taken.get(shard, 0), campaign)
+            reached = 0 if told is None else told.directives
+            if told is not None:
+                left += sum(amount for at, amount in told.leases.items() if day in (None, at))
             left += sum(
                 amount
                 for to, number, at, amount in fund.granted

@@ -55,13 +55,14 @@ class Person:
     opt_outs: set[tuple[str, str | None]] = field(default_factory=set)
 
 
-@dataclass(slots=True)
-class Snapshot:
-    """What the shard had when it sent a message to a treasury."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a shard had of a campaign when it last sent its treasury something about it."""
 
     directives: int
     """How many of the treasury's directives it had taken."""
-    leases: dict[str, dict[int, int]]
+    leases: dict[int, int]
+    """Day → idle money."""
 
 
 class UserAudit:
@@ -78,7 +79,8 @@ class UserAudit:
         self.open: dict[Place, tuple[int, str, int, int]] = {}
         """Reservations: place → deadline, campaign, day, price."""
         self.watermark_ms = 0
-        self.snapshots: dict[tuple[str, int], Snapshot] = {}
+        self.told: dict[tuple[str, int], dict[str, Told]] = {}
+        """(Treasury, number of a message) → campaign → what the treasury knows of it by that message."""
         self.taken: dict[str, int] = {}
         self.degraded = 0
         self.late = 0
@@ -139,6 +141,25 @@ class UserAudit:
             kind = record["result"]["kind"]
             self.check(kind == expected, "what an impression becomes", f"{kind}, expected {expected}")
         self._check_messages(record)
+        self._check_grants(record)
+
+    def _check_grants(self, record: dict[str, Any]) -> None:
+        """A grant pays first what is owed; the answer to a recall leaves nothing idle."""
+        granted = {(delta[1], delta[2]) for delta in record["deltas"] if delta[0] == "grant"}
+        for campaign, day in granted:
+            share = self.shares[campaign]
+            owed = [e for e in share.owed.values() if e[0] == day and e[2] > self.watermark_ms]
+            self.check(
+                not owed or owed[0][1] > share.book(day)[0],
+                "owed is paid first by the next grant",
+                f"{campaign} {day}: {owed} of {share.book(day)[0]}",
+            )
+        for _, _, _, payload in record.get("send", ()):
+            for item in payload["items"]:
+                name = item["campaign_id"]
+                if "round" in item and name in self.shares and not any(name == c for c, _ in granted):
+                    idle = sum(book[0] for book in self.shares[name].books.values())
+                    self.check(not idle, "a recall returns all idle money", f"{name} keeps {idle}")
 
     def _person(self) -> Person | None:
         routing = (self._record.get("personal") or {}).get("routing")
@@ -481,13 +502,13 @@ class UserAudit:
                 for row in item.get("books", ()):
                     held = None if share is None else share.books.get(row[0])
                     self.check(held == row[1:], "reports tell the truth", f"{item}: {held}")
-            self.snapshots[destination, number] = Snapshot(
-                self.taken.get(destination, 0),
-                {
-                    name: {day: book[0] for day, book in share.books.items() if book[0]}
-                    for name, share in self.shares.items()
-                },
-            )
+            told = dict(self.told.get((destination, number - 1), {}))
+            for item in payload["items"]:
+                name = item["campaign_id"]
+                books = self.shares[name].books if name in self.shares else {}
+                leases = {day: book[0] for day, book in books.items() if book[0]}
+                told[name] = Told(self.taken.get(destination, 0), leases)
+            self.told[destination, number] = told
         self.check(not self._returned, "what is returned arrives", f"{self._returned} is in no message")
 
     # --- In the end -------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ class Broker:
         self.moments: dict[tuple[str, int], list[int]] = {}
         """(Topic, or shard of a ledger, partition) → for each message, how many had landed anywhere before it."""
         self._landed = 0
+        self.last_call: dict[tuple[str, int], int] = {}
+        """Where topics ended when the workers were told to stop: what came before had to be consumed."""
         self.on_output: Callable[[str, int, RawEvent], None] | None = None
         self._waiting: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
 

@@ -371,6 +371,7 @@ class SimWorld:
 
     async def _dismiss(self) -> None:
         """Stops every engine; each returns in time."""
+        self.broker.last_call = {place: len(events) for place, events in self.broker.topics.items()}
         waiting: list[asyncio.Task[None]] = []
         for worker in self.workers:
             for shard in sorted(worker.engines):
