@@ -186,6 +186,8 @@ class UserState:
         self.rules = Rules.from_dict(parameters)
         self.has_rules = True
         self._set_horizon()
+        for person in self.persons.values():
+            person.next_prune_ms = 0  # What is forgotten when may have changed with the rules.
         self.touch_core()
 
     def _on_wm(self, watermark_ms: int) -> None:
@@ -342,6 +344,8 @@ class UserState:
         share = self._share(campaign)
         share.asks.pop(day, None)
         share.denied[day] = until_ms
+        # What cannot be had is not held out for: one absurd bid would have this shard ask on without end.
+        share.dearest_micros = 0
 
     def _on_return(self, campaign: str, day: int, amount: int) -> None:
         share = self._share(campaign)

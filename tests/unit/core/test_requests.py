@@ -10,6 +10,7 @@ from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, codes_of, reasons_of,
 from adgovernor.contracts import topics
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.contracts.routing import partition_of
+from adgovernor.core.rules import Rules
 
 CAP = {"window": "rolling", "length_ms": HOUR, "limit": 1}
 
@@ -152,6 +153,22 @@ def test_a_request_id_is_forgotten_with_its_tombstone() -> None:
     world.request("tock", T0 + dedupe, user="bob")
     assert world.show("r1", T0 + dedupe)["kind"] == "orphan"
     assert winner_of(world.request("r1", T0 + dedupe, "c1")) == "c1"
+
+
+def test_new_rules_hold_for_people_in_memory_as_for_those_in_the_store() -> None:
+    """After a shorter dedupe_ms a person in memory is forgotten as much of as one who comes back from the store."""
+    worlds = [_world(), _world()]
+    shorter = {"lateness_ms": 0, "late_grace_ms": 0, "dedupe_ms": 2 * MINUTE}
+    for number, world in enumerate(worlds):
+        world.request("r1", T0, "c1")
+        world.show("r1", T0)
+        if number:
+            world.forget()
+        world.users[0].configured = Rules(partitions=1, report_interval_ms=0, **shorter)
+        world.request("other", T0 + 5 * MINUTE, user="bob")
+        world.request("r2", T0 + 5 * MINUTE, "c1")
+    states = [world.state("u0")["users"]["ann"] for world in worlds]
+    assert states[0] == states[1]
 
 
 def test_one_persons_request_id_does_not_touch_anothers_money() -> None:

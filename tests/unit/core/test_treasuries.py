@@ -113,6 +113,19 @@ def test_an_ask_that_cannot_be_met_while_a_price_is_left_is_denied() -> None:
     assert winner_of(world.request("r2", T0, "c1")) == "c1"
 
 
+def test_one_absurd_bid_does_not_make_a_shard_hoard() -> None:
+    """A bid that no budget could meet is denied, and changes nothing about how much the shard asks for later."""
+    leases = []
+    for absurd in (False, True):
+        world = World(2)
+        world.campaign()
+        if absurd:
+            world.request("absurd", T0, {"campaign_id": "c1", "price_micros": 2**60}, user="user0")
+        assert _serve(world, 40, users=1, step_ms=100, start=20) == 40
+        leases.append([user.shares["c1"].lease(0) for user in world.users])
+    assert leases[0] == leases[1]
+
+
 # ---------------------------------------------------------------------- recalls
 
 
