@@ -26,6 +26,7 @@ _ENCODING_DECLARED = re.compile(rb"\A(?:\xef\xbb\xbf)?<\?xml[^>]*\bencoding\s*="
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"<\x00", b"\x00<")
 # The parser's own name for its input, after a message that says line and column already.
 _PARSER_SUFFIX = re.compile(r" \(<string>, line [0-9]+\)\Z")
+_UNDECLARED_PREFIX_ERROR = "NS_ERR_UNDEFINED_NAMESPACE"
 _UNDECLARED_PREFIX = re.compile(r"Namespace prefix (\S+)")
 _IAB_NAMESPACE = re.compile(
     r"\Ahttps?://(?:[\w-]+\.)*(?:iab\.(?:com|net)|iabtechlab\.com)(?:/|\Z)", re.IGNORECASE
@@ -116,8 +117,7 @@ def _parse(data: bytes, encoding: str | None) -> XmlDocument:
     except (etree.XMLSyntaxError, ValueError) as error:
         prefixes = _only_undeclared_prefixes(parser)
         if not prefixes:
-            reason = _PARSER_SUFFIX.sub("", str(error))
-            raise NotXmlError(f"not well-formed XML: {reason}") from error
+            raise NotXmlError(f"not well-formed XML: {_reason(parser, error)}") from error
     root = etree.fromstring(data, _parser(encoding, recover=True))
     # The stubs say that a root always exists; in recovery lxml may answer None.
     if root is None:
@@ -125,12 +125,20 @@ def _parse(data: bytes, encoding: str | None) -> XmlDocument:
     return XmlDocument(root, prefixes)
 
 
+def _reason(parser: etree.XMLParser[Element], error: Exception) -> str:
+    """The first fault that is not excused, with its line and column."""
+    for entry in parser.error_log:
+        if entry.type_name != _UNDECLARED_PREFIX_ERROR:
+            return f"{entry.message.strip()}, line {entry.line}, column {entry.column}"
+    return _PARSER_SUFFIX.sub("", str(error))
+
+
 def _only_undeclared_prefixes(parser: etree.XMLParser[Element]) -> tuple[str, ...]:
     """The undeclared prefixes, when they are all that is wrong with what *parser* read."""
     log = list(parser.error_log)
     if not log or len(log) >= _MAX_LOGGED_ERRORS:
         return ()
-    if any(entry.type_name != "NS_ERR_UNDEFINED_NAMESPACE" for entry in log):
+    if any(entry.type_name != _UNDECLARED_PREFIX_ERROR for entry in log):
         return ()
     found = [match.group(1) for entry in log if (match := _UNDECLARED_PREFIX.match(entry.message))]
     return tuple(dict.fromkeys(found))

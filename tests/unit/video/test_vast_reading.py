@@ -144,6 +144,12 @@ def test_a_refusal_says_where_and_names_no_parser_input() -> None:
         parse_vast(b'<VAST version="4.0"><Ad></VAST>')
 
 
+def test_a_refusal_names_the_fault_that_is_not_excused() -> None:
+    """Beside an undeclared prefix, which would be accepted, the real fault is named."""
+    with pytest.raises(VastFormatError, match="mismatch: Ad"):
+        parse_vast(b'<VAST version="4.0" xsi:schemaLocation="vast.xsd"><Ad></VAST>')
+
+
 @pytest.mark.parametrize(
     "written",
     [
