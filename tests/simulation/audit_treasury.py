@@ -52,7 +52,7 @@ class Fund:
 
     def room(self, day: int) -> int:
         """What could be leased for a day."""
-        daily = self.data.get("daily_budget_micros")
+        daily: int | None = self.data.get("daily_budget_micros")
         if not day or daily is None:
             return self.unleased
         return max(0, min(self.unleased, daily - self.day_leased(day)))

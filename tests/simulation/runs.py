@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 from tests.simulation.audit import Audit
-from tests.simulation.mutations import Mutation
+from tests.simulation.mutation import Mutation
 from tests.simulation.world import SimWorld
 
 MUTATION_SEEDS = 2_000
