@@ -334,6 +334,17 @@ def test_a_pause_returns_the_idle_money() -> None:
     world.check_money()
 
 
+def test_idle_money_returns_with_the_pause_itself() -> None:
+    """The answer to a pause carries the idle money; it does not wait for a tick."""
+    world = World()
+    world.campaign()
+    world.instant = False
+    world.command("pause", campaign_id="c1")
+    draft = world.deliver("t0", "u0")
+    assert [delta[0] for delta in draft.deltas].count("return") == 1
+    assert len(draft.send) == 1
+
+
 def test_an_impression_during_a_pause_still_settles() -> None:
     """What was decided before a pause is paid."""
     world = World()
