@@ -6,11 +6,32 @@ import asyncio
 import json
 import sys
 from collections import Counter
+from pathlib import Path
+
+import pytest
 
 from adgovernor.stores.backends import InMemoryBackend, RedisBackend, StateBackend, Transactions
 from adgovernor.stores.redis_client import RedisConfig
 
 RACERS = 64
+SERVERS = [
+    pytest.param(kind, marks=pytest.mark.servers) for kind in ("redis", "cluster", "sentinel", "postgres")
+]
+
+
+def address_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a backend of that kind is."""
+    if kind == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/state.db"
+    if kind == "redis":
+        return str(request.getfixturevalue("redis_url"))
+    if kind == "cluster":
+        return str(request.getfixturevalue("redis_cluster_url")).replace("redis://", "redis+cluster://")
+    if kind == "sentinel":
+        trio = request.getfixturevalue("redis_sentinel")
+        hosts = ",".join(f"{host}:{port}" for host, port in trio.sentinels)
+        return f"redis+sentinel://{hosts}/{trio.master_name}"
+    return str(request.getfixturevalue("postgres").url) if kind == "postgres" else kind
 
 
 def backend_at(address: str, prefix: str) -> StateBackend:

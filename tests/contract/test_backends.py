@@ -14,7 +14,7 @@ from pathlib import Path
 import backend_kit
 import pytest
 import pytest_asyncio
-from backend_kit import RACERS, add_one, backend_at, race, take_one
+from backend_kit import RACERS, SERVERS, add_one, address_of, backend_at, race, take_one
 from hypothesis import given
 from hypothesis import strategies as st
 from store_kit import Mode, Proxy
@@ -32,25 +32,6 @@ from adgovernor.stores.backends import (
 )
 from adgovernor.stores.database import DatabaseBackend
 from adgovernor.stores.redis_client import RedisConfig
-
-SERVERS = [
-    pytest.param(kind, marks=pytest.mark.servers) for kind in ("redis", "cluster", "sentinel", "postgres")
-]
-
-
-def address_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a backend of that kind is."""
-    if kind == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/state.db"
-    if kind == "redis":
-        return str(request.getfixturevalue("redis_url"))
-    if kind == "cluster":
-        return str(request.getfixturevalue("redis_cluster_url")).replace("redis://", "redis+cluster://")
-    if kind == "sentinel":
-        trio = request.getfixturevalue("redis_sentinel")
-        hosts = ",".join(f"{host}:{port}" for host, port in trio.sentinels)
-        return f"redis+sentinel://{hosts}/{trio.master_name}"
-    return str(request.getfixturevalue("postgres").url) if kind == "postgres" else kind
 
 
 @pytest_asyncio.fixture(params=["memory", "sqlite", *SERVERS])

@@ -45,6 +45,49 @@ class Direct:
         self.on_record: Callable[[str, Draft], None] | None = None
         """Sees every record, with its shard."""
         self._mail: deque[tuple[str, str, bytes]] = deque()
+        self._fields: dict[str, dict[str, dict[str, str]]] = {}
+        """What was saved last: shard → bucket → field → value."""
+
+    def save(self) -> bytes:
+        """Everything, to go on from it later with `restore`."""
+        for shard, machine in self._machines.items():
+            for bucket, changes in machine.encode(machine.take_changes()).items():
+                kept = self._fields.setdefault(shard, {}).setdefault(bucket, {})
+                for name, value in changes.items():
+                    if value is None:
+                        kept.pop(name, None)
+                    else:
+                        kept[name] = value.decode()
+        return orjson.dumps(
+            {
+                "now_ms": self.now_ms,
+                "heights": self._heights,
+                "offsets": [[*place, last] for place, last in self._offsets.items()],
+                "numbers": [[*place, last] for place, last in self._numbers.items()],
+                "shards": self._fields,
+            }
+        )
+
+    @classmethod
+    def restore(cls, rules: Rules, saved: bytes) -> Direct:
+        """From what `save` gave, every person in memory. The number of partitions must be that of then."""
+        data = orjson.loads(saved)
+        direct = cls(rules)
+        direct.now_ms = data["now_ms"]
+        direct._heights = data["heights"]
+        direct._offsets = {(topic, partition): last for topic, partition, last in data["offsets"]}
+        direct._numbers = {(topic, partition): last for topic, partition, last in data["numbers"]}
+        direct._fields = data["shards"]
+        for shard, buckets in direct._fields.items():
+            machine = direct._machines[shard]
+            stored = {
+                bucket: {name: value.encode() for name, value in fields.items()}
+                for bucket, fields in buckets.items()
+            }
+            machine.restore({bucket: stored.get(bucket, {}) for bucket in machine.resident_buckets()})
+            for name, value in stored.get("users", {}).items():
+                machine.load(name, value)
+        return direct
 
     def feed(self, topic: str, key: str, value: bytes) -> list[Event]:
         """Handles one input of a public topic, and all that follows from it; the outputs, in order."""
