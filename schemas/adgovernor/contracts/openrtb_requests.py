@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
@@ -48,6 +48,25 @@ class OfferedCampaign(BaseModel):
     """One line of the candidates file: an ad, and what it suits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_candidate(cls, entry: Any) -> Any:
+        """Prices and durations may also be written as an ad request's candidates have them, and one medium as a
+        word."""
+        if not isinstance(entry, Mapping):
+            return entry
+        given = dict(entry)
+        for name, field, scale in (
+            ("cpm_micros", "cpm", 1_000_000),
+            ("price_micros", "cpm", 1_000),
+            ("duration_ms", "duration_s", 1_000),
+        ):
+            if isinstance(given.get(name), int) and field not in given:
+                given[field] = Decimal(given.pop(name)) / scale
+        if isinstance(given.get("media"), str):
+            given["media"] = (given["media"],)
+        return given
 
     campaign_id: str = Field(min_length=1, max_length=256)
     creative_id: str = Field(min_length=1, max_length=256)
@@ -79,16 +98,25 @@ class OfferedCampaign(BaseModel):
 
 
 def read_candidates(raw: bytes) -> tuple[OfferedCampaign, ...]:
-    """Read a candidates file: a JSON list of `OfferedCampaign`, or an object with such a list as `candidates`.
+    """Read a candidates file: JSON lines or a JSON list of `OfferedCampaign`, or an object with such a list as
+    `candidates`.
 
     Raises:
         BadInput: not such a document; says which entry and field.
     """
-    document = read_json(raw)
+    try:
+        document = read_json(raw)
+    except BadOpenRtb:
+        lines = [line for line in raw.splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+        document = [read_json(line) for line in lines]
     if isinstance(document, Mapping):
-        document = document.get("candidates")
+        document = document.get("candidates", [document])
     if not isinstance(document, list):
-        raise BadInput("candidates: give a JSON list of campaigns, or an object with the list `candidates`")
+        raise BadInput(
+            "candidates: give JSON lines or a list of campaigns, or an object with the list `candidates`"
+        )
     found = []
     for number, entry in enumerate(document):
         try:
