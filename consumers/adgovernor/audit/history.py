@@ -32,8 +32,8 @@ class History(Protocol):
         """How many partitions every topic has."""
         ...
 
-    def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
-        """Every message from the beginning to the end seen when reading began, in offset order."""
+    def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
+        """Every message from offset ``start`` to the end seen when reading began, in offset order."""
         ...
 
 
@@ -47,10 +47,10 @@ class MemoryHistory:
         """See `History.partitions`."""
         return self._broker.partitions
 
-    async def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
+    async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
         """See `History.messages`."""
         end = self._broker.end(topic, partition)
-        for event in self._broker.read(topic, partition, 0, end):
+        for event in self._broker.read(topic, partition, start, end):
             time_ms = self._broker.time_ms(topic, partition, event.offset)
             yield RawMessage(partition, event.offset, time_ms, event.key, event.value, event.headers)
 
@@ -72,11 +72,11 @@ class KafkaHistory:
             self._connection, topics.full_name(self._prefix, topic), client_id="adgovernor-audit"
         )
 
-    async def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
+    async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
         """See `History.messages`."""
         async with self._reader(topic) as reader:
             end = (await reader.ends([partition]))[partition]
-            await reader.read_from({partition: 0})
+            await reader.read_from({partition: start})
             idle = 0
             while reader.next[partition] < end:
                 found = await reader.read(_BATCH, _WAIT_S)
@@ -107,7 +107,7 @@ class FolderHistory:
             )
         return len(found)
 
-    async def messages(self, topic: str, partition: int) -> AsyncIterator[RawMessage]:
+    async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
         """See `History.messages`."""
         path = self._folder / topic / f"{partition}.jsonl"
         if not path.exists():
@@ -116,6 +116,8 @@ class FolderHistory:
             for number, line in enumerate(file, 1):
                 try:
                     row = orjson.loads(line)
+                    if row["offset"] < start:
+                        continue
                     yield RawMessage(
                         partition,
                         row["offset"],

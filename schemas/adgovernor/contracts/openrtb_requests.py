@@ -112,10 +112,10 @@ def read_candidates(raw: bytes) -> tuple[OfferedCampaign, ...]:
             raise
         document = [read_json(line) for line in lines]
     if isinstance(document, Mapping):
-        document = document.get("candidates", [document])
+        document = [document] if "campaign_id" in document else document.get("candidates")
     if not isinstance(document, list):
         raise BadInput(
-            "candidates: give JSON lines or a list of campaigns, or an object with the list `candidates`"
+            "candidates: give JSON lines or a JSON list of campaigns, or an object with the list `candidates`"
         )
     found = []
     for number, entry in enumerate(document):
