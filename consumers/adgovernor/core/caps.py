@@ -188,11 +188,12 @@ def _check(
     found: list[dict[str, Any]] | None,
     beside: Mapping[str, int] | None,
 ) -> list[dict[str, Any]] | None:
+    # All servings of a request have its time and session, so they share every window that one of them is in.
+    besides = beside.get(scope, 0) if beside and compiled.event is None else 0
+    if not compiled.lifetime and len(person.by_scope.get(scope, ())) + besides < compiled.limit:
+        return found  # No window has more servings than there are.
     cap = compiled.cap
-    seen = count(person, cap, scope, context, time_zone)
-    if beside and compiled.event is None:
-        # All servings of a request have its time and session, so they share every window that one of them is in.
-        seen += beside.get(scope, 0)
+    seen = count(person, cap, scope, context, time_zone) + besides
     if seen < cap.limit:
         return found
     reason: dict[str, Any] = {"code": "capped", "scope": scope, "window": cap.window}
