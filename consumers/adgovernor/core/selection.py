@@ -178,6 +178,8 @@ class Selector:
             }
         if candidate.duration_ms is not None:
             winner["duration_ms"] = candidate.duration_ms
+        if candidate.tag_url is not None:
+            winner["tag_url"] = candidate.tag_url
         return winner
 
     def _judge(

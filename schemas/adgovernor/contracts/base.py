@@ -19,6 +19,9 @@ RatePpm = Annotated[int, Field(ge=0, le=1_000_000, description="A share in parts
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Strict(False)]
 """Any number of values: an array in JSON; in Python a list will do as well as a tuple."""
+TagUrl = Annotated[
+    str, Field(min_length=1, max_length=8192, description="An http or https address; macros are filled in.")
+]
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from adgovernor.contracts import topics
+from adgovernor.contracts.ads import Ad
 from adgovernor.contracts.campaigns import (
     BudgetExhausted,
     BudgetThreshold,
@@ -41,7 +42,7 @@ class TopicContract:
         adapter: validates and serialises the value.
         key: an event's key.
         event_id: the CloudEvents id of an event that a publisher writes; None for what workers write, whose
-            id is its place in the ledger.
+            id is its place in the ledger, and for resolved ads.
     """
 
     topic: str
@@ -124,6 +125,13 @@ _ROWS: Final = (
         "decision",
         "the routing id",
         TypeAdapter(Decision),
+        lambda event: str(event.routing_id),
+    ),
+    TopicContract(
+        topics.ADS,
+        "resolved ad",
+        "the decision's routing id",
+        TypeAdapter(Ad),
         lambda event: str(event.routing_id),
     ),
     *(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TagUrl, TimeMs
 
 
 class ReasonCode(StrEnum):
@@ -76,6 +76,8 @@ class Winner(Contract):
     billing_deadline_ms: TimeMs | None = None
     """With ``billable``: until when the price stays reserved for it."""
     duration_ms: DurationMs | None = None
+    tag_url: TagUrl | None = None
+    """The candidate's, where it has one: the ad behind it comes on ``ads``."""
 
 
 class DecisionSlot(Contract):

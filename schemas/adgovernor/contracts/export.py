@@ -94,7 +94,8 @@ def asyncapi() -> dict[str, Any]:
             "description": (
                 "Frequency caps, budgets, pacing and ad pods as a stream processor. Amounts of money are whole "
                 "micro-units of the named currency, times are milliseconds since 1970-01-01 UTC. Events of the "
-                "output topics carry `dn`, contiguous from 1 in each partition: take last + 1, ignore the rest."
+                "output topics carry `dn`, contiguous from 1 in each partition: take last + 1, ignore the rest. "
+                "Events of `ads` carry none: ignore what repeats by decision id and slot."
             ),
             "license": {"name": "Apache-2.0"},
         },

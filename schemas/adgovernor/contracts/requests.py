@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TagUrl, TimeMs
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.routing import routing_id
 
@@ -34,6 +34,9 @@ class Candidate(Contract):
     """IAB content categories of the creative, in addition to its campaign's."""
     advertiser_domain: str | None = None
     """The landing domain (OpenRTB ``adomain``), for competitive separation."""
+    tag_url: TagUrl | None = None
+    """Where the ad is fetched from, as VAST, when it wins; the ``resolve`` stage does so. Left out: the creative is
+    the ad server's own to show."""
 
     def price(self) -> int | None:
         """The price of one billable event in micros, or None where the campaign's own price applies."""

@@ -40,8 +40,10 @@ PUBLIC_OUTPUTS: Final = (
     CAMPAIGN_PAUSED,
     CAMPAIGN_RESUMED,
     PODS,
-    ADS,
 )
+"""What shards write: numbered events, each with its place in the ledger."""
+STAGE_OUTPUTS: Final = (ADS,)
+"""What stages behind the shards write: named by what they are about, and not numbered."""
 LEDGERS: Final = (LEDGER, TREASURY_LEDGER)
 
 
@@ -51,7 +53,7 @@ def dlq(topic: str) -> str:
 
 
 DLQS: Final = tuple(dlq(topic) for topic in (*PUBLIC_INPUTS, *SIDE_TOPICS))
-ALL_TOPICS: Final = (*PUBLIC_INPUTS, *SIDE_TOPICS, *PUBLIC_OUTPUTS, *DLQS, *LEDGERS)
+ALL_TOPICS: Final = (*PUBLIC_INPUTS, *SIDE_TOPICS, *PUBLIC_OUTPUTS, *STAGE_OUTPUTS, *DLQS, *LEDGERS)
 
 
 def full_name(prefix: str, topic: str) -> str:

@@ -1,0 +1,116 @@
+"""Resolved ads: what a decided ad's tag came to (topic ``ads``).
+
+Written by the ``resolve`` stage, which may write an event again after a crash: a reader ignores what it has seen, by
+decision id and slot. Addresses are absolute and hold their macros; whoever fires one fills them in at that moment.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, TagUrl, TimeMs
+
+
+class AdMediaFile(Contract):
+    """A file to play (VAST 4.3 §3.9.1)."""
+
+    uri: str
+    type: str | None = None
+    delivery: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bitrate: int | None = None
+    codec: str | None = None
+    api_framework: str | None = None
+
+
+class AdTracking(Contract):
+    """An address to request when something happens."""
+
+    event: str
+    """``start``, ``firstQuartile``… or ``progress@00:00:10``, as VAST names them; ``viewable``, ``notViewable`` and
+    ``viewUndetermined`` for viewability."""
+    uri: str
+
+
+class AdResource(Contract):
+    """What a companion shows, or code that measures."""
+
+    kind: str
+    value: str
+
+
+class AdCompanion(Contract):
+    """A display ad beside the player (VAST 4.3 §3.13.1)."""
+
+    width: int | None = None
+    height: int | None = None
+    ad_slot_id: str | None = None
+    resources: Many[AdResource] = ()
+    click_through: str | None = None
+    click_tracking: Many[str] = ()
+    tracking: Many[AdTracking] = ()
+
+
+class AdVerification(Contract):
+    """Third-party measurement code (VAST 4.3 §3.17)."""
+
+    vendor: str | None = None
+    resources: Many[AdResource] = ()
+    parameters: str | None = None
+
+
+class PlayableAd(Contract):
+    """An ad with the tracking of its whole chain, the ad's own first, then that of the Wrappers, nearest first."""
+
+    ad_id: str | None = None
+    ad_serving_id: str | None = None
+    sequence: int | None = None
+    title: str | None = None
+    wrappers: int = 0
+    """How many Wrappers led to it."""
+    duration_ms: DurationMs | None = None
+    skip_offset: str | None = None
+    media_files: Many[AdMediaFile] = ()
+    impressions: Many[str] = ()
+    tracking: Many[AdTracking] = ()
+    click_through: str | None = None
+    click_tracking: Many[str] = ()
+    custom_clicks: Many[str] = ()
+    errors: Many[str] = ()
+    """Told when the ad cannot be played, with ``[ERRORCODE]`` filled in."""
+    companions: Many[AdCompanion] = ()
+    verifications: Many[AdVerification] = ()
+    categories: Many[str] = ()
+
+
+class AdError(Contract):
+    """An error of the chain, which its Error addresses have been told of."""
+
+    code: int
+    """Of VAST (§2.3.6.3): 100 no XML, 301 unavailable, 302 too many Wrappers, 303 no ad…"""
+    message: str
+
+
+class Ad(Contract):
+    """What a decided ad's tag came to: the ads to play in its slot, in play order, or why there is none."""
+
+    decision_id: Id
+    slot: int = Field(ge=0)
+    routing_id: Id
+    """The decision's; to be echoed as field and key of impressions."""
+    time_ms: TimeMs
+    """The decision's event time."""
+    deadline_ms: TimeMs
+    """The decision's: an impression after it counts as late."""
+    campaign_id: Id
+    creative_id: Id
+    tag_url: TagUrl
+    session_id: str
+    """The session that it was fetched in."""
+    ads: Many[PlayableAd] = ()
+    errors: Many[AdError] = ()
+    requested: Many[str] = ()
+    """Every document that was asked for."""
+    resolved_ms: TimeMs
+    """When it was resolved, by the stage's clock."""
