@@ -78,7 +78,7 @@ class Audit:
         for user_audit in self.users.values():
             user_audit.finish(now_ms)
         for treasury_audit in self.treasuries.values():
-            treasury_audit.finish()
+            treasury_audit.finish(now_ms - self._rules.lateness_ms - 5_000)
         self._finish_asks()
 
     def _take(self, block: AuditBlock) -> None:

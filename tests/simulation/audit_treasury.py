@@ -35,6 +35,7 @@ class Fund:
     """Shards that have not answered the recall under way."""
     granted: list[tuple[str, int, int, int]] = field(default_factory=list)
     """Shard, number of the message, day, amount."""
+    exhausted_day: int = 0
     exhausted: set[int] = field(default_factory=set)
     """Episodes in which exhaustion was declared."""
     thresholds: set[tuple[int, int]] = field(default_factory=set)
@@ -110,7 +111,8 @@ class TreasuryAudit:
         money: dict[str, list[int]] = {}
         for name, *args in record["deltas"]:
             if name == "status":
-                campaign, episode, reasons, _ = args
+                campaign, episode, reasons, day = args
+                self.funds[campaign].exhausted_day = day
                 gained = set(reasons) - self.funds[campaign].reasons
                 if gained & _EXHAUSTED:
                     self._judge_exhaustion(campaign, gained, exhausted)
@@ -172,7 +174,7 @@ class TreasuryAudit:
             self.check(row in self._item(campaign).get("books", ()), "reports are what was sent", f"{args}")
             self._fund(campaign).reports.setdefault(shard, {})[row[0]] = row
         elif name == "ask":
-            campaign, shard, day, level, empty = args
+            campaign, shard, day, level, empty, *_ = args
             self._fund(campaign).asks[shard, day] = (level, empty)
         elif name == "denied":
             campaign, shard, day = args
@@ -410,8 +412,8 @@ class TreasuryAudit:
 
     # --- In the end -------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """What must be so once everything has come to rest."""
+    def finish(self, now_ms: int) -> None:
+        """What must be so once everything has come to rest; ``now_ms`` leaves time for it."""
         self._where = f"{self.shard} in the end"
         self.check(self.changes == self.asked_changes, "every command is answered once", f"{self.changes}")
         for name, fund in self.funds.items():
@@ -432,3 +434,11 @@ class TreasuryAudit:
                 enough = max(one * self.rules.partitions, fund.topped_up // 100)
                 back = fund.unleased >= enough or (fund.unleased >= one and not outstanding)
                 self.check(not back, "exhausted leaves when money is back", f"{name} has {fund.unleased}")
+
+    def _finish_day(self, fund: Fund, name: str) -> None:
+        daily: int | None = fund.data.get("daily_budget_micros")
+        if daily is None or not self.watermark_ms:
+            return
+        day = audit_caps.day_of(self.watermark_ms, fund.zone)
+        spent = sum(rows[day][3] for rows in fund.reports.values() if day in rows)
+        self.check(daily - spent >= fund.one_price, "what is spent up is exhausted", f"{name} on {day}")

@@ -359,7 +359,7 @@ class UserAudit:
     def _asked(self, campaign: str, day: int, price: int) -> None:
         share = self.shares[campaign]
         self.check(not share.reasons, "a paused campaign does not ask", campaign)
-        self.check(day not in share.asks, "one ask at a time", f"{campaign} {day}")
+        self.check(day not in share.asks or bool(share.owed), "one ask at a time", f"{campaign} {day}")
         until_ms = share.denied.get(day, 0)
         self.check(
             self.watermark_ms >= until_ms,
@@ -517,10 +517,15 @@ class UserAudit:
         """What must be so once everything has come to rest."""
         self._where = f"{self.shard} in the end"
         self.check(not self.open, "every reservation ends", str(self.open))
+        due_ms = now_ms - self.rules.lateness_ms - _SLACK_MS
         for name, share in self.shares.items():
-            stale = [
-                entry
-                for entry in share.owed.values()
-                if entry[2] <= now_ms - self.rules.lateness_ms - _SLACK_MS
-            ]
+            stale = [entry for entry in share.owed.values() if entry[2] <= due_ms]
             self.check(not stale, "a late impression is paid or given up once", f"{name} still owes {stale}")
+            for day, (lease, _, _) in share.books.items():
+                over = bool(day) and audit_caps.day_end_ms(day, share.zone) <= due_ms
+                self.check(
+                    not (lease and over), "an old day's idle money is returned", f"{name} {day}: {lease}"
+                )
+                self.check(
+                    not (lease and share.reasons), "paused: idle money is returned", f"{name}: {lease}"
+                )

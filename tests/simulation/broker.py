@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from adgovernor.contracts.errors import Unavailable
 from adgovernor.runtime.ports import AppendUnknown, Fetch, LedgerEntry, Output, RawEvent
 
 T = TypeVar("T")
+_HEIGHT = re.compile(rb'"height":\d+,')
 Hazard = Callable[[Process], None]
 
 
@@ -192,7 +194,7 @@ class SimLog:
 
         def land() -> int:
             if faults.hit("append_junk"):
-                broker.append(shard, self._junk())
+                broker.append(shard, self._junk(block))
             return broker.append(shard, block)
 
         await net.step()
@@ -214,14 +216,18 @@ class SimLog:
             net.afterwards(0.0, 3.0, land)
         return await net.call(land)
 
-    def _junk(self) -> bytes:
+    def _junk(self, block: bytes) -> bytes:
         """What else may stand in a ledger partition: old blocks, other shards' blocks, anything."""
         draw = self._rng.random()
-        if draw < 0.2:
+        if draw < 0.1:
             return b"junk"
         ledgers = self._broker.ledgers
-        shard = self._shard if draw < 0.7 else self._rng.choice(sorted(ledgers) or [self._shard])
-        entries = ledgers.get(shard)
+        shard = self._shard if draw < 0.4 else self._rng.choice(sorted(ledgers) or [self._shard])
+        entries = ledgers.get(shard, [])
+        if draw > 0.6:
+            # The most deceptive one: another shard's block of the same height.
+            same = _HEIGHT.search(block)
+            entries = [e for e in entries if same and same[0] in e.value[:200]] or entries
         return self._rng.choice(entries).value if entries else b"{}"
 
     async def read_ledger(self, offset: int, max_bytes: int) -> tuple[list[LedgerEntry], int]:

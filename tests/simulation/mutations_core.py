@@ -105,8 +105,9 @@ CORE: Final = (
         "A recall only when less than one price is unleased",
         Releases,
         "_serve",
-        "elif room < known.one_price and known.round is None",
-        "elif known.round is None",
+        "elif room >= known.one_price:\n                continue\n",
+        "elif room >= known.one_price and known.round is None and known.holders():\n"
+        "                self._recall(known)\n",
     ),
     one(
         "recall-some",
@@ -153,7 +154,7 @@ CORE: Final = (
         "day-unbounded",
         "No day's reserved + spent exceeds its budget",
         TreasuryCampaign,
-        "room",
+        "own_room",
         "self.leased_by_day.get(day, 0)",
         "0",
     ),
@@ -179,8 +180,8 @@ CORE: Final = (
         "A new day lifts the pause of the old one",
         Releases,
         "_calendar",
-        '            reasons.discard("day")\n',
-        "            pass\n",
+        'reasons -= {"day", "account_day"}',
+        "pass",
     ),
     one(
         "old-day-keeps-money",
