@@ -79,8 +79,9 @@ class TreasuryCampaign:
         """Shard → day → granted less returned."""
         self.reports: dict[str, dict[int, tuple[int, int, int]]] = {}
         """Shard → day → (lease, reserved, spent) as last reported."""
-        self.asks: dict[tuple[str, int], tuple[int, bool]] = {}
-        """(Shard, day) → (the lease that it needs, whether its lease is empty), first come first."""
+        self.asks: dict[tuple[str, int], tuple[int, bool, int]] = {}
+        """(Shard, day) → (the lease that it needs, whether its lease is empty, what of it is owed for late events),
+        first come first."""
         self.round: Round | None = None
         self.rounds = 0
         self.patience = 0
@@ -297,7 +298,7 @@ class TreasuryCampaign:
                     shard: [[day, *row] for day, row in sorted(days.items())]
                     for shard, days in sorted(self.reports.items())
                 },
-                "asks": [[shard, day, level, empty] for (shard, day), (level, empty) in self.asks.items()],
+                "asks": [[*place, *ask] for place, ask in self.asks.items()],
                 "round": None
                 if self.round is None
                 else [self.round.number, self.round.waiting, self.round.dirty],
@@ -332,7 +333,7 @@ class TreasuryCampaign:
         for shard, rows in data["reports"].items():
             for row in rows:
                 self.report(shard, row)
-        self.asks = {(shard, day): (level, empty) for shard, day, level, empty in data["asks"]}
+        self.asks = {(shard, day): (*ask,) for shard, day, *ask in data["asks"]}
         self.round = None if data["round"] is None else Round(*data["round"])
         self.rounds = data["rounds"]
         self.patience = data["patience"]

@@ -195,8 +195,8 @@ class Releases(TreasuryState):
         """Answers asks, first come first: grant, deny, recall, or wait for the next release."""
         if known.reasons:
             return
-        for (shard, day), (level, empty) in list(known.asks.items()):
-            if (shard, day) not in known.asks or self._try_grant(known, shard, day, level):
+        for (shard, day), (level, empty, owed) in list(known.asks.items()):
+            if (shard, day) not in known.asks or self._try_grant(known, shard, day, level, owed):
                 continue
             if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
                 continue  # The day is not open yet: a tick will look again.
@@ -221,13 +221,20 @@ class Releases(TreasuryState):
                     self._conclude(known, clean=True)
                     return
 
-    def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int) -> bool:
+    def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> bool:
         if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
             return False
         available, anew = known.ahead(day, self.watermark_ms)
         lack = max(1, level - known.shard_idle(shard, day))
         if lack > available:
-            return False
+            unit, room = max(1, known.one_price), known.room(day)
+            if owed:
+                # What was shown already is paid whatever the pace.
+                available = max(available, min(room, max(owed, unit)))
+            if available < unit or lack > room:
+                return False
+            # Pacing holds back the rest. A part now keeps an ask for much from waiting behind asks for little.
+            lack = min(lack, available - available % unit)
         self._plan_anew(known, day, anew)
         size = known.lease_size(available, self.rules.lease_divisor * self.rules.partitions)
         self._grant(known, shard, day, max(lack, size), asked=True)
@@ -270,8 +277,8 @@ class Releases(TreasuryState):
         """After a recall: serve who asked from what came back; where less than one price is left, exhausted.
         Whether anybody was served."""
         granted = False
-        for (shard, day), (level, _) in list(known.asks.items()):
-            if self._try_grant(known, shard, day, level):
+        for (shard, day), (level, _, owed) in list(known.asks.items()):
+            if self._try_grant(known, shard, day, level, owed):
                 clean = False
                 granted = True
                 continue
@@ -374,11 +381,11 @@ class Releases(TreasuryState):
         """As `_conclude`, for the asks that the account's money holds up; whether one was granted."""
         granted = False
         for known in members:
-            for (shard, day), (level, _) in list(known.asks.items()):
+            for (shard, day), (level, _, owed) in list(known.asks.items()):
                 one = known.one_price
                 if known.reasons or known.own_room(day) < one:
                     continue
-                if self._try_grant(known, shard, day, level):
+                if self._try_grant(known, shard, day, level, owed):
                     granted = True
                 elif not self._day_is_ahead(known, day) and known.room(day) < one:
                     self._refuse(known, fund, members, shard, day, clean=clean and not granted)

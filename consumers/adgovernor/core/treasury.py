@@ -313,7 +313,8 @@ class Treasury(Releases):
                 self.emit(["report", campaign_id, source, row])
             ask = item.get("ask")
             if ask is not None and not known.reasons:
-                self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"]])
+                owed = [ask["owed"]] if "owed" in ask else []
+                self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"], *owed])
             if (
                 known.round is not None
                 and item.get("round") == known.round.number

@@ -21,7 +21,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     grant      campaign, shard, day, amount, asked     unleased → leased
     returned   campaign, shard, day, amount       leased → unleased
     report     campaign, shard, [day, lease, reserved, spent]
-    ask        campaign, shard, day, level, empty
+    ask        campaign, shard, day, level, empty(, what of it is owed)
     denied     campaign, shard, day               the ask is answered
     round      campaign, [shards]                 a recall began
     replied    campaign, shard
@@ -253,8 +253,8 @@ class TreasuryState:
     def _on_report(self, campaign: str, shard: str, row: list[int]) -> None:
         self._campaign(campaign).report(shard, row)
 
-    def _on_ask(self, campaign: str, shard: str, day: int, level: int, empty: bool) -> None:
-        self._campaign(campaign).asks[(shard, day)] = (level, empty)
+    def _on_ask(self, campaign: str, shard: str, day: int, level: int, empty: bool, owed: int = 0) -> None:
+        self._campaign(campaign).asks[(shard, day)] = (level, empty, owed)
 
     def _on_denied(self, campaign: str, shard: str, day: int) -> None:
         self._campaign(campaign).asks.pop((shard, day), None)

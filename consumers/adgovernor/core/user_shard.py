@@ -332,6 +332,8 @@ class UserShard(UserState):
         else:
             self.emit(["owe", *place, serving.time_ms + self.rules.dedupe_ms])
             outcome = "owed"
+            # An ask under way may wait for its turn; this one cannot.
+            self._ask(share, serving.day, 0, again=True)
         draft.result = {
             "kind": outcome,
             "campaign": serving.campaign,
@@ -385,6 +387,8 @@ class UserShard(UserState):
         elif what == "grant":
             self.emit(["grant", campaign, item["day"], item["amount_micros"], item["asked"]])
             self._pay_owed(share, item["day"])
+            if share.owed_on(item["day"]):
+                self._ask(share, item["day"], 0)
         elif what == "deny":
             self.emit(["deny", campaign, item["day"], self.watermark_ms + self.rules.ask_cooldown_ms])
         elif what == "recall":
@@ -409,9 +413,9 @@ class UserShard(UserState):
             else:
                 return
 
-    def _ask(self, share: CampaignShare, day: int, price: int) -> None:
+    def _ask(self, share: CampaignShare, day: int, price: int, *, again: bool = False) -> None:
         """Asks for money where there is too little for ``price``, for the low-water mark, or for what is owed."""
-        if share.paused or day in share.asks or self.watermark_ms < share.denied.get(day, 0):
+        if share.paused or (day in share.asks and not again) or self.watermark_ms < share.denied.get(day, 0):
             return
         lease = share.lease(day)
         owed = share.owed_on(day)
@@ -427,7 +431,10 @@ class UserShard(UserState):
             level = share.one_price + (lease if lease >= share.one_price else 0)
         campaign = share.campaign.campaign_id
         self.emit(["asked", campaign, day, price])
-        self._item(share)["ask"] = {"day": day, "level": level + owed, "empty": lease < share.one_price}
+        ask = {"day": day, "level": level + owed, "empty": lease < share.one_price}
+        if owed:
+            ask["owed"] = owed
+        self._item(share)["ask"] = ask
 
     def ask_for(self, share: CampaignShare, day: int, price: int) -> None:
         """What a decision found lacking."""

@@ -49,7 +49,10 @@ from adgovernor.core.rules import Rules
 NEVER = 2**62
 _MANY_EXPIRED = 65_536
 """Beyond so many expired reservations, older ones count half: traffic changes."""
-_FEW_EXPIRED = 16
+_LATE_MARGIN_PERCENT = 110
+"""So much of the share of late events seen so far is expected of the next: they come by chance, and an amount short is
+shown but never paid, while one too many is only free for others half an hour later."""
+_FEW_EXPIRED = 2
 """So many are taken to have expired without a late event before any did: a first one proves little."""
 
 
@@ -252,8 +255,7 @@ class UserState:
         counts[0] += 1
         if counts[0] >= _MANY_EXPIRED:
             counts[:] = [count // 2 for count in counts]
-        # Twice the share seen so far: late events come by chance, and an amount short is shown but never paid.
-        expected_ppm = 2_000_000 * counts[1] // (counts[0] + _FEW_EXPIRED)
+        expected_ppm = _LATE_MARGIN_PERCENT * 10_000 * counts[1] // (counts[0] + _FEW_EXPIRED)
         share.late_credit_ppm += min(1_000_000, expected_ppm)
 
     def _on_hold(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
