@@ -319,7 +319,9 @@ class World:
                     if campaign == campaign_id:
                         reserved[day] = reserved.get(day, 0) + price
                 for day, book in share.books.items():
-                    assert book.reserved == reserved.pop(day, 0), "what is reserved is not what is open"
+                    assert book.reserved == reserved.pop(day, 0) + share.held_back(day), (
+                        "what is reserved is not what is open or kept back"
+                    )
                 assert not reserved
 
     def in_flight(self, treasury: str, campaign_id: str) -> int:

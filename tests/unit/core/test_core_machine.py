@@ -317,6 +317,8 @@ class Delivery(RuleBasedStateMachine):
             world.treasuries[index] = new
         if shard.startswith("u"):
             # What changed before the restart is in the store.
+            for name in old.persons:  # type: ignore[union-attr]
+                world.stored[shard].pop(name, None)
             world.stored[shard].update(_plain(fields["users"]))
 
     # ------------------------------------------------------------------ what always holds

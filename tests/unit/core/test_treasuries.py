@@ -203,23 +203,30 @@ def test_money_reserved_elsewhere_is_exhausted_after_a_clean_round() -> None:
 
 
 def test_a_dirty_round_does_not_declare_exhaustion() -> None:
-    """Money granted during a round may still be idle, so the round proves nothing."""
+    """Money granted during a round is not in the replies, so the round proves nothing and the last ask is denied."""
     world = World(2)
     here, there = _one_shard_holds_all(world)
     treasury = next(t.shard for t in world.treasuries if t.campaigns)
     world.instant = False
-    world.request("r1", T0, "c1", user=here)
-    world.request("r2", T0, "c1", user=here)
+    assert winner_of(world.request("r1", T0, "c1", user=here)) == "c1"
     world.deliver("u0", treasury)
-    known = _known(world)
-    assert known.round is not None
-    # A top-up arrives in the round and answers the ask.
+    # A top-up in the round answers the ask; the grant is behind the recall on its way.
     world.command("top-up", campaign_id="c1", amount_micros=1_000)
-    assert known.round is None or known.round.dirty
-    world.deliver_all()
+    assert _known(world).round.dirty
+    assert winner_of(world.request("r2", T0, "c1", user=there)) == "c1"
+    for source, destination in (
+        ("u1", treasury),
+        (treasury, "u0"),
+        ("u0", treasury),
+        (treasury, "u1"),
+        ("u1", treasury),
+    ):
+        world.deliver(source, destination)
+    assert _known(world).round is None
     assert world.of("budget-exhausted") == []
+    world.deliver_all()
+    assert winner_of(world.request("r3", T0, "c1", user=here)) == "c1"
     world.check_money()
-    assert there
 
 
 def test_a_recall_before_the_definition_arrives_is_harmless() -> None:
