@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from tests.unit.runtime.engine_kit import Deployment
+from engine_kit import Deployment
 
 from adgovernor.audit.history import FolderHistory, History, MemoryHistory, copy
 from adgovernor.audit.report import Report
