@@ -185,7 +185,8 @@ class WhatIf:
         return self.totals.setdefault(campaign, CampaignTotals())
 
     def finish(self) -> dict[str, Any]:
-        """The totals by campaign. ``topped_up = unleased + in flight + lease + reserved + spent``, always."""
+        """The totals by campaign, and of accounts that have a budget of their own. Of a campaign, always,
+        ``topped_up = unleased + in flight + lease + reserved + spent``."""
         campaigns: dict[str, Any] = {}
         for treasury in self.direct.treasuries:
             for campaign_id, known in treasury.campaigns.items():
@@ -218,4 +219,14 @@ class WhatIf:
                     "episode": known.episode,
                     "paused": list(known.reasons),
                 }
-        return {"campaigns": dict(sorted(campaigns.items())), "rejected": len(self.rejected)}
+        accounts = {
+            account_id: {"topped_up_micros": fund.topped_up, "leased_micros": fund.leased}
+            for treasury in self.direct.treasuries
+            for account_id, fund in treasury.accounts.items()
+            if fund.account.budget_micros is not None
+        }
+        return {
+            "campaigns": dict(sorted(campaigns.items())),
+            "accounts": dict(sorted(accounts.items())),
+            "rejected": len(self.rejected),
+        }
