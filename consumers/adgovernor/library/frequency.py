@@ -158,10 +158,18 @@ class FrequencyCapper:
         session_id: str | None = None,
         extra: tuple[Cap, ...] = (),
         time_ms: int | None = None,
+        serving_id: str | None = None,
     ) -> CapAnswer:
-        """Whether the person may see the ad once more. ``extra``: caps beside the campaign's own."""
-        ad = self._ad(user_id, campaign_id, creative_id, categories, labels, session_id, extra, time_ms, "")
+        """Whether the person may see the ad once more; a serving that is recorded already may be.
+
+        Args:
+            extra: caps beside the campaign's own.
+        """
+        name = serving_id or ""
+        ad = self._ad(user_id, campaign_id, creative_id, categories, labels, session_id, extra, time_ms, name)
         person, watermark_ms, _ = await self._read(user_id)
+        if self._knows(person, name, watermark_ms):
+            return CapAnswer(True, duplicate=True)
         reasons = tuple(ad.reasons(person, watermark_ms, ad.caps))
         return CapAnswer(not reasons, reasons)
 
@@ -188,6 +196,13 @@ class FrequencyCapper:
                 left = room if left is None else min(left, room)
         return left
 
+    async def seen(self, user_id: str, campaign_id: str, cap: Cap, *, time_ms: int | None = None) -> int:
+        """How many servings a cap counts for the person at this time, whatever its limit."""
+        ad = self._ad(user_id, campaign_id, "", (), (), None, (cap,), time_ms, "")
+        person, watermark_ms, _ = await self._read(user_id)
+        reasons = ad.reasons(person, watermark_ms, (cap.model_copy(update={"limit": 0}),))
+        return max((reason.count or 0 for reason in reasons), default=0)
+
     async def record(
         self,
         user_id: str,
@@ -213,8 +228,7 @@ class FrequencyCapper:
 
         def decide(value: bytes | None) -> tuple[bytes | None, CapAnswer]:
             person, watermark_ms, kept_ms = _decode(value)
-            known = person.requests.get(name)
-            if known is not None and known[0] + self._remember_ms > watermark_ms:
+            if self._knows(person, name, watermark_ms):
                 return None, CapAnswer(True, duplicate=True)
             reasons = tuple(ad.reasons(person, watermark_ms, ad.caps))
             if reasons and enforce:
@@ -268,6 +282,10 @@ class FrequencyCapper:
             at_ms,
             serving_id,
         )
+
+    def _knows(self, person: Person, serving_id: str, watermark_ms: int) -> bool:
+        known = person.requests.get(serving_id)
+        return known is not None and known[0] + self._remember_ms > watermark_ms
 
     async def _read(self, user_id: str) -> tuple[Person, int, int]:
         now = await self._backend.load(_key(user_id))

@@ -49,10 +49,14 @@ class BudgetStanding:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """The answer to money that was asked for: *accepted* or not, and where the budget stands now."""
+    """The answer to money that was asked for: *accepted* or not and why, and where the budget stands now.
+
+    *reasons* are the governor's codes; ``capped`` is one of them where the person may not see the campaign.
+    """
 
     accepted: bool
     standing: BudgetStanding
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,19 @@ class SessionGovernor(Protocol):
         """How many more servings *user_id* may see of *campaign_id*."""
 
     async def track_budget(
-        self, session_id: str, campaign_id: str, price_micros: int, spend_id: str
+        self,
+        session_id: str,
+        campaign_id: str,
+        price_micros: int,
+        spend_id: str,
+        *,
+        user_id: str | None = None,
+        creative_id: str = "",
     ) -> Spend:
-        """Spend *price_micros* of the campaign's budget, once for *spend_id*, if it reaches."""
+        """Spend *price_micros* of the campaign's budget for one impression, once for *spend_id*, if it reaches.
+
+        Where the user is known the impression counts for their caps, and they must allow it.
+        """
 
     async def get_budget(self, campaign_id: str) -> BudgetStanding | None:
         """The campaign's budget; None when it has none."""

@@ -401,12 +401,13 @@ class UpstreamSession:
         return await self._caps(campaign_id, lambda: governor.remaining(user, campaign_id, limit))
 
     async def track_budget(
-        self, campaign_id: str, price_micros: int, spend_id: str | None = None
+        self, campaign_id: str, price_micros: int, spend_id: str | None = None, *, creative_id: str = ""
     ) -> BudgetStanding | None:
-        """Spend *price_micros* of the campaign's money, once for *spend_id*.
+        """Spend *price_micros* of the campaign's money for one impression, once for *spend_id*.
 
-        Raises :class:`BudgetExceededError` when it does not reach. None when the state does not answer and serving
-        goes on (logged and counted).
+        The impression counts for the caps of the session's user. Raises :class:`BudgetExceededError` when the money
+        does not reach and :class:`CapExceededError` when a cap forbids it. None when the state does not answer and
+        serving goes on (logged and counted).
         """
         running = self._started()
         governor = self._governor_for(campaign_id)
@@ -415,14 +416,23 @@ class UpstreamSession:
         identity = spend_id or str(uuid.uuid4())
         spend = await self._money(
             campaign_id,
-            lambda: governor.track_budget(running.context.session_id, campaign_id, price_micros, identity),
+            lambda: governor.track_budget(
+                running.context.session_id,
+                campaign_id,
+                price_micros,
+                identity,
+                user_id=running.context.user_id,
+                creative_id=creative_id,
+            ),
         )
         if spend is None:
             return None
         if not spend.accepted:
-            left = spend.standing.remaining_micros
+            if "capped" in spend.reasons:
+                raise CapExceededError(f"campaign {campaign_id} is capped for this user")
+            left, causes = spend.standing.remaining_micros, ", ".join(spend.reasons) or "they do not fit"
             raise BudgetExceededError(
-                f"campaign {campaign_id} has {left} micros left; {price_micros} do not fit"
+                f"campaign {campaign_id} has {left} micros left; {price_micros} were refused: {causes}"
             )
         return spend.standing
 

@@ -76,7 +76,14 @@ class AccountingGovernor:
         return CapStanding(self.seen, limit).remaining
 
     async def track_budget(
-        self, session_id: str, campaign_id: str, price_micros: int, spend_id: str
+        self,
+        session_id: str,
+        campaign_id: str,
+        price_micros: int,
+        spend_id: str,
+        *,
+        user_id: str | None = None,
+        creative_id: str = "",
     ) -> Spend:
         self._check()
         if spend_id not in self.spent:

@@ -1,0 +1,206 @@
+"""A session's governor beside the stream: it reads the materialised state, and spends through the ledger.
+
+Nothing is counted here. What is spent is an ad request and its impression, decided by the person's shard like any
+other; what is asked is what the shards last wrote to the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.campaigns import DAY_MS, Cap
+from adgovernor.contracts.decisions import Decision, Reason, ReasonCode
+from adgovernor.contracts.requests import AdRequest, Candidate
+from adgovernor.contracts.routing import partition_of
+from adgovernor.core.accounts import TreasuryCampaign
+from adgovernor.core.caps import CompiledCap, Context, blockers
+from adgovernor.core.history import Person
+from adgovernor.core.leases import CampaignShare
+from adgovernor.core.rules import Rules
+from adgovernor.core.user_shard import UserShard
+from adgovernor.sessions.governor import BudgetStanding, CapStanding, SessionChange, SessionState, Spend
+from adgovernor.sessions.library_governor import describe, note_spend, spend_change_id
+from adgovernor.sessions.states import SessionStates, asking_state
+from adgovernor.stores.base import Store
+
+_FIRST_WAIT_S: Final = 0.05
+_LONGEST_WAIT_S: Final = 0.8
+"""Between two tries for a lease."""
+
+
+class Decider(Protocol):
+    """Who has requests decided by the stream: `StreamDecider`, or a deployment in this process."""
+
+    async def decide(self, request: AdRequest) -> Decision:
+        """Publishes a request and waits for its decision. Raises `Unavailable` when none comes in time."""
+        ...
+
+    async def shown(self, decision: Decision, *, time_ms: int | None = None) -> int:
+        """Publishes an impression of each filled slot; how many."""
+        ...
+
+
+class StreamGovernor:
+    """The seam of `sessions.governor` over a deployment's store and log.
+
+    The store trails the ledger by a moment, so a cap check and a budget are advice; the decision that a spend goes
+    through is exact. A spend that is repeated after its answer was lost is not decided again: it raises
+    `StateUnavailableError` where the session does not remember it, and nothing is spent twice.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        decider: Decider,
+        states: SessionStates,
+        *,
+        window_ms: int = DAY_MS,
+        lease_wait_s: float = 4.0,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """
+        Args:
+            window_ms: what a limit that a session names counts.
+            lease_wait_s: how long a spend waits for its shard to get a lease, as it must where the campaign's last
+                money is another shard's.
+        """
+        self._store = store
+        self._decider = decider
+        self._states = states
+        self._window_ms = window_ms
+        self._lease_wait_s = lease_wait_s
+        self._clock_ms = clock_ms
+        self._sleep = sleep
+        self._partitions = 0
+
+    async def check_frequency_cap(self, user_id: str, campaign_id: str, limit: int) -> CapStanding:
+        """See `SessionGovernor.check_frequency_cap`."""
+        with asking_state():
+            count = await self._count()
+            shard = topics.user_shard(partition_of(user_id.encode(), count))
+            machine = await self._core(shard)
+            _, (stored,) = await self._store.read_fields(shard, "users", [user_id])
+            _, (definition,) = await self._store.read_fields(shard, "campaigns", [campaign_id])
+        person = Person.decode(stored)
+        # The session's own limit as a cap of 0 always objects, and says how much it has counted.
+        wanted = Cap(scope="campaign", window="rolling", length_ms=self._window_ms, limit=0)
+        context = Context("", max(self._clock_ms(), machine.watermark_ms), None, (), machine.watermark_ms)
+        share = None if definition is None else CampaignShare.decode(definition)
+        account = "" if share is None else share.campaign.account_id
+        zone = "UTC" if share is None else share.time_zone
+        own = blockers(person, (CompiledCap(wanted, campaign_id, account),), "", [], context, zone)
+        assert own is not None
+        found = [] if share is None else blockers(person, share.caps, "", share.categories, context, zone)
+        reasons = [Reason(**{**reason, "code": ReasonCode(reason["code"])}) for reason in found or ()]
+        return CapStanding(int(own[0]["count"]), limit, tuple(map(describe, reasons)))
+
+    async def remaining(self, user_id: str, campaign_id: str, limit: int) -> int:
+        """See `SessionGovernor.remaining`."""
+        return (await self.check_frequency_cap(user_id, campaign_id, limit)).remaining
+
+    async def track_budget(
+        self,
+        session_id: str,
+        campaign_id: str,
+        price_micros: int,
+        spend_id: str,
+        *,
+        user_id: str | None = None,
+        creative_id: str = "",
+    ) -> Spend:
+        """See `SessionGovernor.track_budget`."""
+        if await self._states.happened(session_id, spend_change_id(spend_id)):
+            return Spend(True, await self._standing(campaign_id))
+        reasons: tuple[str, ...] = ()
+        attempt, waited_s, wait_s = 0, 0.0, _FIRST_WAIT_S
+        while True:
+            request = AdRequest(
+                request_id=spend_id if not attempt else f"{spend_id}~{attempt}",
+                time_ms=self._clock_ms(),
+                user_id=user_id,
+                session_id=session_id,
+                candidates=(
+                    Candidate(
+                        campaign_id=campaign_id,
+                        creative_id=creative_id or campaign_id,
+                        price_micros=price_micros,
+                    ),
+                ),
+            )
+            with asking_state():
+                decision = await self._decider.decide(request)
+                if decision.slots[0].winner is not None:
+                    await self._decider.shown(decision)
+            reasons = _reasons(decision)
+            if reasons != (ReasonCode.NO_LEASE.value,) or waited_s + wait_s > self._lease_wait_s:
+                break
+            await self._sleep(wait_s)
+            attempt, waited_s, wait_s = attempt + 1, waited_s + wait_s, min(2 * wait_s, _LONGEST_WAIT_S)
+        if not reasons:
+            await note_spend(self._states, session_id, price_micros, spend_id)
+        return Spend(not reasons, await self._standing(campaign_id), reasons)
+
+    async def get_budget(self, campaign_id: str) -> BudgetStanding | None:
+        """See `SessionGovernor.get_budget`."""
+        with asking_state():
+            names = [topics.user_shard(number) for number in range(await self._count())]
+            read = await asyncio.gather(
+                *(self._store.read_fields(name, "campaigns", [campaign_id]) for name in names)
+            )
+            shares = [CampaignShare.decode(value) for _, (value,) in read if value is not None]
+            if not shares:
+                return None
+            _, (value,) = await self._store.read_fields(shares[0].treasury, "campaigns", [campaign_id])
+        if value is None:
+            return None
+        books = [book for share in shares for book in share.books.values()]
+        known = TreasuryCampaign.decode(value)
+        return BudgetStanding(
+            campaign_id,
+            known.campaign.currency,
+            known.topped_up,
+            sum(book.spent for book in books),
+            sum(book.reserved for book in books),
+        )
+
+    async def remaining_budget(self, campaign_id: str) -> int:
+        """See `SessionGovernor.remaining_budget`; 0 for a campaign that is unknown."""
+        return (await self._standing(campaign_id)).remaining_micros
+
+    async def get_session_state(self, session_id: str) -> SessionState | None:
+        """See `SessionGovernor.get_session_state`."""
+        return await self._states.get(session_id)
+
+    async def update_session_state(self, session_id: str, change: SessionChange) -> SessionState:
+        """See `SessionGovernor.update_session_state`."""
+        return await self._states.update(session_id, change)
+
+    async def _standing(self, campaign_id: str) -> BudgetStanding:
+        return await self.get_budget(campaign_id) or BudgetStanding(campaign_id, "", 0, 0)
+
+    async def _core(self, shard: str) -> UserShard:
+        machine = UserShard(shard, Rules())
+        _, fields = await self._store.read_buckets(shard, ("core",))
+        machine.restore(fields)
+        return machine
+
+    async def _count(self) -> int:
+        if not self._partitions:
+            machine = await self._core(topics.user_shard(0))
+            if not machine.has_rules:
+                return 1
+            self._partitions = machine.rules.partitions
+        return self._partitions
+
+
+def _reasons(decision: Decision) -> tuple[str, ...]:
+    """Why the one candidate did not win; nothing where it did."""
+    found = [reason.code.value for loser in decision.losers for reason in loser.reasons]
+    if not found and decision.slots[0].no_fill is not None:
+        found = [decision.slots[0].no_fill.value]
+    return tuple(dict.fromkeys(found))
