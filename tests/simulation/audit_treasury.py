@@ -430,6 +430,13 @@ class TreasuryAudit:
                     "what is spent up is exhausted",
                     f"{name} is not paused",
                 )
+                self._finish_day(fund, name)
+            if "day" in fund.reasons and "archived" not in fund.reasons:
+                self.check(
+                    audit_caps.day_end_ms(fund.exhausted_day, fund.zone) > now_ms,
+                    "a new day lifts the pause of the old one",
+                    f"{name} is paused for {fund.exhausted_day}",
+                )
             if "exhausted" in fund.reasons:
                 enough = max(one * self.rules.partitions, fund.topped_up // 100)
                 back = fund.unleased >= enough or (fund.unleased >= one and not outstanding)

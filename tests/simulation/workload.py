@@ -51,7 +51,9 @@ class Workload:
     arrivals: list[Arrival] = field(default_factory=list)
     people: list[dict[str, str]] = field(default_factory=list)
     zone: str = "UTC"
-    """Whose midnight is near, where one is."""
+    """Where most accounts are."""
+    midnight: bool = False
+    """Whether a day ends there within the run."""
     _seen: dict[int, int] = field(default_factory=dict)
     """Partition of ``decisions`` → the last number taken by the client below."""
     _requests: list[tuple[float, dict[str, Any], bytes]] = field(default_factory=list)
@@ -162,8 +164,8 @@ class Workload:
         }
         if rng.random() < 0.3:
             campaign["min_price_micros"] = max(1, price // 2)
-        if rng.random() < 0.4:
-            campaign["daily_budget_micros"] = price * rng.choice((4, 10, 20)) + rng.choice((0, price // 3))
+        if rng.random() < (0.7 if self.midnight else 0.3):
+            campaign["daily_budget_micros"] = price * rng.choice((3, 6, 15)) + rng.choice((0, price // 3))
         if rng.random() < 0.2:
             campaign["start_ms"] = self.epoch_ms + rng.randint(-5_000, 3_000)
             campaign["end_ms"] = self.epoch_ms + rng.randint(12_000, 40_000)
@@ -293,6 +295,8 @@ class Workload:
             )
             if kind in ("top-up", "credit", "decrease"):
                 amount = rng.choice((price, price * rng.randint(2, 10), rng.randint(1, 2 * price)))
+                if kind == "decrease" and rng.random() < 0.4:
+                    amount = 100 * price  # All that is left.
                 self._command(at_s, account, kind, campaign_id=name, amount_micros=amount)
             elif kind == "upsert":
                 changed = {
@@ -333,9 +337,10 @@ def draw_workload(rng: random.Random) -> Workload:
     """The workload of one seed; two runs in five cross a midnight of some account."""
     day = datetime(2026, 3, 1, tzinfo=ZoneInfo("UTC")) + timedelta(days=rng.randint(0, 300))
     zone = rng.choice(_ZONES)
-    if rng.random() < 0.4:
-        midnight = day.replace(tzinfo=ZoneInfo(zone))
-        epoch_ms = int(midnight.timestamp() * 1000) - rng.randint(6_000, 20_000)
+    midnight = rng.random() < 0.4
+    if midnight:
+        start = day.replace(tzinfo=ZoneInfo(zone))
+        epoch_ms = int(start.timestamp() * 1000) - rng.randint(6_000, 20_000)
     else:
         epoch_ms = int(day.timestamp() * 1000) + rng.randint(0, 86_400_000)
     partitions = rng.choice((1, 2, 2, 3, 4))
@@ -352,6 +357,6 @@ def draw_workload(rng: random.Random) -> Workload:
         early_lease_ms=rng.choice((0, 2_000)),
         lease_divisor=rng.choice((1, 2, 3)),
     )
-    workload = Workload(rng, partitions, epoch_ms, rules, zone=zone)
+    workload = Workload(rng, partitions, epoch_ms, rules, zone=zone, midnight=midnight)
     workload.plan()
     return workload
