@@ -311,8 +311,7 @@ class Treasury(Releases):
                 self.emit(["returned", campaign_id, source, day, amount])
             for row in item.get("books", ()):
                 self.emit(["report", campaign_id, source, row])
-            ask = item.get("ask")
-            if ask is not None and not known.reasons:
+            for ask in item.get("asks", ()) if not known.reasons else ():
                 owed = [ask["owed"]] if "owed" in ask else []
                 self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"], *owed])
             if (

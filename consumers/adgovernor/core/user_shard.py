@@ -434,7 +434,7 @@ class UserShard(UserState):
         ask = {"day": day, "level": level + owed, "empty": lease < share.one_price}
         if owed:
             ask["owed"] = owed
-        self._item(share)["ask"] = ask
+        self._item(share).setdefault("asks", []).append(ask)
 
     def ask_for(self, share: CampaignShare, day: int, price: int) -> None:
         """What a decision found lacking."""

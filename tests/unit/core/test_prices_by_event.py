@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, reasons_of, state_of, winner_of
 from hypothesis import given, settings
@@ -223,3 +224,24 @@ def test_rollover_lets_days_together_spend_what_they_have_together(
             assert today == min(asked, 5 * (number + 1) - sold)
         sold += today
         world.check_money()
+
+
+def test_asks_for_several_days_ride_on_one_message() -> None:
+    """A campaign that is resumed while late impressions of two days are owed asks for both days."""
+    world = World(lateness_ms=0)
+    world.campaign(daily_budget_micros=5_000)
+    user = world.users[0]
+    world.command("pause", campaign_id="c1", time_ms=T0)
+    for day in (20231113, 20231114):
+        user.apply(["owe", f"r{day}", 0, "c1", day, 1_000, T0 + HOUR])
+    world.instant = False
+    world.command("resume", campaign_id="c1", time_ms=T0)
+    while ("t0", "u0") in world.mail:
+        world.deliver("t0", "u0")
+    asked = [
+        ask["day"]
+        for value in world.mail["u0", "t0"]
+        for item in orjson.loads(value)["payload"]["items"]
+        for ask in item.get("asks", ())
+    ]
+    assert sorted(set(asked)) == [20231113, 20231114]

@@ -83,7 +83,7 @@ def test_an_ask_is_not_repeated_while_it_is_open() -> None:
         for messages in world.mail.values()
         for value in messages
         for item in orjson.loads(value)["payload"]["items"]
-        if "ask" in item
+        if "asks" in item
     ]
     assert len(asks) == 1
 
