@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     ),
     "topics": ("topics_commands", "topics_app", "Run", "Create and show the topics of a deployment."),
     "run": ("run_commands", "run", "Run", "Run a worker."),
+    "resolve": ("resolve_commands", "resolve", "Run", "Fetch the ads of decisions whose winner is a tag."),
     "recover": (
         "recover_commands",
         "recover",

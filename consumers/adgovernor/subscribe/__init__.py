@@ -20,6 +20,7 @@ from adgovernor.contracts.campaigns import (
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import Gap
+from adgovernor.subscribe.ads import AdReader
 from adgovernor.subscribe.deadletters import DeadLetter
 from adgovernor.subscribe.kafka import PartitionReader, RawMessage, ReadableLog, Reader
 from adgovernor.subscribe.position import START, Position, dump_positions, load_positions
@@ -66,6 +67,7 @@ def dead_letters(connection: Source, input_topic: str, **options: Any) -> Subscr
 
 __all__ = [
     "START",
+    "AdReader",
     "DeadLetter",
     "Gap",
     "KafkaConnection",

@@ -76,6 +76,7 @@ class Subscriber(Generic[EventT]):
         partitions: Iterable[int] | None = None,
         start: Mapping[int, Position] | None = None,
         group: str | None = None,
+        otherwise: Mapping[int, Position] | None = None,
         until_end: bool = False,
         gap_patience_s: float = GAP_PATIENCE_S,
         client_id: str = "adgovernor-subscribe",
@@ -88,6 +89,7 @@ class Subscriber(Generic[EventT]):
             partitions: which; left out, all.
             start: where to go on; a partition left out starts at its first event.
             group: a consumer group whose committed positions are the start where ``start`` names none.
+            otherwise: the start where neither ``start`` nor the group names one.
             until_end: stop at the end that the topic has when reading begins.
             gap_patience_s: how long a missing event may take.
         """
@@ -96,6 +98,7 @@ class Subscriber(Generic[EventT]):
         self._group = group
         self._wanted = None if partitions is None else sorted(set(partitions))
         self._start = dict(start or {})
+        self._otherwise = dict(otherwise or {})
         self._until_end = until_end
         self._patience_s = gap_patience_s
         self._client_id = client_id
@@ -131,7 +134,7 @@ class Subscriber(Generic[EventT]):
             saved = {}
             if self._group and self._kafka:
                 saved = await self._committed(self._kafka[0], self._group, chosen)
-            starts = {p: self._start.get(p) or saved.get(p, START) for p in chosen}
+            starts = {p: self._start.get(p) or saved.get(p) or self._otherwise.get(p, START) for p in chosen}
             self._ends = await self._reader.ends(chosen)
             for partition, position in starts.items():
                 if position.offset > self._ends[partition]:
@@ -180,8 +183,8 @@ class Subscriber(Generic[EventT]):
             self._buffer.clear()
             yield events
 
-    async def commit(self) -> None:
-        """Keeps `positions` in Kafka, in the group's name.
+    async def commit(self, positions: Mapping[int, Position] | None = None) -> None:
+        """Keeps `positions` in Kafka, in the group's name; or those given, where later events are not done yet.
 
         Raises:
             Unavailable: where Kafka does not take them.
@@ -190,7 +193,7 @@ class Subscriber(Generic[EventT]):
             raise BadInput("commit needs a group; give one to the subscriber, or store positions() yourself")
         offsets = {
             TopicPartition(self._reader.full_name, p): OffsetAndMetadata(at.offset, f"dn={at.dn}")
-            for p, at in self._delivered.items()
+            for p, at in (self._delivered if positions is None else positions).items()
         }
         try:
             async with asyncio.timeout(_COMMIT_S):

@@ -100,6 +100,8 @@ def test_every_command_explains_itself(name: str) -> None:
         (["dlq", "replay", "ad-requests", "--number", "1"], "give --partition too"),
         (["replay", "adgovernor"], "cannot be replayed into its own deployment"),
         (["run", "--clock", "sundial"], "must be wall or events"),
+        (["resolve", "--partitions", "all"], "give numbers"),
+        (["resolve", "--resolve", "nonsense"], "HOST=ADDRESS"),
     ],
 )
 def test_wrong_input_is_code_2_and_says_how_to_mend_it(arguments: list[str], said: str) -> None:
@@ -119,6 +121,7 @@ def test_wrong_input_is_code_2_and_says_how_to_mend_it(arguments: list[str], sai
         ["dlq", "list", "ad-requests"],
         ["watch", "decisions", "--from-start"],
         ["run", "--metrics-port", "0"],
+        ["resolve", "--metrics-port", "0"],
     ],
 )
 def test_missing_servers_are_code_3(arguments: list[str]) -> None:

@@ -1,0 +1,188 @@
+"""``adgovernor resolve``: the stage that turns decided tags into playable ads."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adgovernor.app.console import run_async, settings_of
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput
+
+if TYPE_CHECKING:
+    from adgovernor.app.settings import Settings
+    from adgovernor.subscribe import Position
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    metrics_port: int | None
+    concurrent: int
+    partitions: tuple[int, ...] | None
+    from_start: bool
+    stale: bool
+    allow_private: bool
+    overrides: tuple[str, ...]
+    ca_file: Path | None
+
+
+def resolve(
+    context: typer.Context,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Of /metrics, /healthz and /readyz; 0: a free one.")
+    ] = None,
+    concurrent: Annotated[int, typer.Option(min=1, max=10_000, help="Decisions worked on at once.")] = 64,
+    partitions: Annotated[
+        str | None,
+        typer.Option(metavar="0,1,…", help="Only these, where several stages divide the work; else all."),
+    ] = None,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="The first time, begin with the first decision, not the next one."),
+    ] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Ask for ads of decisions whose time is long over, too.")
+    ] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Contact private, loopback and link-local addresses too.")
+    ] = False,
+    resolve_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resolve",
+            metavar="HOST=ADDRESS:PORT",
+            help="Connect to this address for HOST; may be repeated.",
+        ),
+    ] = None,
+    cacert: Annotated[
+        Path | None,
+        typer.Option(
+            "--cacert", metavar="FILE", exists=True, dir_okay=False, help="Trust these authorities (PEM)."
+        ),
+    ] = None,
+) -> None:
+    """Fetch the ads of decisions whose winner is a tag, until SIGTERM or SIGINT.
+
+    Each tag (a candidate's `tag_url`) is followed through its wrappers, and what it comes to is published on `ads`,
+    keyed as the decision is: the ad with the tracking of its whole chain, or the errors. Positions are kept in Kafka
+    as group PREFIX.resolve once the ads are acknowledged; after a crash the last ones may be published again.
+
+    Example: adgovernor --prefix prod resolve --metrics-port 9465
+    """
+    from adgovernor.app.logs import configure
+
+    settings = settings_of(context)
+    configure(settings.log_format, settings.log_level)
+    options = _Options(
+        metrics_port,
+        concurrent,
+        _numbers(partitions),
+        from_start,
+        stale,
+        allow_private,
+        tuple(resolve_host or ()),
+        cacert,
+    )
+    run_async(work(settings, options))
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise BadInput(f"--partitions is {text!r}; give numbers, such as 0,1,2")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+async def work(settings: Settings, options: _Options) -> None:
+    """Runs the stage until it is asked to stop.
+
+    Raises:
+        BadInput, BadSettings, Unavailable, Gap: as `ResolveStage.run`, and for options that cannot be.
+    """
+    import structlog
+
+    from adgovernor.app.health import Health, HealthServer
+    from adgovernor.app.resolve_metrics import ResolveMetrics
+    from adgovernor.publish import Publisher
+    from adgovernor.sessions.addresses import AddressPolicy, parse_override
+    from adgovernor.sessions.httpx_transport import HttpxTransport
+    from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
+    from adgovernor.sessions.states import SessionStates
+    from adgovernor.stores.backends import RedisBackend
+    from adgovernor.subscribe import decisions
+
+    log = structlog.get_logger("adgovernor.resolve")
+    try:
+        policy = AddressPolicy(
+            allow_private=options.allow_private,
+            overrides=dict(parse_override(text) for text in options.overrides),
+        )
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    connection = settings.kafka.connection()
+    metrics = ResolveMetrics()
+    backend = RedisBackend(settings.redis.config(), settings.prefix)
+    bounds = ResolveSettings(concurrent=options.concurrent)
+    if options.stale:
+        bounds = ResolveSettings(concurrent=options.concurrent, grace_ms=None)
+    try:
+        async with (
+            decisions(
+                connection,
+                prefix=settings.prefix,
+                partitions=options.partitions,
+                group=f"{settings.prefix}.resolve",
+                otherwise=None if options.from_start else await _now(settings),
+                client_id="adgovernor-resolve",
+            ) as source,
+            Publisher(connection, prefix=settings.prefix, client_id="adgovernor-resolve") as publisher,
+            HttpxTransport(policy, ca_file=options.ca_file) as transport,
+        ):
+            stage = ResolveStage(
+                source,
+                publisher,
+                transport,
+                commit=source.commit,
+                states=SessionStates(backend, deadline_s=1.0),
+                settings=bounds,
+                observer=metrics,
+            )
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stage.stop)
+            running = asyncio.create_task(stage.run(), name="resolve")
+
+            def health() -> Health:
+                return Health(not running.done(), {"detail": "ended" if running.done() else "running"})
+
+            port = settings.metrics_port if options.metrics_port is None else options.metrics_port
+            try:
+                async with HealthServer(
+                    settings.metrics_host, port, metrics=metrics.text, live=health, ready=health
+                ) as server:
+                    log.info("resolve stage starts", prefix=settings.prefix, metrics_port=server.port)
+                    await running
+            finally:
+                running.cancel()
+                await asyncio.wait({running})
+            log.info("resolve stage stopped")
+    finally:
+        await backend.close()
+
+
+async def _now(settings: Settings) -> dict[int, Position]:
+    from adgovernor.app.starts import from_now
+    from adgovernor.stores.redis import RedisStore
+
+    store = RedisStore(settings.redis.config(), settings.prefix)
+    try:
+        return await from_now(settings, store, topics.DECISIONS)
+    finally:
+        await store.close()

@@ -1,0 +1,366 @@
+"""The ``resolve`` stage: decisions whose winners are tags become playable ads, on the topic ``ads``.
+
+    decisions → resolve each tag within its session → publish → position
+
+A position is kept only once the ads of every decision before it are acknowledged, so a stage that dies does the last
+ones again: an event of ``ads`` may be there twice, and readers ignore what they have seen, by decision id and slot
+(`subscribe.AdReader` does). A tag that comes to nothing is an event, too, with its errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+import structlog
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.ads import Ad, AdError
+from adgovernor.contracts.catalogue import contract_of
+from adgovernor.contracts.decisions import Decision, Winner
+from adgovernor.contracts.errors import AdGovernorError, Unavailable
+from adgovernor.publish import Publisher
+from adgovernor.sessions.context import SessionContext
+from adgovernor.sessions.cookies import CookieJar
+from adgovernor.sessions.errors import StateUnavailableError
+from adgovernor.sessions.fetch import Fetcher, FetchLimits
+from adgovernor.sessions.governor import SessionChange
+from adgovernor.sessions.playable import ad_errors, playable_ads
+from adgovernor.sessions.request_macros import RequestMacros
+from adgovernor.sessions.resolver import ChainLimits, ChainResolver, Resolution
+from adgovernor.sessions.retry import RetryPolicy, is_retryable
+from adgovernor.sessions.states import SessionStates
+from adgovernor.sessions.tracking import TrackingSender
+from adgovernor.sessions.transport import Transport
+from adgovernor.subscribe import Position
+from adgovernor.video import VastError
+
+_log = structlog.get_logger("adgovernor.resolve")
+_SOURCE: Final = "/adgovernor/resolve"
+Outcome = Literal["ad", "no_ad", "stale"]
+
+
+class Decisions(Protocol):
+    """Where decisions come from: a `subscribe.Subscriber`."""
+
+    def positions(self) -> dict[int, Position]:
+        """Where each partition is, after the last event that was delivered."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Decision]: ...
+
+
+class ResolveObserver(Protocol):
+    """Hears what the stage does."""
+
+    def resolved(self, outcome: Outcome, seconds: float, codes: tuple[int, ...]) -> None:
+        """A tag was followed, or was too old to be."""
+        ...
+
+    def pending(self, decisions: int) -> None:
+        """So many decisions are being worked on."""
+        ...
+
+    def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None:
+        """Something failed and is tried again, or for ``state`` left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveSettings:
+    """Bounds of the stage."""
+
+    concurrent: int = 64
+    """Decisions worked on at once."""
+    max_sessions: int = 10_000
+    """People whose cookies are remembered."""
+    commit_interval_s: float = 1.0
+    publish_patience_s: float = 120.0
+    """How long publishing one ad is tried before the stage ends with an error."""
+    stop_deadline_s: float = 25.0
+    """How long decisions under way may take once the stage is asked to stop."""
+    grace_ms: int | None = 60_000
+    """A decision so long past its deadline is answered without asking anybody: its page is gone. None: never."""
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+    chain: ChainLimits = field(default_factory=ChainLimits)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def __post_init__(self) -> None:
+        if min(self.concurrent, self.max_sessions) < 1 or self.commit_interval_s <= 0:
+            raise ValueError("concurrent and max_sessions are at least 1, commit_interval_s is above 0")
+
+
+class _Silent:
+    def resolved(self, outcome: Outcome, seconds: float, codes: tuple[int, ...]) -> None: ...
+
+    def pending(self, decisions: int) -> None: ...
+
+    def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None: ...
+
+
+@dataclass(slots=True)
+class _Work:
+    """A decision under way, and the positions from which on it is not done."""
+
+    before: Mapping[int, Position]
+    done: bool = False
+
+
+class ResolveStage:
+    """Reads ``decisions``, publishes ``ads`` through ``publisher``. Both are open, and the caller's to close.
+
+    ``commit`` keeps positions (a subscriber's own, with a group). ``states`` counts what sessions asked for, where it
+    is given; where it cannot be reached, that is left out.
+    """
+
+    def __init__(
+        self,
+        decisions: Decisions,
+        publisher: Publisher,
+        transport: Transport,
+        *,
+        commit: Callable[[Mapping[int, Position]], Awaitable[None]] | None = None,
+        states: SessionStates | None = None,
+        settings: ResolveSettings | None = None,
+        observer: ResolveObserver | None = None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._decisions = decisions
+        self._publisher = publisher
+        self._transport = transport
+        self._commit = commit
+        self._states = states
+        self._settings = settings or ResolveSettings()
+        self._observer: ResolveObserver = observer or _Silent()
+        self._clock_ms = clock_ms
+        self._rng = rng or random.SystemRandom()
+        self._sleep = sleep
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._pending: deque[_Work] = deque()
+        self._before: Mapping[int, Position] = {}
+        self._kept: Mapping[int, Position] = {}
+        self._gate = asyncio.Semaphore(self._settings.concurrent)
+        self._jars: OrderedDict[str, CookieJar] = OrderedDict()
+        self._contract = contract_of(topics.ADS)
+
+    def stop(self) -> None:
+        """Ends `run`: nothing more is read, what is under way is finished."""
+        self._stopping.set()
+
+    def positions(self) -> Mapping[int, Position]:
+        """From where on a decision may be not done: what to start from after a crash."""
+        while self._pending and self._pending[0].done:
+            self._pending.popleft()
+        return self._pending[0].before if self._pending else self._before
+
+    async def run(self) -> None:
+        """Works until `stop`, or until the decisions end.
+
+        Raises:
+            Unavailable: where ads cannot be published for too long, decisions not be read, or those under way not be
+                finished in time.
+            Gap: where decisions are missing.
+        """
+        self._before = self._kept = self._decisions.positions()
+        fetcher = Fetcher(self._transport, self._settings.fetch)
+        try:
+            async with (
+                TrackingSender(fetcher, dict, retry=self._settings.retry, rng=self._rng) as sender,
+                asyncio.TaskGroup() as group,
+            ):
+                reading = group.create_task(self._read(group, sender), name="resolve-read")
+                group.create_task(self._keep(), name="resolve-keep")
+                group.create_task(self._end(reading), name="resolve-end")
+        except* AdGovernorError as errors:
+            # One reason is enough: the others follow from the same server.
+            raise _first(errors) from errors
+
+    async def _read(self, group: asyncio.TaskGroup, sender: TrackingSender) -> None:
+        try:
+            async for decision in self._decisions:
+                if any(slot.winner is not None and slot.winner.tag_url for slot in decision.slots):
+                    await self._gate.acquire()
+                    work = _Work(self._before)
+                    self._pending.append(work)
+                    self._observer.pending(len(self._pending))
+                    group.create_task(self._work(decision, work, sender))
+                self._before = self._decisions.positions()
+        finally:
+            self._stopping.set()
+
+    async def _end(self, reading: asyncio.Task[None]) -> None:
+        await self._stopping.wait()
+        reading.cancel()
+        await asyncio.wait({reading})
+        try:
+            async with asyncio.timeout(self._settings.stop_deadline_s):
+                while any(not work.done for work in self._pending):
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"{sum(not work.done for work in self._pending)} decisions were not done "
+                f"{self._settings.stop_deadline_s:g} s after the stage was asked to stop; they are done again"
+            ) from None
+        self._finished.set()
+
+    async def _keep(self) -> None:
+        """Keeps positions from time to time, and at the end."""
+        while not self._finished.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.commit_interval_s):
+                    await self._finished.wait()
+            await self._keep_once()
+
+    async def _keep_once(self) -> None:
+        positions = self.positions()
+        if self._commit is None or positions == self._kept:
+            return
+        try:
+            await self._commit(positions)
+        except Unavailable as error:
+            # What is not kept is done again after a crash, and tried again after a while.
+            self._observer.retried("commit")
+            _log.warning("positions not kept", reason=str(error))
+            return
+        self._kept = positions
+
+    # ------------------------------------------------------------------ one decision
+
+    async def _work(self, decision: Decision, work: _Work, sender: TrackingSender) -> None:
+        try:
+            slots = [(slot.slot, slot.winner) for slot in decision.slots if slot.winner is not None]
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._slot(decision, number, winner, sender))
+                    for number, winner in slots
+                    if winner.tag_url
+                ]
+            for task in tasks:
+                await self._publish(task.result())
+            await self._count(decision, [task.result() for task in tasks])
+        finally:
+            self._gate.release()
+        work.done = True
+        self._idle.set()
+        self.positions()
+        self._observer.pending(len(self._pending))
+
+    async def _slot(self, decision: Decision, slot: int, winner: Winner, sender: TrackingSender) -> Ad:
+        assert winner.tag_url is not None
+        began_s = time.monotonic()
+        grace_ms = self._settings.grace_ms
+        ad = Ad(
+            decision_id=decision.decision_id,
+            slot=slot,
+            routing_id=decision.routing_id,
+            time_ms=decision.time_ms,
+            deadline_ms=winner.deadline_ms,
+            campaign_id=winner.campaign_id,
+            creative_id=winner.creative_id,
+            tag_url=winner.tag_url,
+            session_id=decision.routing_id,
+            resolved_ms=self._clock_ms(),
+        )
+        if grace_ms is not None and winner.deadline_ms + grace_ms < self._clock_ms():
+            late = AdError(
+                code=int(VastError.UNDEFINED), message="not asked for: the decision's time is over"
+            )
+            self._observer.resolved("stale", 0.0, (late.code,))
+            return ad.model_copy(update={"errors": (late,)})
+        resolution = await self._resolve(decision, slot, winner.tag_url, sender)
+        ads, errors = playable_ads(resolution), ad_errors(resolution)
+        self._observer.resolved(
+            "ad" if ads else "no_ad", time.monotonic() - began_s, tuple(error.code for error in errors)
+        )
+        return ad.model_copy(
+            update={
+                "ads": ads,
+                "errors": errors,
+                "requested": resolution.requested,
+                "resolved_ms": self._clock_ms(),
+            }
+        )
+
+    async def _resolve(
+        self, decision: Decision, slot: int, tag_url: str, sender: TrackingSender
+    ) -> Resolution:
+        person = decision.routing_id
+        context = SessionContext.create(
+            session_id=person, request_id=decision.decision_id, user_id=person, rng=self._rng
+        )
+        # Said again after a crash, a transaction is the same one to whoever hears of it.
+        name = uuid.uuid5(uuid.NAMESPACE_URL, f"{decision.decision_id}/{slot}")
+        macros = RequestMacros(context, rng=self._rng, transaction_id=str(name))
+        fetcher = Fetcher(self._transport, self._settings.fetch, self._jar(person))
+        resolver = ChainResolver(fetcher, self._settings.chain)
+        for attempt in range(1, self._settings.retry.attempts + 1):
+            resolution = await resolver.resolve(tag_url, macros)
+            cause = resolution.cause
+            if cause is None or not is_retryable(cause) or attempt == self._settings.retry.attempts:
+                break
+            self._observer.retried("fetch")
+            await self._sleep(self._settings.retry.delay_s(attempt, self._rng))
+        for index, error in enumerate(resolution.errors):
+            sender.fire(
+                error.uris,
+                (decision.decision_id, slot, "error", index),
+                macros(),
+                code=error.code,
+                message=error.message,
+            )
+        return resolution
+
+    def _jar(self, person: str) -> CookieJar:
+        jar = self._jars.setdefault(person, CookieJar())
+        self._jars.move_to_end(person)
+        if len(self._jars) > self._settings.max_sessions:
+            self._jars.popitem(last=False)
+        return jar
+
+    async def _publish(self, ad: Ad) -> None:
+        key, value = self._contract.key(ad).encode(), self._contract.encode(ad)
+        headers = topics.cloud_headers(topics.ADS, _SOURCE, f"{ad.decision_id}/{ad.slot}")
+        deadline_s = time.monotonic() + self._settings.publish_patience_s
+        failures = 0
+        while True:
+            try:
+                await self._publisher.raw(topics.ADS, key, value, headers)
+            except Unavailable:
+                failures += 1
+                if time.monotonic() >= deadline_s:
+                    raise
+                self._observer.retried("publish")
+                await self._sleep(self._settings.retry.delay_s(failures, self._rng))
+            else:
+                return
+
+    async def _count(self, decision: Decision, ads: list[Ad]) -> None:
+        if self._states is None:
+            return
+        change = SessionChange(
+            f"resolve/{decision.decision_id}",
+            requests=sum(len(ad.requested) for ad in ads),
+            pod_positions=tuple(ad.slot for ad in ads if ad.ads),
+        )
+        try:
+            await self._states.update(decision.routing_id, change)
+        except StateUnavailableError as error:
+            self._observer.retried("state")
+            _log.warning("session state not updated", reason=str(error))
+
+
+def _first(errors: BaseExceptionGroup[AdGovernorError]) -> AdGovernorError:
+    found = errors.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
