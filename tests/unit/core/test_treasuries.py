@@ -327,6 +327,8 @@ def test_resume_does_not_clear_an_empty_budget() -> None:
     world.command("pause", campaign_id="c1")
     world.command("resume", campaign_id="c1")
     assert codes_of(world.request("x", T0, "c1")) == ["exhausted"]
+    assert world.of("campaign-resumed") == []
+    assert len(world.of("campaign-paused")) == len(world.of("budget-exhausted")) == 1
 
 
 def test_a_pause_returns_the_idle_money() -> None:
