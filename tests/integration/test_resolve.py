@@ -1,0 +1,316 @@
+"""The resolve stage as it is run: real Kafka and Redis, a worker, an ad server on loopback, and a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from ad_server import AdServer, Answer, Route, Seen, ad_server
+from vast_documents import inline, vast, wrapper
+
+from adgovernor import subscribe
+from adgovernor.contracts.ads import Ad
+from adgovernor.contracts.campaigns import Campaign, UpsertCampaign
+from adgovernor.contracts.decisions import Decision
+from adgovernor.contracts.requests import AdRequest, Candidate
+from adgovernor.publish import Publisher
+from adgovernor.sessions.addresses import AddressPolicy
+from adgovernor.sessions.decider import StreamDecider
+from adgovernor.sessions.httpx_transport import HttpxTransport
+from adgovernor.sessions.playback import Playback
+from adgovernor.sessions.states import SessionStates
+from adgovernor.sessions.stream_governor import StreamGovernor
+from adgovernor.stores.backends import RedisBackend
+from adgovernor.stores.redis import RedisStore
+from adgovernor.stores.redis_client import RedisConfig
+from adgovernor.subscribe import AdReader
+
+pytestmark = pytest.mark.servers
+
+_PATIENCE_S = 60.0
+PRICE = 10
+
+
+class Deployment:
+    """A deployment of one prefix, and the processes that are started for it."""
+
+    def __init__(self, kafka: str, redis: str, prefix: str, folder: Path) -> None:
+        self.kafka, self.redis, self.prefix, self.folder = kafka, redis, prefix, folder
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")
+        } | {
+            "ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS": kafka,
+            "ADGOVERNOR_REDIS__URL": redis,
+            "ADGOVERNOR_PREFIX": prefix,
+            "ADGOVERNOR_METRICS_HOST": "127.0.0.1",
+            "ADGOVERNOR_METRICS_PORT": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "adgovernor.app.cli", *arguments]
+
+    @contextmanager
+    def process(
+        self, name: str, *arguments: str, starts: str
+    ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+        """A command that runs, and the address of its metrics; it must end well when it is told to."""
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                self.command(*arguments), env=self.environment, cwd=self.folder, stdout=file, stderr=file
+            )
+        try:
+            until = time.monotonic() + _PATIENCE_S
+            base = ""
+            while not base and time.monotonic() < until:
+                assert process.poll() is None, log.read_text()
+                for line in log.read_text().splitlines():
+                    if starts in line:
+                        base = f"http://127.0.0.1:{json.loads(line)['metrics_port']}"
+                time.sleep(0.1)
+            assert base, log.read_text()
+            yield process, base
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(40) == 0, log.read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+
+
+@pytest.fixture
+def deployment(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, redis_namespace: str, tmp_path: Path
+) -> Deployment:
+    """Topics, and nothing in them."""
+    made = Deployment(kafka_bootstrap, redis_url, f"{topic_prefix}.{redis_namespace}", tmp_path)
+    subprocess.run(
+        made.command("topics", "create", "--partitions", "2"),
+        env=made.environment,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return made
+
+
+def documents(slow_s: dict[str, float]) -> dict[str, Route]:
+    """A chain of two; the brand's answer waits as ``slow_s`` says at the moment."""
+
+    def brand(request: Seen) -> Answer:
+        return Answer(
+            vast(inline("brand", extra="<Impression>/shown?cb=[CACHEBUSTING]</Impression>")),
+            delay_s=slow_s["s"],
+        )
+
+    return {
+        "/tag": Answer(vast(wrapper("w", "/brand"))),
+        "/brand": brand,
+        "/shown": Answer(b""),
+        "/none": Answer(vast()),
+    }
+
+
+def request(number: int, *tags: str | None) -> AdRequest:
+    return AdRequest(
+        request_id=f"r{number}",
+        time_ms=time.time_ns() // 1_000_000,
+        user_id=f"u{number}",
+        candidates=tuple(
+            Candidate(campaign_id="c", creative_id=f"x{place}", price_micros=PRICE, tag_url=tag)
+            for place, tag in enumerate(tags)
+        ),
+    )
+
+
+async def define(deployment: Deployment, publisher: Publisher) -> None:
+    """Campaign ``c``, accepted."""
+    campaign = Campaign(
+        campaign_id="c", account_id="a", currency="EUR", budget_micros=100_000, min_price_micros=PRICE
+    )
+    async with subscribe.campaign_changes(deployment.kafka, prefix=deployment.prefix) as changes:
+        await publisher.command(
+            UpsertCampaign(command="upsert", command_id="1", account_id="a", campaign=campaign)
+        )
+        async with asyncio.timeout(_PATIENCE_S):
+            assert (await anext(aiter(changes))).accepted
+
+
+async def until_leased(decider: StreamDecider) -> None:
+    """Until both shards have money for ``c``: from then on every request is filled."""
+    async with asyncio.timeout(_PATIENCE_S):
+        number = 0
+        won: set[str] = set()
+        while len(won) < 2:
+            number += 1
+            decision = await decider.decide(request(-number, None))
+            if decision.slots[0].winner is not None:
+                won.add(decision.shard)
+
+
+async def collect(ads: AdReader, wanted: int) -> list[Ad]:
+    """The next ads."""
+    found = []
+    async with asyncio.timeout(_PATIENCE_S):
+        async for ad in ads:
+            found.append(ad)
+            if len(found) == wanted:
+                return found
+    raise AssertionError("reading ads has no end")
+
+
+async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Deployment) -> None:
+    """Each decided tag comes out once, as a playable ad or with its error; a shown one is tracked and its money spent."""
+    with (
+        ad_server(documents({"s": 0.0})) as server,
+        deployment.process("worker", "run", starts="worker starts"),
+        deployment.process(
+            "resolve", "resolve", "--from-start", "--allow-private", starts="resolve stage starts"
+        ) as (_, metrics),
+    ):
+        async with (
+            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
+            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
+            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
+            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
+            HttpxTransport(AddressPolicy(allow_private=True)) as transport,
+            Playback(publisher, transport) as playback,
+        ):
+            await define(deployment, publisher)
+            await until_leased(decider)
+            for number in range(10):
+                tag = f"{server.url}/{'tag' if number % 2 else 'none'}"
+                decision = await decider.decide(request(number, tag))
+                assert decision.slots[0].winner is not None
+            found = {ad.decision_id: ad for ad in await collect(ads, 10)}
+            assert set(found) == {f"r{number}" for number in range(10)}
+            for number in range(10):
+                ad = found[f"r{number}"]
+                if number % 2:
+                    assert ad.requested == (f"{server.url}/tag", f"{server.url}/brand")
+                    assert f"{server.url}/shown?cb=[CACHEBUSTING]" in ad.ads[0].impressions
+                    assert ad.routing_id == f"u{number}"
+                else:
+                    assert [error.code for error in ad.errors] == [303]
+            await playback.fire_impression(found["r1"])
+        shown = [path for path in server.paths if path.startswith("/shown")]
+        assert len(shown) == 1
+        assert "CACHEBUSTING" not in shown[0]
+        text = await asyncio.to_thread(read, f"{metrics}/metrics")
+        assert 'adgovernor_resolved_tags_total{outcome="ad"} 5.0' in text
+        await until_spent(deployment, PRICE)
+    backend = RedisBackend(RedisConfig.from_url(deployment.redis), deployment.prefix)
+    state = await SessionStates(backend).get("u1")
+    assert state is not None
+    assert state.request_count == 2
+    await backend.close()
+
+
+def read(url: str) -> str:
+    """What an address answers."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+async def until_spent(deployment: Deployment, micros: int) -> None:
+    """Until the store says that so much of ``c`` is spent."""
+    store = RedisStore(RedisConfig.from_url(deployment.redis), deployment.prefix)
+    backend = RedisBackend(RedisConfig.from_url(deployment.redis), deployment.prefix)
+    governor = StreamGovernor(store, _Nobody(), SessionStates(backend))
+    async with asyncio.timeout(_PATIENCE_S):
+        while True:
+            standing = await governor.get_budget("c")
+            if standing is not None and standing.spent_micros == micros:
+                break
+            await asyncio.sleep(0.1)
+    await backend.close()
+    await store.close()
+
+
+class _Nobody:
+    """Decides nothing: this governor is only asked."""
+
+    async def decide(self, request: AdRequest) -> Decision:
+        raise AssertionError
+
+    async def shown(self, decision: Decision, *, time_ms: int | None = None) -> int:
+        raise AssertionError
+
+
+async def test_a_killed_stage_leaves_no_decision_without_its_ad(deployment: Deployment) -> None:
+    """Killed while upstreams are slow, the stage does what was under way again: every ad comes, none is read twice."""
+    slow = {"s": 0.0}
+    arguments = ("resolve", "--from-start", "--allow-private", "--concurrent", "4")
+    with (
+        ad_server(documents(slow)) as server,
+        deployment.process("worker", "run", starts="worker starts"),
+    ):
+        async with (
+            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
+            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
+            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
+            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
+        ):
+            await define(deployment, publisher)
+            await until_leased(decider)
+            with deployment.process("first", *arguments, starts="resolve stage starts") as (process, _):
+                for number in range(10):
+                    await decider.decide(request(number, f"{server.url}/tag"))
+                before = await collect(ads, 10)
+                slow["s"] = 3.0
+                for number in range(10, 30):
+                    await decider.decide(request(number, f"{server.url}/tag"))
+                await until_asked(server, 13)
+                process.kill()
+                await asyncio.to_thread(process.wait, 10)
+            slow["s"] = 0.0
+            with deployment.process("second", *arguments, starts="resolve stage starts"):
+                after = await collect(ads, 20)
+            names = sorted(ad.decision_id for ad in (*before, *after))
+            assert names == sorted(f"r{number}" for number in range(30))
+            assert all(ad.ads for ad in after)
+
+
+async def until_asked(server: AdServer, times: int) -> None:
+    """Until the brand's ad was asked for so often."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while sum(path == "/brand" for path in server.paths) < times:  # noqa: ASYNC110 - a poll of a thread
+            await asyncio.sleep(0.05)
+
+
+async def test_a_session_beside_the_stream_spends_through_the_ledger(deployment: Deployment) -> None:
+    """On real servers a spend is a decision and its impression: money, caps and session state agree afterwards."""
+    with deployment.process("worker", "run", starts="worker starts"):
+        config = RedisConfig.from_url(deployment.redis)
+        store, backend = RedisStore(config, deployment.prefix), RedisBackend(config, deployment.prefix)
+        async with (
+            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
+            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
+            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
+        ):
+            await define(deployment, publisher)
+            governor = StreamGovernor(store, decider, SessionStates(backend), lease_wait_s=30.0)
+            for number in range(3):
+                spend = await governor.track_budget("s", "c", PRICE, f"i{number}", user_id="ann")
+                assert spend.accepted, spend.reasons
+            assert (await governor.track_budget("s", "c", PRICE, "i0", user_id="ann")).accepted
+            await until_spent(deployment, 3 * PRICE)
+            assert (await governor.check_frequency_cap("ann", "c", 9)).seen == 3
+            state = await governor.get_session_state("s")
+            assert state is not None
+            assert (state.impressions, state.spend_micros) == (3, 3 * PRICE)
+        await backend.close()
+        await store.close()
