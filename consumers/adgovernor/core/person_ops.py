@@ -45,12 +45,14 @@ def shown(person: Person, decision_id: str, slot: int, watermark: int, dedupe: i
 def billed(person: Person, decision_id: str, slot: int, watermark: int, dedupe: int, horizon: int) -> None:
     """What it is paid for has happened."""
     serving = person.find(decision_id, slot)
-    if serving is not None and serving.events is not None and serving.events.pays_on:
-        serving.events.deadline_ms = SHOWN
+    if serving is not None:
+        events = serving.events
+        if events is not None and events.pays_on:
+            events.deadline_ms = SHOWN
+        else:
+            serving.deadline_ms = SHOWN
         person.expect_prune(serving.time_ms + dedupe)
-        person.prune(watermark, dedupe, horizon)
-    else:
-        shown(person, decision_id, slot, watermark, dedupe, horizon)
+    person.prune(watermark, dedupe, horizon)
 
 
 def mark(

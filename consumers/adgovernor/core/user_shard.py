@@ -272,7 +272,8 @@ class UserShard(UserState):
         if pays_on != what.type:
             self._unpaid_event(draft, what, serving)
         elif reservation is not None:
-            self._mark_event(what, serving)
+            if reservation[6]:
+                self._mark_event(what, serving)
             self._settle(draft, what, reservation)
         else:
             assert serving is not None
