@@ -1,0 +1,133 @@
+"""Corners that the simulation turned up: each the smallest case that shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from engine_kit import Deployment, until
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.campaigns import DAY_MS, Cap
+from adgovernor.contracts.ledger import BlockHeader, Draft, encode_block
+from adgovernor.core import caps
+from adgovernor.core.machine import Input, Machine
+from adgovernor.core.rules import Rules
+from adgovernor.core.treasury import Treasury
+from adgovernor.runtime.takeover import take_over
+from adgovernor.stores.memory import MemoryStore
+
+
+async def test_outputs_are_republished_from_a_store_that_is_at_the_tip() -> None:
+    """A resync that has nothing to fold, because the store is at the tip, still finds what to publish again."""
+    deployment = Deployment()
+    deployment.campaign()
+    deployment.start()
+    await deployment.settle()
+    deployment.request("r1")
+    await deployment.settle()
+    await deployment.kill()
+    stored = await deployment.store.read_meta("u0")
+    assert stored is not None
+    memory = await take_over(deployment.world("u0"), claim=False)
+    assert memory.folded == 0
+    assert memory.spine.published.height == memory.spine.height == stored.tip.height
+
+
+async def test_a_misrouted_request_is_refused_in_the_first_block() -> None:
+    """The number of partitions is known before the first block has put the rules in force."""
+    deployment = Deployment(partitions=2)
+    stranger = next(name for name in map(str, range(100)) if deployment.partition(name) == 1)
+    deployment.request("r1", stranger)
+    (event,) = deployment.broker.read(topics.AD_REQUESTS, 1, 0, 1)
+    deployment.broker.produce(topics.AD_REQUESTS, 0, event.key, event.value)
+    deployment.start(["u0"])
+    await deployment.settle()
+    (decision,) = deployment.decisions()
+    assert [slot["no_fill"] for slot in decision["slots"]] == ["misrouted"]
+    await deployment.stop()
+
+
+async def test_an_idle_shard_fills_an_emptied_store_again() -> None:
+    """A shard that has nothing to write notices that the store lost its state, and rebuilds it."""
+    deployment = Deployment(store_check_s=0.02)
+    deployment.campaign()
+    deployment.start()
+    await deployment.settle()
+    assert isinstance(deployment.store, MemoryStore)
+    deployment.store._shards.clear()
+    await until(lambda: set(deployment.store._shards) == {"u0", "t0"})  # type: ignore[attr-defined]
+    await deployment.settle()
+    _, stored = await deployment.store.read_buckets("t0", ("campaigns",))
+    assert set(stored["campaigns"]) == {"c1"}
+    await deployment.stop()
+
+
+class _Confused(Treasury):
+    """Cannot make sense of its input; ``before`` says what happens meanwhile, and whether it is confused at all."""
+
+    def __init__(self, before: Callable[[], bool]) -> None:
+        super().__init__("t0", Rules())
+        self._before = before
+
+    def decide(self, event: Input, **options: Any) -> Draft:
+        if self._before():
+            raise KeyError("c1")
+        return super().decide(event, **options)
+
+
+def _treasury_engine(deployment: Deployment, before: Callable[[], bool]) -> asyncio.Task[None]:
+    def machine(shard: str) -> Machine:
+        return _Confused(before)
+
+    deployment.machine = machine  # type: ignore[method-assign]
+    return deployment.run(deployment.engine("t0"))
+
+
+async def test_an_owner_that_was_overtaken_folds_again_before_it_believes_in_a_bug() -> None:
+    """An input may follow from another owner's blocks: one that makes no sense is read again after those."""
+    deployment = Deployment()
+    confused = [True]
+
+    def overtaken() -> bool:
+        if not confused:
+            return False
+        confused.clear()
+        tip = deployment.ledger("t0")[-1]
+        header = BlockHeader(
+            prefix="test",
+            shard="t0",
+            height=tip.header.height + 1,
+            prev_chain=tip.chain,
+            owner="another",
+            nonce="1",
+            now_ms=tip.header.now_ms,
+            drained=False,
+            rules=tip.header.rules,
+            positions=tip.header.positions,
+            published=tip.header.published,
+            dn={},
+        )
+        deployment.broker.produce(topics.TREASURY_LEDGER, 0, None, encode_block(header, [])[0])
+        return True
+
+    deployment.campaign()
+    _treasury_engine(deployment, overtaken)
+    await deployment.settle()
+    assert [len(block.records) for block in deployment.ledger("t0")][-1] > 0
+    await deployment.stop()
+
+
+async def test_a_bug_in_the_core_ends_the_owner_of_the_tip() -> None:
+    """An input that makes no sense at the chain's own end is a bug, and must not be tried for ever."""
+    deployment = Deployment()
+    deployment.campaign()
+    with pytest.raises(KeyError):
+        await asyncio.wait_for(_treasury_engine(deployment, lambda: True), 10)
+
+
+def test_servings_are_kept_for_a_day_where_a_cap_counts_by_session() -> None:
+    """Nobody says when a session ends, so a `stream` cap keeps a day of history even where less is configured."""
+    assert caps.horizon_ms((Cap(window="stream", limit=1),)) == DAY_MS
