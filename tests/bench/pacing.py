@@ -126,7 +126,10 @@ def simulate(shape: str, mode: str, budget: int, *, late: bool) -> Result:
     for minute, count in enumerate(demand):
         for time_ms in sorted(rng.randrange(60_000) for _ in range(count)):
             number += 1
-            body: dict[str, Any] = {"request_id": f"r{number}", "time_ms": DAY_START_MS + minute * 60_000 + time_ms}
+            body: dict[str, Any] = {
+                "request_id": f"r{number}",
+                "time_ms": DAY_START_MS + minute * 60_000 + time_ms,
+            }
             body["candidates"] = [{"campaign_id": "c1", "creative_id": "x"}]
             events.append(
                 (body["time_ms"], number, topics.AD_REQUESTS, body | {"user_id": f"u{number % 997}"})
