@@ -173,7 +173,7 @@ async def collect(ads: AdReader, wanted: int) -> list[Ad]:
 
 
 async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Deployment) -> None:
-    """Each decided tag comes out once, as a playable ad or with its error; a shown one is tracked and its money spent."""
+    """Each decided tag comes out once, as a playable ad or with its error; a shown one is tracked and paid for."""
     with (
         ad_server(documents({"s": 0.0})) as server,
         deployment.process("worker", "run", starts="worker starts"),

@@ -4,7 +4,7 @@ Thin fronts of the core. What lives here: what a caller says and is told, and wh
 rule. A person is the core's history under the core's caps, a campaign's money is a deployment of one user shard and
 one treasury, a pod is the core's fill; each is one value of a `StateBackend`, changed by compare-and-set.
 
-    backend = InMemoryBackend()                 # or RedisBackend, or DatabaseBackend
+    backend = open_backend("memory")            # or redis://…, postgresql+asyncpg://…, sqlite+aiosqlite:///…
     capper = FrequencyCapper(backend, [CampaignLimits("spring", caps=limits(hour=2, day=5))])
     tracker = BudgetTracker(backend)
 
@@ -23,6 +23,7 @@ from adgovernor.library.errors import (
     UnknownPodError,
 )
 from adgovernor.library.frequency import CampaignLimits, CapAnswer, FrequencyCapper, limits
+from adgovernor.library.opening import open_backend
 from adgovernor.library.pods import AdPodManager, PodPosition, PodStatus
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "PositionFilledError",
     "UnknownPodError",
     "limits",
+    "open_backend",
 ]
