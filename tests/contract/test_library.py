@@ -26,9 +26,11 @@ from adgovernor.library import (
     PositionFilledError,
     limits,
 )
+from adgovernor.sessions.governor import SessionChange, SessionState
+from adgovernor.sessions.states import SessionStates
 from adgovernor.stores.backends import Change, InMemoryBackend, StateBackend, Versioned
 
-KEYS = (f"budget/{CAMPAIGN}", f"person/{PERSON}", "pod/p")
+KEYS = (f"budget/{CAMPAIGN}", f"person/{PERSON}", "pod/p", "session/s")
 
 
 async def clean(backend: StateBackend) -> None:
@@ -119,6 +121,14 @@ async def test_a_position_is_filled_once(backend: StateBackend) -> None:
     )
     assert sum(isinstance(result, PositionFilledError) for result in results) == 7
     assert (await pods.status("p")).filled == (1,)
+
+
+async def test_a_session_is_counted_from_everywhere(backend: StateBackend) -> None:
+    """Changes of one session from many tasks are all counted, each once, and another process sees them."""
+    states = SessionStates(backend, deadline_s=60.0)
+    changes = [SessionChange(f"change-{n % 8}", requests=1, pod_positions=(n % 8,)) for n in range(16)]
+    await asyncio.gather(*(states.update("s", change) for change in changes))
+    assert await SessionStates(backend).get("s") == SessionState(8, 0, tuple(range(8)), 0)
 
 
 class Forgetful:

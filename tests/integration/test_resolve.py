@@ -284,6 +284,32 @@ async def test_a_killed_stage_leaves_no_decision_without_its_ad(deployment: Depl
             assert all(ad.ads for ad in after)
 
 
+async def test_a_stage_begins_now_and_later_where_it_stopped(deployment: Deployment) -> None:
+    """The first time only what comes next is resolved; the second time also what came while no stage ran."""
+    arguments = ("resolve", "--allow-private")
+    with (
+        ad_server(documents({"s": 0.0})) as server,
+        deployment.process("worker", "run", starts="worker starts"),
+    ):
+        async with (
+            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
+            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
+            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
+            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
+        ):
+            await define(deployment, publisher)
+            await until_leased(decider)
+            await decider.decide(request(0, f"{server.url}/tag"))
+            with deployment.process("first", *arguments, starts="resolve stage starts"):
+                await decider.decide(request(1, f"{server.url}/tag"))
+                assert [ad.decision_id for ad in await collect(ads, 1)] == ["r1"]
+            await decider.decide(request(2, f"{server.url}/tag"))
+            with deployment.process("second", *arguments, starts="resolve stage starts"):
+                await decider.decide(request(3, f"{server.url}/tag"))
+                assert sorted(ad.decision_id for ad in await collect(ads, 2)) == ["r2", "r3"]
+    assert ads.repeated == 0
+
+
 async def until_asked(server: AdServer, times: int) -> None:
     """Until the brand's ad was asked for so often."""
     async with asyncio.timeout(_PATIENCE_S):

@@ -90,6 +90,9 @@ class BudgetStatus:
 class BudgetTracker:
     """Budgets that are never overspent, whoever spends them at once.
 
+    The clocks of all processes must agree to a few seconds: time never goes back, so the fastest one ends everybody's
+    reservations.
+
     A reservation is given back when it is not spent within ``reserve_ms``. Names are known for ``remember_ms`` and do
     nothing twice in that time. Every method raises `Unavailable` where the backend does not answer, `NoBudgetError`
     for a campaign without a budget, and `BadInput` for an amount that is none.
