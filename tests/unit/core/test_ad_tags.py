@@ -17,9 +17,11 @@ def test_the_winner_carries_the_candidates_tag() -> None:
     command = {"command": "upsert", "command_id": "1", "account_id": "a", "campaign": CAMPAIGN}
     direct.feed(topics.CAMPAIGNS, "a", orjson.dumps(command))
     winners = []
-    for number, tags in enumerate(
-        (["https://one.example/", "https://two.example/"], [None, "https://two.example/"])
-    ):
+    offered: list[list[str | None]] = [
+        ["https://one.example/", "https://two.example/"],
+        [None, "https://two.example/"],
+    ]
+    for number, tags in enumerate(offered):
         candidates = [
             {"campaign_id": "c", "creative_id": f"x{place}"} | ({"tag_url": tag} if tag else {})
             for place, tag in enumerate(tags)

@@ -10,8 +10,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-
 from ad_server import Answer, Seen, ad_server
+from vast_documents import TableTransport, inline, vast, wrapper
+
 from adgovernor.sessions.addresses import (
     AddressPolicy,
     Endpoint,
@@ -35,7 +36,6 @@ from adgovernor.sessions.fetch import Fetcher, FetchLimits
 from adgovernor.sessions.httpx_transport import HttpxTransport
 from adgovernor.sessions.resolver import ChainResolver
 from adgovernor.sessions.transport import HttpResponse, Transport
-from vast_documents import TableTransport, inline, vast, wrapper
 
 LOOPBACK = AddressPolicy(allow_private=True)
 
