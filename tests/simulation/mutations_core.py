@@ -382,9 +382,9 @@ CORE: Final = (
         "late-twice",
         "A late impression is paid once: its tombstone is marked",
         person_ops,
-        "shown",
-        "        serving.deadline_ms = SHOWN\n",
-        "",
+        "billed",
+        "            serving.deadline_ms = SHOWN\n",
+        "            pass\n",
     ),
     one(
         "late-not-paid",

@@ -13,6 +13,11 @@ MUTATION_SEEDS = 2_000
 """A broken rule is noticed within so many seeds."""
 
 
+SEEDS = 500
+"""What every run of the tests goes through."""
+BATCH = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a seed."""
@@ -45,3 +50,10 @@ def first_failure(mutation: Mutation, first: int, count: int) -> Verdict | None:
         if verdict.problems:
             return verdict
     return None
+
+
+def check_clean(first: int) -> None:
+    """Runs a batch of seeds; fails with the first that is not clean, and says how to run it again."""
+    for seed in range(first, first + BATCH):
+        problems = run_seed(seed).problems
+        assert not problems, f"again: python -m tests.simulation --from {seed} --seeds 1 -v; {problems[0]}"

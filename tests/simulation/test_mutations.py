@@ -1,0 +1,36 @@
+"""Rules broken on purpose: the simulation must notice."""
+
+from __future__ import annotations
+
+import pytest
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.runs import first_failure
+
+_SAMPLE_SEEDS = 40
+"""Mutations that so many seeds notice are broken in every run of the tests; `--mutations` breaks all of them."""
+_SLOW = {
+    "any-day-pays",
+    "any-store-state",
+    "day-never-begins",
+    "debts-for-ever",
+    "dirty-round-counts",
+    "idle-not-counted",
+    "money-lifts-manual",
+    "never-exhausted",
+    "no-catch-up",
+    "old-day-keeps-money",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(MUTATIONS) - _SLOW))
+def test_a_broken_rule_is_noticed(name: str) -> None:
+    """A rule that is broken on purpose makes the simulation fail."""
+    verdict = first_failure(MUTATIONS[name], 0, _SAMPLE_SEEDS)
+    assert verdict is not None, f"{MUTATIONS[name].rule}: not noticed within {_SAMPLE_SEEDS} seeds"
+
+
+@pytest.mark.parametrize("name", sorted(_SLOW))
+def test_a_rule_that_is_broken_elsewhere_is_still_there(name: str) -> None:
+    """Rules whose breaking takes many seeds to show (`python -m tests.simulation --mutations`) can be broken."""
+    original, broken = MUTATIONS[name].mutated()
+    assert original.__code__.co_code != broken.__code__.co_code
