@@ -7,7 +7,7 @@ Amounts are in micro-units, times in seconds.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -204,77 +204,57 @@ class Metrics:
 
     # --- Counting -------------------------------------------------------------------------------------------
 
-    def _count(self, drafts: Iterable[Draft]) -> None:
-        """One pass over a block's records, and one update of each series that it touches."""
-        kinds: Tally[str] = Tally()
-        outcomes: Tally[str] = Tally()
-        no_fills: Tally[str] = Tally()
-        reasons: Tally[str] = Tally()
+    def _count(self, drafts: Sequence[Draft]) -> None:
+        """What a block's records say, counted by C over plain lists, and one update of each series touched."""
+        kinds = Tally([draft.result["kind"] for draft in drafts])
+        outs = [out for draft in drafts for out in draft.out]
+        bodies = [body for topic, _, body in outs if topic == topics.DECISIONS]
+        slots = [slot for body in bodies for slot in body["slots"]]
+        winners = [slot["winner"] for slot in slots if "winner" in slot]
+        losers = [loser for body in bodies if "losers" in body for loser in body["losers"]]
+        deltas = [delta for draft in drafts for delta in draft.deltas if delta[0] in _RESERVATION_EVENTS]
         reserved: Tally[str] = Tally()
+        for winner in winners:
+            reserved[winner["currency"]] += winner["price_micros"]
+            if winner["campaign_id"] not in self._currencies and len(self._currencies) < _KNOWN_CAMPAIGNS:
+                self._currencies[winner["campaign_id"]] = winner["currency"]
         spent: Tally[str] = Tally()
-        reservations: Tally[str] = Tally()
-        published: Tally[str] = Tally()
-        dead: Tally[str] = Tally()
-        degraded = 0
-        for draft in drafts:
-            kinds[draft.result["kind"]] += 1
-            for topic, _, body in draft.out:
-                if topic == topics.DECISIONS:
-                    degraded += bool(body.get("degraded"))
-                    outcomes[self._outcome(body, no_fills, reasons, reserved)] += 1
-                elif topic.endswith(".dlq"):
-                    dead[body.get("reason", "")] += 1
-                published[topic] += 1
-            for delta in draft.deltas:
-                event = _RESERVATION_EVENTS.get(delta[0])
-                if event is not None:
-                    reservations[event] += 1
-                    paid = _PAID.get(delta[0])
-                    if paid is not None:
-                        spent[self._currencies.get(delta[3], UNKNOWN_CURRENCY)] += delta[paid]
-        decided = kinds["decided"]
+        for delta in deltas:
+            if delta[0] in _PAID:
+                spent[self._currencies.get(delta[3], UNKNOWN_CURRENCY)] += delta[_PAID[delta[0]]]
         # A repeated impression is a duplicate too, but its record names the event.
-        repeated = sum(
-            1 for draft in drafts if draft.result["kind"] == "duplicate" and "event" not in draft.result
-        )
-        self._requests.inc(decided + repeated)
-        self._degraded.inc(degraded)
+        repeated = 0
+        if kinds["duplicate"]:
+            results = [draft.result for draft in drafts]
+            repeated = sum(1 for r in results if r["kind"] == "duplicate" and "event" not in r)
+        self._requests.inc(kinds["decided"] + repeated)
+        self._degraded.inc(sum(1 for body in bodies if body.get("degraded")))
         for series, tally in (
             (self._records, kinds),
-            (self._decisions, outcomes),
-            (self._no_fills, no_fills),
-            (self._reasons, reasons),
+            (self._decisions, Tally([_outcome(body["slots"]) for body in bodies])),
+            (self._no_fills, Tally([slot["no_fill"] for slot in slots if "no_fill" in slot])),
+            (self._reasons, Tally([reason["code"] for loser in losers for reason in loser["reasons"]])),
             (self._reserved, reserved),
             (self._spent, spent),
-            (self._reservations, reservations),
-            (self._events, published),
-            (self._dead, dead),
+            (self._reservations, Tally([_RESERVATION_EVENTS[delta[0]] for delta in deltas])),
+            (self._events, Tally([topic for topic, _, _ in outs])),
+            (
+                self._dead,
+                Tally([body.get("reason", "") for topic, _, body in outs if topic.endswith(".dlq")]),
+            ),
         ):
             for label, amount in tally.items():
                 if amount:
                     series.labels(label).inc(amount)
 
-    def _outcome(
-        self, body: Mapping[str, Any], no_fills: Tally[str], reasons: Tally[str], reserved: Tally[str]
-    ) -> str:
-        filled = empty = 0
-        for slot in body["slots"]:
-            winner = slot.get("winner")
-            if winner is None:
-                empty += 1
-                no_fills[slot["no_fill"]] += 1
-                continue
-            filled += 1
-            currency = winner["currency"]
-            reserved[currency] += winner["price_micros"]
-            if winner["campaign_id"] not in self._currencies and len(self._currencies) < _KNOWN_CAMPAIGNS:
-                self._currencies[winner["campaign_id"]] = currency
-        for loser in body.get("losers", ()):
-            for reason in loser["reasons"]:
-                reasons[reason["code"]] += 1
-        if not filled:
-            return "no_fill"
-        return "partial" if empty else "filled"
+
+def _outcome(slots: Sequence[Mapping[str, Any]]) -> str:
+    if len(slots) == 1:
+        return "filled" if "winner" in slots[0] else "no_fill"
+    filled = sum(1 for slot in slots if "winner" in slot)
+    if not filled:
+        return "no_fill"
+    return "filled" if filled == len(slots) else "partial"
 
 
 _RESERVATION_EVENTS: Final = {

@@ -185,6 +185,8 @@ class CampaignShare:
 
     def owed_on(self, day: int) -> int:
         """What late impressions of the day are owed."""
+        if not self.owed:
+            return 0
         return sum(entry[3] for entry in self.owed if entry[2] == day)
 
     def held(self) -> int:
