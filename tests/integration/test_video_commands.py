@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
-
 from ad_server import AdServer, Answer, ad_server
-from adgovernor.app.video_commands import vast_app, vmap_app
+from typer.testing import CliRunner, Result
 from vast_documents import inline, vast, wrapper
+
+from adgovernor.app.video_commands import vast_app, vmap_app
 
 OPEN = b'<vmap:VMAP xmlns:vmap="http://www.iab.net/videosuite/vmap" version="1.0">'
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ad_server import AdServer, Answer, ad_server
 from typer.testing import CliRunner
 
-from ad_server import AdServer, Answer, ad_server
 from adgovernor.app.video_commands import vast_app, vmap_app
 
 FIXTURES = Path(__file__).parents[2] / ".." / "shared" / "fixtures"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from vast_documents import LINEAR, Reply, TableTransport, inline, vast, wrapper
 
 from adgovernor.sessions.errors import FetchTimeoutError, UnreachableError
 from adgovernor.sessions.fetch import Fetcher
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver, Resolution, report
 from adgovernor.sessions.transport import HttpResponse
 from adgovernor.video import Expectations, VastError
-from vast_documents import LINEAR, Reply, TableTransport, inline, vast, wrapper
 
 A = "http://ads.example/a.xml"
 

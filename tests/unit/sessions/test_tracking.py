@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+from vast_documents import TableTransport
 
 from adgovernor.sessions.errors import (
     BodyRefusedError,
@@ -18,7 +19,6 @@ from adgovernor.sessions.retry import RetryPolicy
 from adgovernor.sessions.tracking import TrackingLimits, TrackingSender
 from adgovernor.sessions.transport import HttpRequest, HttpResponse
 from adgovernor.video import MacroValue, TrackedUri
-from vast_documents import TableTransport
 
 BASE = "http://ads.example/dir/a.xml"
 

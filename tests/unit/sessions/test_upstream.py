@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from vast_documents import TableTransport, inline, vast, wrapper
 
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.errors import (
@@ -29,7 +30,6 @@ from adgovernor.sessions.retry import RetryPolicy
 from adgovernor.sessions.transport import HttpRequest, HttpResponse
 from adgovernor.sessions.upstream import SessionLimits, SessionPolicies, UpstreamSession, ad_macro_values
 from adgovernor.video import VastError, VmapFormatError
-from vast_documents import TableTransport, inline, vast, wrapper
 
 URL = "http://ads.example/vast?zone=1"
 CONTEXT = SessionContext.create(session_id="s1", user_id="u1", correlator=7, ip_address="192.0.2.7")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from lxml import etree
+from vast_documents import inline, vast, wrapper
 
 from adgovernor.app.video_report import document_json, resolution_json, vmap_json
 from adgovernor.sessions.fetch import Fetched, Fetcher
@@ -20,7 +21,6 @@ from adgovernor.sessions.pods import as_read, follow_breaks
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver
 from adgovernor.sessions.transport import HttpRequest, HttpResponse
 from adgovernor.video import VastFormatError, VmapFormatError, expand, parse_vast, parse_vmap
-from vast_documents import inline, vast, wrapper
 
 SEED = 20_260_301
 SAMPLE = 3_000
