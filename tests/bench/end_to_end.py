@@ -53,14 +53,14 @@ async def _measure(prefix: str, log: Any) -> dict[str, Any]:
     store = RedisStore(RedisConfig.from_url(_load.addresses()[1]), prefix)
     now_ms = int(time.time() * 1000)
     await _load.publish(_load.topic(prefix, topics.CAMPAIGNS), _load.campaigns(now_ms))
-    before = await _redis_bytes(store)
+    before = await _redis_bytes()
     try:
         with _load.workers(prefix, WORKERS, log) as running:
             async with _load.Ends(_load.topic(prefix, topics.DECISIONS)) as decisions:
                 await _settled(store, prefix)
                 took_s = await _drain(prefix, running, decisions, store)
                 stages = _stages(running)
-                used = await _redis_bytes(store) - before
+                used = await _redis_bytes() - before
                 counters, people = await _counters(store)
                 rate = REQUESTS / took_s
                 latency = await _latency(prefix, int(rate / 10))
@@ -159,7 +159,7 @@ def _stages(running: Sequence[_load.WorkerProcess]) -> dict[str, Any]:
     return figures
 
 
-async def _redis_bytes(store: RedisStore) -> int:
+async def _redis_bytes() -> int:
     from redis.asyncio import Redis
 
     client = Redis.from_url(_load.addresses()[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -69,7 +69,7 @@ def read(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Inp
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         kind = "not_json" if first["type"].startswith("json") else "invalid"
-        return _poisoned(topic, offset, key, value, kind, _explain(error))
+        return _poisoned(topic, offset, key, value, kind, _explain(first, error.error_count()))
     return Input(
         topic,
         offset,
@@ -99,10 +99,9 @@ def _side(topic: str, offset: int, key: bytes | None, value: bytes) -> Input:
     return Input(topic, offset, key, value, message, -1)
 
 
-def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+def _explain(first: Mapping[str, Any], count: int) -> str:
     place = ".".join(str(part) for part in first["loc"]) or "the value"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {count - 1} more)" if count > 1 else ""
     return f"{place}: {first['msg']}{more}"
 
 

@@ -41,12 +41,11 @@ import orjson
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
 from adgovernor.core import caps, links, person_ops
-from adgovernor.core.history import Person
+from adgovernor.core.history import NEVER, Person
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.machine import Fields, Links
 from adgovernor.core.rules import Rules
 
-NEVER = 2**62
 _MANY_EXPIRED = 65_536
 """Beyond so many expired reservations, older ones count half: traffic changes."""
 _LATE_MARGIN_PERCENT = 110
