@@ -261,10 +261,35 @@ async def test_buckets_without_a_meta_are_never_believed(direct: RedisStore) -> 
     assert await direct.read_buckets("u1", ["users", "open"]) == (meta(2), {"users": {"b": b"1"}, "open": {}})
 
 
+async def test_state_of_the_layout_that_did_not_count_is_built_anew(direct: RedisStore) -> None:
+    """A shard that an older release wrote reads as nothing, and its keys are dropped by the first write."""
+    await ask(direct, "HSET", direct.key("u1", "meta"), *OLD_META)
+    await ask(direct, "HSET", direct.key("u1", "users"), "a", "1")
+    assert await direct.read_buckets("u1", ["users"]) == (None, {"users": {}})
+    assert await direct.reset("u1", None, meta(1)) is None
+    assert await direct.read_buckets("u1", ["users"]) == (meta(1), {"users": {}})
+
+
+OLD_META = (
+    "format",
+    1,
+    "ledger",
+    "genesis",
+    "height",
+    1,
+    "chain",
+    "chain-1",
+    "spine",
+    "s",
+    "bucket:users",
+    1,
+)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        ("HSET", "{t:u1}:meta", "format", "2"),
+        ("HSET", "{t:u1}:meta", "format", "3"),
         ("SET", "{t:u1}:meta", "x"),
         ("SET", "{t:u1}:users", "x"),
     ],

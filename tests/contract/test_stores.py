@@ -176,6 +176,60 @@ async def test_a_reset_of_nothing(store: Store) -> None:
     assert await store.read_meta("u2") == meta(3)
 
 
+async def lose(store: Store, bucket: str, field: str | None = None) -> None:
+    """Somebody deletes a bucket, or one field of it, behind the store's back."""
+    if isinstance(store, RedisStore):
+        key = store.key("u1", bucket)
+        command = ("UNLINK", key) if field is None else ("HDEL", key, field)
+        assert await store.client.command(key, *command) == 1
+        return
+    assert isinstance(store, MemoryStore)
+    if field is None:
+        del store._shards["u1"].buckets[bucket]
+    else:
+        del store._shards["u1"].buckets[bucket][field]
+
+
+@pytest.mark.parametrize("field", [None, "a"], ids=["bucket", "field"])
+@pytest.mark.parametrize("call", ["meta", "buckets", "fields", "swap"])
+async def test_a_bucket_lost_alone_is_noticed_where_it_is_touched(
+    store: Store, call: str, field: str | None
+) -> None:
+    """Where one bucket is gone and the meta stayed, whatever touches it finds nothing, and then so does everything."""
+    await begin(store, {"users": {"a": b"1", "b": b"2"}, "open": {"x": b"3"}})
+    await lose(store, "users", field)
+    assert await contents(store, "open") == (meta(1), {"open": {"x": b"3"}})
+    assert await store.read_meta("u1") == await store.read_meta("u1", ["open", "none"]) == meta(1)
+    if call == "meta":
+        assert await store.read_meta("u1", ["open", "users"]) is None
+    elif call == "buckets":
+        assert await contents(store, "open", "users") == (None, {"open": {}, "users": {}})
+    elif call == "fields":
+        assert await store.read_fields("u1", "users", ["b"]) == (None, [None])
+    else:
+        changes: Changes = {"users": {"c": b"4"}, "open": {"y": b"5"}}
+        assert await store.swap("u1", tip(1), meta(2), changes) == Meta(NOTHING, b"")
+    assert await store.read_meta("u1") is None
+    assert await contents(store, "open") == (None, {"open": {}})
+    assert await store.reset("u1", None, meta(0)) is None
+    assert await contents(store, "users", "open") == (meta(0), {"users": {}, "open": {}})
+
+
+async def test_counts_follow_swaps_that_set_and_delete(store: Store) -> None:
+    """A bucket that grew, shrank and became empty by swaps is believed at every step."""
+    steps: list[Changes] = [
+        {"users": {"a": b"1", "b": b"1"}},
+        {"users": {"a": b"2", "c": b"1", "never": None}},
+        {"users": {"a": None, "b": None, "c": None}},
+        {"users": {"d": b"1"}},
+    ]
+    await begin(store)
+    for height, changes in enumerate(steps, 1):
+        assert await store.swap("u1", tip(height), meta(height + 1), changes) is None
+        assert (await contents(store, "users"))[0] == meta(height + 1)
+    assert await contents(store, "users") == (meta(5), {"users": {"d": b"1"}})
+
+
 async def test_every_byte_survives(store: Store) -> None:
     """Values may hold any byte and be empty; names of fields may hold any character; so may chain and spine."""
     every = bytes(range(256))

@@ -223,6 +223,29 @@ async def test_redis_emptied_under_load_is_rebuilt(site: Site) -> None:
     await site.requests(1500, 1500)
     await site.all_handled()
     await site.assert_exact()
+    await assert_capped(site)
+
+
+async def test_redis_losing_keys_one_by_one_is_rebuilt(site: Site) -> None:
+    """Under load each bucket of each shard is deleted alone, its meta left: it is noticed, and caps still hold."""
+    worker = site.start()
+    await site.requests(0, 1000)
+    await site.all_handled()
+    async with Redis.from_url(site.redis_url) as client:
+        keys = [key async for key in client.scan_iter(match=f"*{site.prefix}*", count=1000)]
+        buckets = sorted(key for key in keys if not key.endswith(b":meta"))
+        assert {key.rpartition(b":")[2] for key in buckets} >= {b"users", b"open", b"campaigns", b"core"}
+        for turn, key in enumerate(buckets):
+            await client.unlink(key)
+            await site.requests(1000 + 200 * turn, 200)
+    await site.all_handled()
+    await site.assert_exact()
+    await assert_capped(site)
+    assert worker.poll() is None
+
+
+async def assert_capped(site: Site) -> None:
+    """Nobody was served the capped campaign more often than its cap allows."""
     for partition in range(PARTITIONS):
         served: dict[str, int] = {}
         for body in await site.seen(partition):

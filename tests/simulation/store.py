@@ -68,7 +68,8 @@ class StoreServer:
 
 
 def _copy(shard: _Shard) -> _Shard:
-    return _Shard(shard.meta, {name: dict(values) for name, values in shard.buckets.items()})
+    buckets = {name: dict(values) for name, values in shard.buckets.items()}
+    return _Shard(shard.meta, buckets, dict(shard.counts))
 
 
 class SimStore:
@@ -79,10 +80,10 @@ class SimStore:
         self._net = network
         self._faults = network.faults
 
-    async def read_meta(self, shard: str) -> Meta | None:
+    async def read_meta(self, shard: str, touch: Sequence[str] = ()) -> Meta | None:
         """See `Store.read_meta`."""
         memory = self._server.memory
-        return await self._read(lambda: _now(memory.read_meta(shard)))
+        return await self._read(lambda: _now(memory.read_meta(shard, touch)))
 
     async def read_buckets(
         self, shard: str, buckets: Sequence[str]

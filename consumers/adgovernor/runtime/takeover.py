@@ -23,7 +23,7 @@ from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import NewerFormat, Place, Spine, Walk, count_outputs, new_spine, spine_of
 from adgovernor.runtime.outputs import outputs_of, place_of
 from adgovernor.runtime.ports import Output, RawEvent
-from adgovernor.runtime.trail import Trail
+from adgovernor.runtime.trail import USERS, Trail
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
 
@@ -173,6 +173,9 @@ async def _read_store(world: World) -> _Found:
     until, failures = loop.time() + world.settings.store_deadline_s, 0
     while True:
         try:
+            # People are read when they are needed. That they are gone, and the rest is not, must be seen before the
+            # fold begins behind them.
+            await world.store.read_meta(world.shard, (*buckets, USERS))
             meta, values = await world.store.read_buckets(world.shard, buckets)
             return _Found(False, meta, values)
         except Unavailable:

@@ -183,7 +183,7 @@ class Trail:
         world, failures = self._world, 0
         while True:
             try:
-                found = await world.store.read_meta(world.shard)
+                found = await world.store.read_meta(world.shard, (*self._machine.resident_buckets(), USERS))
             except Unavailable:
                 failures += 1
                 await asyncio.sleep(world.pause_s(failures))

@@ -50,10 +50,14 @@ class Finding:
 
 class Store(Protocol):
     """One deployment's store. Every method raises `Unavailable` where the answer is not known; a mutation is
-    then never repeated blindly: read the tip first."""
+    then never repeated blindly: read the tip first.
 
-    async def read_meta(self, shard: str) -> Meta | None:
-        """The shard's tip and spine; None where there is nothing."""
+    A shard of which a bucket was lost behind the store's back has nothing: a call that reads or writes that bucket
+    finds it missing, answers so, and from then on every call does."""
+
+    async def read_meta(self, shard: str, touch: Sequence[str] = ()) -> Meta | None:
+        """The shard's tip and spine; None where there is nothing. ``touch``: buckets that are looked at as if they
+        were read, so that their loss is found."""
         ...
 
     async def read_buckets(

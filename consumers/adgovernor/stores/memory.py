@@ -6,7 +6,7 @@ is not for several threads and it forgets everything with the process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adgovernor.stores.base import NOTHING, Meta, Tip, check_buckets, check_changes
@@ -16,6 +16,8 @@ from adgovernor.stores.base import NOTHING, Meta, Tip, check_buckets, check_chan
 class _Shard:
     meta: Meta
     buckets: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many fields each bucket has, as of the last swap."""
 
 
 class MemoryStore:
@@ -24,16 +26,18 @@ class MemoryStore:
     def __init__(self) -> None:
         self._shards: dict[str, _Shard] = {}
 
-    async def read_meta(self, shard: str) -> Meta | None:
+    async def read_meta(self, shard: str, touch: Sequence[str] = ()) -> Meta | None:
         """See `Store.read_meta`."""
-        return self._meta(shard)
+        check_buckets(touch)
+        present = self._whole(shard, touch)
+        return None if present is None else present.meta
 
     async def read_buckets(
         self, shard: str, buckets: Sequence[str]
     ) -> tuple[Meta | None, dict[str, dict[str, bytes]]]:
         """See `Store.read_buckets`. The answer is a copy: later swaps do not show in it."""
         check_buckets(buckets)
-        present = self._shards.get(shard)
+        present = self._whole(shard, buckets)
         if present is None:
             return None, {bucket: {} for bucket in buckets}
         return present.meta, {bucket: dict(present.buckets.get(bucket, ())) for bucket in buckets}
@@ -43,7 +47,7 @@ class MemoryStore:
     ) -> tuple[Meta | None, list[bytes | None]]:
         """See `Store.read_fields`."""
         check_buckets((bucket,))
-        present = self._shards.get(shard)
+        present = self._whole(shard, (bucket,))
         if present is None:
             return None, [None] * len(fields)
         values = present.buckets.get(bucket, {})
@@ -58,7 +62,7 @@ class MemoryStore:
     ) -> Meta | None:
         """See `Store.swap`."""
         check_changes(changes)
-        present = self._shards.get(shard)
+        present = self._whole(shard, (bucket for bucket, fields in changes.items() if fields))
         if present is None:
             if expected != NOTHING:
                 return Meta(NOTHING, b"")
@@ -73,16 +77,17 @@ class MemoryStore:
                     values.pop(name, None)
                 else:
                     values[name] = value
+            present.counts[bucket] = len(values)
         return None
 
     async def reset(self, shard: str, expected: Tip | None, meta: Meta) -> Meta | None:
         """See `Store.reset`."""
-        present = self._meta(shard)
+        present = self._shards.get(shard)
         if present is None:
             if expected is not None and expected != NOTHING:
                 return Meta(NOTHING, b"")
-        elif present.tip != expected:
-            return present
+        elif present.meta.tip != expected:
+            return present.meta
         self._shards[shard] = _Shard(meta)
         return None
 
@@ -92,6 +97,12 @@ class MemoryStore:
     async def close(self) -> None:
         """There are no connections to let go; the state stays as long as the store does."""
 
-    def _meta(self, shard: str) -> Meta | None:
+    def _whole(self, shard: str, buckets: Iterable[str]) -> _Shard | None:
+        """The shard; None where there is nothing. Fields of these buckets being gone, it is dropped whole."""
         present = self._shards.get(shard)
-        return None if present is None else present.meta
+        if present is not None and any(
+            len(present.buckets.get(bucket, ())) != present.counts.get(bucket, 0) for bucket in buckets
+        ):
+            del self._shards[shard]
+            return None
+        return present

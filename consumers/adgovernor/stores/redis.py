@@ -44,9 +44,10 @@ class RedisStore:
         """The key of a shard's bucket; its hash tag keeps all of a shard's keys on one node of a Cluster."""
         return f"{{{self._prefix}:{shard}}}:{bucket}"
 
-    async def read_meta(self, shard: str) -> Meta | None:
+    async def read_meta(self, shard: str, touch: Sequence[str] = ()) -> Meta | None:
         """See `Store.read_meta`."""
-        answer = await self._run(READ_META, shard, (), ())
+        check_buckets(touch)
+        answer = await self._run(READ_META, shard, touch, touch)
         return _meta(answer[0])
 
     async def read_buckets(
@@ -182,7 +183,7 @@ class RedisStore:
         # A step gives about as many fields as it is asked for, but few from a hash that has shrunk.
         cursor: bytes | int = 0
         for _ in range(32 + 32 * size // AT_ONCE):
-            now, cursor, part = await self._run(SCAN_BUCKET, shard, (bucket,), (cursor, AT_ONCE))
+            now, cursor, part = await self._run(SCAN_BUCKET, shard, (bucket,), (bucket, cursor, AT_ONCE))
             if _meta(now) != meta:
                 return None
             values.update(_pairs(part))

@@ -7,6 +7,10 @@ everything that could make a write fail before its first write; and while it wri
 that it is torn, which every reader takes as "nothing is there": a shard that a server's failure left half
 written is rebuilt from the ledger and never believed.
 
+The meta counts each bucket's fields. Every script compares the buckets that it touches, and only those, because a
+Cluster whose slot is moving serves no key that was not declared. A bucket that somebody deleted alone is found the
+first time that it is touched, and whoever finds it says so in the meta, so that all others see the same: nothing.
+
 Numbers are passed as text and compared as text, because Lua would print a large one as ``1e+15``.
 """
 
@@ -16,8 +20,10 @@ from typing import Final
 
 from adgovernor.stores.redis_client import REFUSAL, Script
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 """The layout's version, kept in every shard's meta."""
+_WITHOUT_COUNTS: Final = "1"
+"""The layout before it, which did not count: taken as nothing, so that it is rebuilt."""
 
 _SLICE: Final = 4000
 """Arguments a variadic command gets at once; Lua refuses to unpack more than about 8000. It is even, so that no
@@ -26,18 +32,27 @@ pair is torn."""
 _COMMON = f"""
 local FORMAT, SLICE = '{FORMAT}', {_SLICE}
 
--- The meta's own fields, then whether each bucket is the present state's; nothing at all where the shard has no
--- state, or a torn one.
-local function read_meta(key, buckets)
+-- The meta's own fields, then how many fields each of the buckets has (KEYS[2] is the first one's); nothing at all
+-- where the shard has no state, or a torn one, or one that lost fields of these buckets.
+local function read_meta(buckets)
+  local key = KEYS[1]
   local asked = {{'HMGET', key, 'format', 'ledger', 'height', 'chain', 'spine'}}
   for i, bucket in ipairs(buckets) do asked[i + 7] = 'bucket:' .. bucket end
   local found = redis.call(unpack(asked))
-  if found[1] and found[1] ~= FORMAT and found[1] ~= 'torn' then
-    return nil, redis.error_reply('{REFUSAL} layout ' .. found[1])
+  local format = found[1]
+  if format and format ~= FORMAT and format ~= 'torn' and format ~= '{_WITHOUT_COUNTS}' then
+    return nil, redis.error_reply('{REFUSAL} layout ' .. format)
   end
-  if found[1] ~= FORMAT or not (found[2] and found[3] and found[4] and found[5]) then return nil end
+  if format ~= FORMAT or not (found[2] and found[3] and found[4] and found[5]) then return nil end
   local known = {{}}
-  for i, bucket in ipairs(buckets) do known[bucket] = found[i + 5] end
+  for i, bucket in ipairs(buckets) do
+    local count = found[i + 5] and tonumber(found[i + 5])
+    if count and redis.call('HLEN', KEYS[i + 1]) ~= count then
+      redis.call('HDEL', key, 'format')
+      return nil
+    end
+    known[i] = count
+  end
   return {{found[2], found[3], found[4], found[5]}}, nil, known
 end
 """
@@ -59,7 +74,7 @@ for i = 2, #KEYS do
   at = at + 3 + 2 * sets + deletes
 end
 if at ~= #ARGV + 1 then return redis.error_reply('{REFUSAL} arguments') end
-local present, refused, known = read_meta(meta, names)
+local present, refused, known = read_meta(names)
 if refused then return refused end
 if present then
   if how == 'create' or present[1] ~= ARGV[2] or present[2] ~= ARGV[3] or present[3] ~= ARGV[4] then
@@ -83,20 +98,21 @@ else
   redis.call('UNLINK', meta)
   known = {{}}
 end
+local counts = {{}}
 for i = 2, #KEYS do
   local key, first, middle, last = KEYS[i], plan[i][1], plan[i][2], plan[i][3]
-  if not known[names[i - 1]] then
-    redis.call('UNLINK', key)
-    redis.call('HSET', meta, 'bucket:' .. names[i - 1], '1')
-  end
+  if not known[i - 1] then redis.call('UNLINK', key) end
   for from = first, middle, SLICE do
     redis.call('HSET', key, unpack(ARGV, from, math.min(from + SLICE - 1, middle)))
   end
   for from = middle + 1, last, SLICE do
     redis.call('HDEL', key, unpack(ARGV, from, math.min(from + SLICE - 1, last)))
   end
+  counts[#counts + 1] = 'bucket:' .. names[i - 1]
+  counts[#counts + 1] = redis.call('HLEN', key)
 end
-redis.call('HSET', meta, 'format', FORMAT, 'ledger', ARGV[5], 'height', ARGV[6], 'chain', ARGV[7], 'spine', ARGV[8])
+redis.call('HSET', meta, 'format', FORMAT, 'ledger', ARGV[5], 'height', ARGV[6], 'chain', ARGV[7], 'spine', ARGV[8],
+  unpack(counts))
 return 1
 """
 )
@@ -105,8 +121,8 @@ return 1
 READ_META: Final = Script(
     _COMMON
     + """
--- KEYS: meta.
-local present, refused = read_meta(KEYS[1], {})
+-- KEYS: meta, then buckets to look at. ARGV: their names.
+local present, refused = read_meta(ARGV)
 return refused or {present or false}
 """
 )
@@ -116,10 +132,10 @@ READ_FIELDS: Final = Script(
     _COMMON
     + """
 -- KEYS: meta, bucket. ARGV: the bucket's name, then fields.
-local present, refused, known = read_meta(KEYS[1], {ARGV[1]})
+local present, refused, known = read_meta({ARGV[1]})
 if refused then return refused end
 local answer = {present or false}
-if present and known[ARGV[1]] then
+if present and known[1] then
   for from = 2, #ARGV, SLICE do
     answer[#answer + 1] = redis.call('HMGET', KEYS[2], unpack(ARGV, from, math.min(from + SLICE - 1, #ARGV)))
   end
@@ -135,12 +151,11 @@ READ_BUCKETS: Final = Script(
 -- KEYS: meta, then buckets. ARGV: most fields to give at once, then the buckets' names.
 local names = {}
 for i = 2, #ARGV do names[i - 1] = ARGV[i] end
-local present, refused, known = read_meta(KEYS[1], names)
+local present, refused, known = read_meta(names)
 if refused then return refused end
 local answer, room = {present or false}, tonumber(ARGV[1])
-for i, name in ipairs(names) do
-  local key, size = KEYS[i + 1], 0
-  if present and known[name] then size = redis.call('HLEN', key) end
+for i in ipairs(names) do
+  local key, size = KEYS[i + 1], present and known[i] or 0
   if size == 0 then
     answer[i + 1] = {}
   elseif size <= room then
@@ -159,10 +174,10 @@ to be given at once."""
 SCAN_BUCKET: Final = Script(
     _COMMON
     + """
--- KEYS: meta, bucket. ARGV: cursor, how many fields.
-local present, refused = read_meta(KEYS[1], {})
+-- KEYS: meta, bucket. ARGV: the bucket's name, cursor, how many fields.
+local present, refused = read_meta({ARGV[1]})
 if refused then return refused end
-local found = redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', ARGV[2])
+local found = redis.call('HSCAN', KEYS[2], ARGV[2], 'COUNT', ARGV[3])
 return {present or false, found[1], found[2]}
 """
 )

@@ -66,10 +66,10 @@ class FaultyStore(MemoryStore):
         if self.away:
             raise Unavailable("the store is away")
 
-    async def read_meta(self, shard: str) -> Meta | None:
+    async def read_meta(self, shard: str, touch: Sequence[str] = ()) -> Meta | None:
         await asyncio.sleep(0)
         self._check()
-        return await super().read_meta(shard)
+        return await super().read_meta(shard, touch)
 
     async def read_buckets(
         self, shard: str, buckets: Sequence[str]

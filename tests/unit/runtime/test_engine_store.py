@@ -100,6 +100,27 @@ async def test_an_emptied_store_is_rebuilt_while_running() -> None:
     await deployment.stop()
 
 
+@pytest.mark.parametrize("bucket", ["users", "open", "campaigns", "core"])
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "taken-over"])
+async def test_a_store_that_lost_one_bucket_is_rebuilt(bucket: str, restart: bool) -> None:
+    """A bucket that is gone alone is noticed by the owner and by whoever takes over: caps hold, the state is whole."""
+    deployment, store = await prepared(keep_states=0, store_check_s=0.01)
+    assert [await decide(deployment, "r1"), await decide(deployment, "r2")] == [None, None]
+    assert await decide(deployment, "r3") == "no_candidate"
+    await deployment.settle()
+    if restart:
+        await deployment.stop()
+    del store._shards["u0"].buckets[bucket]
+    if restart:
+        deployment.start()
+    assert await decide(deployment, "r4") == "no_candidate"
+    assert await decide(deployment, "r5", "bob") is None
+    await until(lambda: "u0" in store._shards and bucket in store._shards["u0"].buckets)
+    await deployment.settle()
+    await assert_store_is_the_fold(deployment)
+    await deployment.stop()
+
+
 async def test_an_old_copy_of_the_store_is_brought_up_again() -> None:
     """A failover that loses the store's tail, or a restored copy, is followed up from where it stands."""
     deployment, store = await prepared(keep_states=1)
