@@ -206,6 +206,15 @@ async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Dep
                 else:
                     assert [error.code for error in ad.errors] == [303]
             await playback.fire_impression(found["r1"])
+        lines = await asyncio.to_thread(
+            subprocess.check_output,
+            deployment.command("watch", "ads", "--from-start", "--until-end"),
+            env=deployment.environment,
+            timeout=60,
+        )
+        watched = [json.loads(line) for line in lines.splitlines()]
+        assert {each["type"] for each in watched} == {"ad"}
+        assert sorted(each["decision_id"] for each in watched) == sorted(found)
         shown = [path for path in server.paths if path.startswith("/shown")]
         assert len(shown) == 1
         assert "CACHEBUSTING" not in shown[0]
@@ -315,6 +324,69 @@ async def until_asked(server: AdServer, times: int) -> None:
     async with asyncio.timeout(_PATIENCE_S):
         while sum(path == "/brand" for path in server.paths) < times:  # noqa: ASYNC110 - a poll of a thread
             await asyncio.sleep(0.05)
+
+
+async def until_shared(metrics: str, *, partitions: int) -> None:
+    """Until a stage has so many partitions."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while True:
+            text = await asyncio.to_thread(read, f"{metrics}/metrics")
+            if f"adgovernor_resolve_partitions {partitions}.0" in text:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def test_stages_divide_the_work_and_take_over_what_is_left(deployment: Deployment) -> None:
+    """A stage joins or leaves without an ad done twice; a killed one's share goes to another."""
+    slow = {"s": 0.0}
+    arguments = ("resolve", "--from-start", "--allow-private")
+    with (
+        ad_server(documents(slow)) as server,
+        deployment.process("worker", "run", starts="worker starts"),
+        deployment.process("first", *arguments, starts="resolve stage starts") as (_, first),
+    ):
+        async with (
+            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
+            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
+            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
+            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
+        ):
+            await define(deployment, publisher)
+            await until_leased(decider)
+            await until_shared(first, partitions=2)
+
+            async def ask(numbers: range) -> None:
+                for number in numbers:
+                    await decider.decide(request(number, f"{server.url}/tag"))
+
+            # One joins and leaves in the middle of the work.
+            asking = asyncio.create_task(ask(range(40)))
+            with deployment.process("second", *arguments, starts="resolve stage starts") as (_, second):
+                await until_shared(first, partitions=1)
+                await until_shared(second, partitions=1)
+                await ask(range(40, 60))
+                await asking
+                before = await collect(ads, 60)
+                counted = await asyncio.to_thread(read, f"{second}/metrics")
+                assert 'adgovernor_resolved_tags_total{outcome="ad"}' in counted
+            await until_shared(first, partitions=2)
+            assert ads.repeated == 0
+            assert sum(path == "/brand" for path in server.paths) == 60
+
+            # One is killed with its share under way.
+            with deployment.process("third", *arguments, starts="resolve stage starts") as (process, third):
+                await until_shared(third, partitions=1)
+                slow["s"] = 2.0
+                await ask(range(60, 90))
+                await until_asked(server, 90)
+                process.kill()
+                await asyncio.to_thread(process.wait, 10)
+                slow["s"] = 0.0
+            after = await collect(ads, 30)
+            await until_shared(first, partitions=2)
+    names = [ad.decision_id for ad in (*before, *after)]
+    assert sorted(names) == sorted(f"r{number}" for number in range(90))
+    assert all(ad.ads for ad in after)
 
 
 async def test_a_session_beside_the_stream_spends_through_the_ledger(deployment: Deployment) -> None:

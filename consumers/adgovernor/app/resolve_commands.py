@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 class _Options:
     metrics_port: int | None
     concurrent: int
-    partitions: tuple[int, ...] | None
     from_start: bool
     stale: bool
     allow_private: bool
@@ -37,10 +36,6 @@ def resolve(
         int | None, typer.Option(min=0, max=65535, help="Of /metrics, /healthz and /readyz; 0: a free one.")
     ] = None,
     concurrent: Annotated[int, typer.Option(min=1, max=10_000, help="Decisions worked on at once.")] = 64,
-    partitions: Annotated[
-        str | None,
-        typer.Option(metavar="0,1,…", help="Only these, where several stages divide the work; else all."),
-    ] = None,
     from_start: Annotated[
         bool,
         typer.Option("--from-start", help="The first time, begin with the first decision, not the next one."),
@@ -72,6 +67,9 @@ def resolve(
     keyed as the decision is: the ad with the tracking of its whole chain, or the errors. Positions are kept in Kafka
     as group PREFIX.resolve once the ads are acknowledged; after a crash the last ones may be published again.
 
+    Start as many as you like, up to one a partition: they divide the partitions, and one that stops or dies hands
+    its share to the others.
+
     Example: adgovernor --prefix prod resolve --metrics-port 9465
     """
     from adgovernor.app.logs import configure
@@ -81,7 +79,6 @@ def resolve(
     options = _Options(
         metrics_port,
         concurrent,
-        _numbers(partitions),
         from_start,
         stale,
         allow_private,
@@ -89,15 +86,6 @@ def resolve(
         cacert,
     )
     run_async(work(settings, options))
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise BadInput(f"--partitions is {text!r}; give numbers, such as 0,1,2")
-    return tuple(dict.fromkeys(map(int, words)))
 
 
 async def work(settings: Settings, options: _Options) -> None:
@@ -110,13 +98,14 @@ async def work(settings: Settings, options: _Options) -> None:
 
     from adgovernor.app.health import Health, HealthServer
     from adgovernor.app.resolve_metrics import ResolveMetrics
+    from adgovernor.contracts.decisions import Decision
     from adgovernor.publish import Publisher
     from adgovernor.sessions.addresses import AddressPolicy, parse_override
     from adgovernor.sessions.httpx_transport import HttpxTransport
     from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
     from adgovernor.sessions.states import SessionStates
     from adgovernor.stores.backends import RedisBackend
-    from adgovernor.subscribe import decisions
+    from adgovernor.subscribe import SharedSubscriber
 
     log = structlog.get_logger("adgovernor.resolve")
     try:
@@ -134,12 +123,13 @@ async def work(settings: Settings, options: _Options) -> None:
         bounds = ResolveSettings(concurrent=options.concurrent, grace_ms=None)
     try:
         async with (
-            decisions(
+            SharedSubscriber[Decision](
                 connection,
+                topics.DECISIONS,
                 prefix=settings.prefix,
-                partitions=options.partitions,
                 group=f"{settings.prefix}.resolve",
                 otherwise=None if options.from_start else await _now(settings),
+                session_timeout_ms=settings.session_timeout_ms,
                 client_id="adgovernor-resolve",
             ) as source,
             Publisher(connection, prefix=settings.prefix, client_id="adgovernor-resolve") as publisher,
@@ -154,6 +144,7 @@ async def work(settings: Settings, options: _Options) -> None:
                 settings=bounds,
                 observer=metrics,
             )
+            source.handover = stage
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stage.stop)

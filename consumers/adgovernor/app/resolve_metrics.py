@@ -32,6 +32,9 @@ class ResolveMetrics:
             "adgovernor_resolve_seconds", "Following one tag to its end.", buckets=_SECONDS, registry=registry
         )
         self._pending = Gauge("adgovernor_resolve_pending", "Decisions being worked on.", registry=registry)
+        self._partitions = Gauge(
+            "adgovernor_resolve_partitions", "This stage's share of the decisions.", registry=registry
+        )
         self._retries = Counter(
             "adgovernor_resolve_retries", "What failed and was tried again.", ["what"], registry=registry
         )
@@ -47,6 +50,10 @@ class ResolveMetrics:
     def pending(self, decisions: int) -> None:
         """See `ResolveObserver.pending`."""
         self._pending.set(decisions)
+
+    def share(self, partitions: int) -> None:
+        """See `ResolveObserver.share`."""
+        self._partitions.set(partitions)
 
     def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None:
         """See `ResolveObserver.retried`."""

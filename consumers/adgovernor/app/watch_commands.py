@@ -1,4 +1,4 @@
-"""``adgovernor watch``: decisions and campaign events as they happen."""
+"""``adgovernor watch``: decisions, campaign events and resolved ads as they happen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _TOPICS = (
     topics.BUDGET_THRESHOLDS,
     topics.CAMPAIGN_PAUSED,
     topics.CAMPAIGN_RESUMED,
+    topics.ADS,
 )
+
+_KINDS = {topics.DECISIONS: "decision", topics.ADS: "ad"}
 
 
 def watch(
@@ -33,7 +36,8 @@ def watch(
         list[str],
         typer.Argument(
             metavar="TOPIC...",
-            help="decisions, campaign-changes, budget-exhausted, budget-thresholds, campaign-paused, campaign-resumed.",
+            help="decisions, campaign-changes, budget-exhausted, budget-thresholds, campaign-paused, "
+            "campaign-resumed, ads.",
         ),
     ],
     from_start: Annotated[
@@ -46,8 +50,8 @@ def watch(
 ) -> None:
     """Print events, one JSON object a line, each once and in order for each partition.
 
-    Every object begins with its `type`: decision, or the topic's name. Republished messages are not shown again, and
-    missing ones are an error (exit code 1).
+    Every object begins with its `type`: decision, ad, or the topic's name. Republished messages are not shown again,
+    and missing ones are an error (exit code 1); of ads, which have no numbers, only repetitions are noticed.
 
     Example: adgovernor watch budget-exhausted campaign-paused campaign-resumed
     """
@@ -70,17 +74,27 @@ async def _watch(
 
     async def follow(topic: str) -> None:
         nonlocal left
-        from adgovernor.subscribe import Subscriber
+        from adgovernor.subscribe import AdReader, Subscriber
 
-        kind = "decision" if topic == topics.DECISIONS else topic
-        subscriber: Subscriber[Any] = Subscriber(
-            settings.kafka.connection(),
-            topic,
-            prefix=settings.prefix,
-            start=starts.get(topic),
-            until_end=until_end,
-            client_id="adgovernor-watch",
-        )
+        subscriber: Subscriber[Any] | AdReader
+        if topic == topics.ADS:
+            subscriber = AdReader(
+                settings.kafka.connection(),
+                prefix=settings.prefix,
+                from_end=not from_start,
+                until_end=until_end,
+                client_id="adgovernor-watch",
+            )
+        else:
+            subscriber = Subscriber(
+                settings.kafka.connection(),
+                topic,
+                prefix=settings.prefix,
+                start=starts.get(topic),
+                until_end=until_end,
+                client_id="adgovernor-watch",
+            )
+        kind = _KINDS.get(topic, topic)
         async with subscriber:
             async for event in subscriber:
                 if left == 0:
@@ -114,6 +128,6 @@ async def _from_now(settings: Settings, names: list[str]) -> dict[str, dict[int,
 
     store = RedisStore(settings.redis.config(), settings.prefix)
     try:
-        return {name: await from_now(settings, store, name) for name in names}
+        return {name: await from_now(settings, store, name) for name in names if name != topics.ADS}
     finally:
         await store.close()

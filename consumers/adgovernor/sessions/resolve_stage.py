@@ -48,7 +48,7 @@ Outcome = Literal["ad", "no_ad", "stale"]
 
 
 class Decisions(Protocol):
-    """Where decisions come from: a `subscribe.Subscriber`."""
+    """Where decisions come from: a `subscribe.Subscriber`, or with several stages a `subscribe.SharedSubscriber`."""
 
     def positions(self) -> dict[int, Position]:
         """Where each partition is, after the last event that was delivered."""
@@ -68,6 +68,10 @@ class ResolveObserver(Protocol):
         """So many decisions are being worked on."""
         ...
 
+    def share(self, partitions: int) -> None:
+        """So many partitions are this stage's now."""
+        ...
+
     def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None:
         """Something failed and is tried again, or for ``state`` left out."""
         ...
@@ -84,6 +88,8 @@ class ResolveSettings:
     commit_interval_s: float = 1.0
     publish_patience_s: float = 120.0
     """How long publishing one ad is tried before the stage ends with an error."""
+    handover_s: float = 5.0
+    """How long decisions under way may take once their partitions may go to another stage."""
     stop_deadline_s: float = 25.0
     """How long decisions under way may take once the stage is asked to stop."""
     grace_ms: int | None = 60_000
@@ -102,21 +108,39 @@ class _Silent:
 
     def pending(self, decisions: int) -> None: ...
 
+    def share(self, partitions: int) -> None: ...
+
     def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None: ...
 
 
 @dataclass(slots=True)
 class _Work:
-    """A decision under way, and the positions from which on it is not done."""
+    """A decision under way, and the position from which on it is not done."""
 
-    before: Mapping[int, Position]
+    before: Position
+    task: asyncio.Task[None] | None = None
     done: bool = False
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One partition: the position after the last decision that was read, and what is under way."""
+
+    after: Position
+    pending: deque[_Work] = field(default_factory=deque)
+
+    def position(self) -> Position:
+        """From where on a decision may be not done."""
+        while self.pending and self.pending[0].done:
+            self.pending.popleft()
+        return self.pending[0].before if self.pending else self.after
 
 
 class ResolveStage:
     """Reads ``decisions``, publishes ``ads`` through ``publisher``. Both are open, and the caller's to close.
 
-    ``commit`` keeps positions (a subscriber's own, with a group). ``states`` counts what sessions asked for, where it
+    ``commit`` keeps positions (a subscriber's own, with a group). Where stages share the work, the stage is the
+    subscriber's `handover`. ``states`` counts what sessions asked for, where it
     is given; where it cannot be reached, that is left out.
     """
 
@@ -147,8 +171,7 @@ class ResolveStage:
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._finished = asyncio.Event()
-        self._pending: deque[_Work] = deque()
-        self._before: Mapping[int, Position] = {}
+        self._lanes: dict[int, _Lane] = {}
         self._kept: Mapping[int, Position] = {}
         self._gate = asyncio.Semaphore(self._settings.concurrent)
         self._jars: OrderedDict[str, CookieJar] = OrderedDict()
@@ -159,10 +182,38 @@ class ResolveStage:
         self._stopping.set()
 
     def positions(self) -> Mapping[int, Position]:
-        """From where on a decision may be not done: what to start from after a crash."""
-        while self._pending and self._pending[0].done:
-            self._pending.popleft()
-        return self._pending[0].before if self._pending else self._before
+        """From where on a decision may be not done, by partition: what to start from after a crash."""
+        return {partition: lane.position() for partition, lane in self._lanes.items()}
+
+    def _under_way(self) -> int:
+        return sum(not work.done for lane in self._lanes.values() for work in lane.pending)
+
+    async def revoked(self) -> None:
+        """See `subscribe.Handover`: what is done in time is done by this stage, the rest by the next one."""
+        try:
+            await self._until_idle(self._settings.handover_s)
+        except TimeoutError:
+            _log.info("decisions are left to another stage", decisions=self._under_way())
+        await self._keep_once()
+
+    def assigned(self, starts: Mapping[int, Position], anew: frozenset[int]) -> None:
+        """See `subscribe.Handover`."""
+        for partition in [found for found in self._lanes if found not in starts or found in anew]:
+            for work in self._lanes.pop(partition).pending:
+                if work.task is not None:
+                    work.task.cancel()
+        for partition, start in starts.items():
+            self._lanes.setdefault(partition, _Lane(start))
+        # A partition that nobody had is known from here on, whether or not a decision comes.
+        self._kept = {}
+        self._observer.pending(self._under_way())
+        self._observer.share(len(self._lanes))
+
+    async def _until_idle(self, patience_s: float) -> None:
+        async with asyncio.timeout(patience_s):
+            while self._under_way():
+                self._idle.clear()
+                await self._idle.wait()
 
     async def run(self) -> None:
         """Works until `stop`, or until the decisions end.
@@ -172,7 +223,7 @@ class ResolveStage:
                 finished in time.
             Gap: where decisions are missing.
         """
-        self._before = self._kept = self._decisions.positions()
+        self._lanes |= {partition: _Lane(start) for partition, start in self._decisions.positions().items()}
         fetcher = Fetcher(self._transport, self._settings.fetch)
         try:
             async with (
@@ -189,13 +240,21 @@ class ResolveStage:
     async def _read(self, group: asyncio.TaskGroup, sender: TrackingSender) -> None:
         try:
             async for decision in self._decisions:
+                partition = topics.partition_of_shard(decision.shard)
+                lane, after = self._lanes[partition], self._decisions.positions()[partition]
                 if any(slot.winner is not None and slot.winner.tag_url for slot in decision.slots):
                     await self._gate.acquire()
-                    work = _Work(self._before)
-                    self._pending.append(work)
-                    self._observer.pending(len(self._pending))
-                    group.create_task(self._work(decision, work, sender))
-                self._before = self._decisions.positions()
+                    if self._lanes.get(partition) is not lane:
+                        # While it waited here, the partition became another stage's.
+                        self._gate.release()
+                        continue
+                    work = _Work(lane.after)
+                    lane.pending.append(work)
+                    self._observer.pending(self._under_way())
+                    work.task = group.create_task(self._work(decision, work, sender))
+                    # Also of a task that is cancelled before it begins.
+                    work.task.add_done_callback(lambda _: self._gate.release())
+                lane.after = after
         finally:
             self._stopping.set()
 
@@ -204,13 +263,10 @@ class ResolveStage:
         reading.cancel()
         await asyncio.wait({reading})
         try:
-            async with asyncio.timeout(self._settings.stop_deadline_s):
-                while any(not work.done for work in self._pending):
-                    self._idle.clear()
-                    await self._idle.wait()
+            await self._until_idle(self._settings.stop_deadline_s)
         except TimeoutError:
             raise Unavailable(
-                f"{sum(not work.done for work in self._pending)} decisions were not done "
+                f"{self._under_way()} decisions were not done "
                 f"{self._settings.stop_deadline_s:g} s after the stage was asked to stop; they are done again"
             ) from None
         self._finished.set()
@@ -225,7 +281,7 @@ class ResolveStage:
 
     async def _keep_once(self) -> None:
         positions = self.positions()
-        if self._commit is None or positions == self._kept:
+        if self._commit is None or not positions or positions == self._kept:
             return
         try:
             await self._commit(positions)
@@ -239,23 +295,20 @@ class ResolveStage:
     # ------------------------------------------------------------------ one decision
 
     async def _work(self, decision: Decision, work: _Work, sender: TrackingSender) -> None:
-        try:
-            slots = [(slot.slot, slot.winner) for slot in decision.slots if slot.winner is not None]
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._slot(decision, number, winner, sender))
-                    for number, winner in slots
-                    if winner.tag_url
-                ]
-            for task in tasks:
-                await self._publish(task.result())
-            await self._count(decision, [task.result() for task in tasks])
-        finally:
-            self._gate.release()
+        slots = [(slot.slot, slot.winner) for slot in decision.slots if slot.winner is not None]
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._slot(decision, number, winner, sender))
+                for number, winner in slots
+                if winner.tag_url
+            ]
+        for task in tasks:
+            await self._publish(task.result())
+        await self._count(decision, [task.result() for task in tasks])
         work.done = True
         self._idle.set()
         self.positions()
-        self._observer.pending(len(self._pending))
+        self._observer.pending(self._under_way())
 
     async def _slot(self, decision: Decision, slot: int, winner: Winner, sender: TrackingSender) -> Ad:
         assert winner.tag_url is not None

@@ -24,6 +24,7 @@ from adgovernor.subscribe.ads import AdReader
 from adgovernor.subscribe.deadletters import DeadLetter
 from adgovernor.subscribe.kafka import PartitionReader, RawMessage, ReadableLog, Reader
 from adgovernor.subscribe.position import START, Position, dump_positions, load_positions
+from adgovernor.subscribe.shared import Handover, SharedSubscriber
 from adgovernor.subscribe.subscriber import Subscriber
 
 Source = KafkaConnection | str | ReadableLog
@@ -70,12 +71,14 @@ __all__ = [
     "AdReader",
     "DeadLetter",
     "Gap",
+    "Handover",
     "KafkaConnection",
     "PartitionReader",
     "Position",
     "RawMessage",
     "ReadableLog",
     "Reader",
+    "SharedSubscriber",
     "Source",
     "Subscriber",
     "budget_exhausted",

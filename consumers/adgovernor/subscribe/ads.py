@@ -42,6 +42,7 @@ class AdReader:
         prefix: str = "",
         start: Mapping[int, int] | None = None,
         from_end: bool = False,
+        until_end: bool = False,
         remembered: int = 100_000,
         client_id: str = "adgovernor-ads",
     ) -> None:
@@ -49,10 +50,13 @@ class AdReader:
         Args:
             start: the next offset of each partition; left out, the first.
             from_end: where ``start`` names none, begin with what comes next.
+            until_end: stop at the end that the topic has when reading begins.
             remembered: how many ads are known when they come again.
         """
         self._start = dict(start or {})
         self._from_end = from_end
+        self._until_end = until_end
+        self._ends: dict[int, int] = {}
         self._remembered = remembered
         self._contract = contract_of(topics.ADS)
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
@@ -68,8 +72,10 @@ class AdReader:
     async def __aenter__(self) -> Self:
         partitions = await self._reader.open()
         try:
-            ends = await self._reader.ends(partitions) if self._from_end else {}
-            await self._reader.read_from({p: self._start.get(p, ends.get(p, 0)) for p in partitions})
+            ends = await self._reader.ends(partitions)
+            first = ends if self._from_end else {}
+            await self._reader.read_from({p: self._start.get(p, first.get(p, 0)) for p in partitions})
+            self._ends = ends
         except BaseException:
             await self._reader.close()
             raise
@@ -83,8 +89,10 @@ class AdReader:
         return dict(self._reader.next)
 
     async def __aiter__(self) -> AsyncIterator[Ad]:
-        while True:
+        while not self._until_end or any(self._reader.next[p] < end for p, end in self._ends.items()):
             for message in await self._reader.read(_BATCH, _POLL_S):
+                if self._until_end and message.offset >= self._ends[message.partition]:
+                    continue
                 try:
                     ad: Ad = self._contract.parse(message.value or b"")
                 except Undecodable as error:

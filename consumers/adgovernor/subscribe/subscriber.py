@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import orjson
 import structlog
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
@@ -134,22 +134,9 @@ class Subscriber(Generic[EventT]):
             saved = {}
             if self._group and self._kafka:
                 saved = await self._committed(self._kafka[0], self._group, chosen)
-            starts = {p: self._start.get(p) or saved.get(p) or self._otherwise.get(p, START) for p in chosen}
-            self._ends = await self._reader.ends(chosen)
-            for partition, position in starts.items():
-                if position.offset > self._ends[partition]:
-                    raise Gap(
-                        self.topic,
-                        partition,
-                        position.dn + 1,
-                        None,
-                        f"the start given is offset {position.offset}, but the topic ends at "
-                        f"{self._ends[partition]}: it was deleted and made again, or lost its tail, or the "
-                        "position is another deployment's",
-                    )
-            self._numbers = {p: PartitionNumbers(at) for p, at in starts.items()}
-            self._delivered = dict(starts)
-            await self._reader.read_from({p: at.offset for p, at in starts.items()})
+            await self._begin(
+                {p: self._start.get(p) or saved.get(p) or self._otherwise.get(p, START) for p in chosen}
+            )
         except BaseException:
             await self._reader.close()
             raise
@@ -157,6 +144,24 @@ class Subscriber(Generic[EventT]):
 
     async def __aexit__(self, *_: object) -> None:
         await self._reader.close()
+
+    async def _begin(self, starts: Mapping[int, Position]) -> None:
+        """Reads these partitions, and no others, from there on."""
+        self._ends = await self._reader.ends(starts)
+        for partition, position in starts.items():
+            if position.offset > self._ends[partition]:
+                raise Gap(
+                    self.topic,
+                    partition,
+                    position.dn + 1,
+                    None,
+                    f"the start given is offset {position.offset}, but the topic ends at "
+                    f"{self._ends[partition]}: it was deleted and made again, or lost its tail, or the "
+                    "position is another deployment's",
+                )
+        self._numbers = {p: PartitionNumbers(at) for p, at in starts.items()}
+        self._delivered = dict(starts)
+        await self._reader.read_from({p: at.offset for p, at in starts.items()})
 
     def positions(self) -> dict[int, Position]:
         """Where each partition is, after the last event that was delivered."""
@@ -191,20 +196,23 @@ class Subscriber(Generic[EventT]):
         """
         if self._group is None or self._kafka is None:
             raise BadInput("commit needs a group; give one to the subscriber, or store positions() yourself")
+        await self._commit(self._kafka[1].consumer, self._delivered if positions is None else positions)
+
+    async def _commit(self, consumer: AIOKafkaConsumer, positions: Mapping[int, Position]) -> None:
         offsets = {
             TopicPartition(self._reader.full_name, p): OffsetAndMetadata(at.offset, f"dn={at.dn}")
-            for p, at in (self._delivered if positions is None else positions).items()
+            for p, at in positions.items()
         }
         try:
             async with asyncio.timeout(_COMMIT_S):
-                await self._kafka[1].consumer.commit(offsets)
+                await consumer.commit(offsets)
         except (KafkaError, TimeoutError) as error:
             raise Unavailable(
                 f"Kafka did not take the positions of group {self._group}: {error!r}"
             ) from error
 
     async def _committed(
-        self, connection: KafkaConnection, group: str, partitions: list[int]
+        self, connection: KafkaConnection, group: str, partitions: Iterable[int]
     ) -> dict[int, Position]:
         admin = AIOKafkaAdminClient(**connection.client_options(), client_id=self._client_id)
         wanted = [TopicPartition(self._reader.full_name, p) for p in partitions]

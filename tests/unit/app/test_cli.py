@@ -100,7 +100,6 @@ def test_every_command_explains_itself(name: str) -> None:
         (["dlq", "replay", "ad-requests", "--number", "1"], "give --partition too"),
         (["replay", "adgovernor"], "cannot be replayed into its own deployment"),
         (["run", "--clock", "sundial"], "must be wall or events"),
-        (["resolve", "--partitions", "all"], "give numbers"),
         (["resolve", "--resolve", "nonsense"], "HOST=ADDRESS"),
     ],
 )

@@ -119,7 +119,7 @@ class Taken:
         self.ads.append(ad)
 
     async def commit(self, positions: Mapping[int, Position]) -> None:
-        self.kept.append(positions[0].dn)
+        self.kept += [at.dn for at in positions.values()]
 
 
 async def no_sleep(seconds: float) -> None:
@@ -404,3 +404,51 @@ async def test_a_reader_of_ads_sees_each_once() -> None:
     assert sorted(seen) == [("d1", 0), ("d1", 1), ("d2", 0)]
     assert ads.repeated == 2
     assert ads.positions() == {0: 6}
+
+
+async def test_a_share_is_handed_over_done_and_kept() -> None:
+    """Before shares change the stage finishes what is under way, and keeps its positions."""
+    taken, transport = Taken(), TableTransport(DOCUMENTS, {TAG: 0.2})
+    source = Listed([decision(1, TAG), decision(2, TAG)], then="wait")
+    settings = ResolveSettings(commit_interval_s=60)
+    running = stage(source, taken, transport, settings=settings)
+    task = asyncio.create_task(running.run())
+    await until(lambda: transport.urls.count(TAG) == 2)
+    await running.revoked()
+    assert (len(taken.ads), taken.kept) == (2, [2])
+    running.stop()
+    await task
+
+
+async def test_what_becomes_anothers_is_left_to_them() -> None:
+    """Work on a partition that went to another stage ends, also where it waits for its turn; the rest goes on."""
+    slow = "http://slow.example/"
+    taken = Taken()
+    transport = TableTransport({**DOCUMENTS, slow: vast(inline("1"))}, {slow: 30.0})
+    theirs = [decision(1, slow, partition=0), decision(2, slow, partition=0)]
+    settings = ResolveSettings(concurrent=1, handover_s=0.01, commit_interval_s=60)
+    running = stage(Listed(theirs, then="wait"), taken, transport, settings=settings)
+    task = asyncio.create_task(running.run())
+    await until(lambda: slow in transport.urls)
+    await running.revoked()
+    assert taken.kept == [0]
+    running.assigned({1: Position(5, 5)}, frozenset({1}))
+    await asyncio.sleep(0.05)
+    assert (transport.urls, taken.ads, dict(running.positions())) == ([slow], [], {1: Position(5, 5)})
+    running.stop()
+    await task
+
+
+async def test_a_partition_that_another_stage_had_meanwhile_begins_anew() -> None:
+    """What a stage began before others went further is not published as well."""
+    taken, transport = Taken(), TableTransport(DOCUMENTS, {TAG: 30.0})
+    settings = ResolveSettings(handover_s=0.01, commit_interval_s=60)
+    running = stage(Listed([decision(1, TAG)], then="wait"), taken, transport, settings=settings)
+    task = asyncio.create_task(running.run())
+    await until(lambda: TAG in transport.urls)
+    running.assigned({0: Position(9, 9)}, frozenset({0}))
+    assert dict(running.positions()) == {0: Position(9, 9)}
+    running.stop()
+    async with asyncio.timeout(5):
+        await task
+    assert taken.ads == []
