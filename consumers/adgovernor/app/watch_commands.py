@@ -25,6 +25,7 @@ _TOPICS = (
     topics.CAMPAIGN_PAUSED,
     topics.CAMPAIGN_RESUMED,
     topics.ADS,
+    topics.PODS,
 )
 
 _KINDS = {topics.DECISIONS: "decision", topics.ADS: "ad"}
@@ -37,7 +38,7 @@ def watch(
         typer.Argument(
             metavar="TOPIC...",
             help="decisions, campaign-changes, budget-exhausted, budget-thresholds, campaign-paused, "
-            "campaign-resumed, ads.",
+            "campaign-resumed, ads, pods.",
         ),
     ],
     from_start: Annotated[
@@ -50,8 +51,9 @@ def watch(
 ) -> None:
     """Print events, one JSON object a line, each once and in order for each partition.
 
-    Every object begins with its `type`: decision, ad, or the topic's name. Republished messages are not shown again,
-    and missing ones are an error (exit code 1); of ads, which have no numbers, only repetitions are noticed.
+    Every object begins with its `type`: decision, ad, pod-created, pod-completed, pod-abandoned, or the topic's name.
+    Republished messages are not shown again, and missing ones are an error (exit code 1); of ads, which have no
+    numbers, only repetitions are noticed.
 
     Example: adgovernor watch budget-exhausted campaign-paused campaign-resumed
     """
@@ -100,6 +102,7 @@ async def _watch(
                 if left == 0:
                     return
                 body = event.model_dump(mode="json", exclude_none=True)
+                # A pod's event says itself which of three it is.
                 typer.echo(orjson.dumps({"type": kind, **body}).decode())
                 if left is not None:
                     left -= 1

@@ -36,7 +36,7 @@ from adgovernor.stores.base import Store
 _ROUNDS = 20
 """How often shards are followed further; each time less is left to follow."""
 _ALL_BUCKETS = {
-    False: ("core", "campaigns", "open", "users"),
+    False: ("core", "campaigns", "open", "pods", "users"),
     True: ("core", "accounts", "campaigns", "commands"),
 }
 
@@ -320,6 +320,7 @@ def _compare_store(one: Followed, found: _StoreState, report: Report) -> None:
         names |= {
             "campaigns": list(machine.shares),
             "open": list(machine.open),
+            "pods": list(machine.open_pods),
             "users": list(machine.persons),
         }
     else:

@@ -27,6 +27,8 @@ class Context:
     session: str | None
     labels: tuple[str, ...]
     watermark_ms: int
+    first_slot: int = 0
+    """Of the pod at hand: a request with several breaks has several pods."""
 
 
 def horizon_ms(caps: tuple[Cap, ...]) -> int:
@@ -83,7 +85,10 @@ def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str
     watermark = context.watermark_ms
     if window == "pod":
         request = context.request_id
-        return sum(1 for s in servings if s.decision_id == request and s.counts(watermark))
+        first = context.first_slot
+        return sum(
+            1 for s in servings if s.decision_id == request and s.slot >= first and s.counts(watermark)
+        )
     if window == "stream":
         session = context.session
         return sum(1 for s in servings if s.session == session and s.counts(watermark)) if session else 0

@@ -10,7 +10,8 @@ Stored form: one JSON object, the keys short because there is one a person::
      "s": [[time_ms, decision id, slot, creative, campaign, account, [categories], [labels], session,
             deadline_ms, day, price_micros(, [pays_on, billing deadline_ms, {event: time_ms}])], ...],
      "t": {scope, or event@scope: lifetime total of servings no longer in "s"},
-     "o": [[scope, value], ...]}
+     "o": [[scope, value], ...],
+     "p": {decision id: [pods of a stream, see `podstate.person_row`]}}
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class Serving:
 class Person:
     """One person's state. Mutated by folds only."""
 
-    __slots__ = ("by_scope", "next_prune_ms", "ops", "opt_outs", "requests", "servings", "totals")
+    __slots__ = ("by_scope", "next_prune_ms", "ops", "opt_outs", "pods", "requests", "servings", "totals")
 
     def __init__(self) -> None:
         self.requests: dict[str, tuple[int, int, int]] = {}
@@ -153,6 +154,8 @@ class Person:
         self.totals: dict[str, int] = {}
         self.opt_outs: list[tuple[str, str | None]] = []
         self.by_scope: dict[str, list[Serving]] = {}
+        self.pods: dict[str, list[list[Any]]] = {}
+        """Decision id → the pods of a stream that it filled (see `podstate.person_row`)."""
         self.next_prune_ms = 0
         self.ops: list[tuple[Any, ...]] | None = None
         """Folded while the stored part was unknown, to be applied again on top of it; None once it is known."""
@@ -167,6 +170,7 @@ class Person:
             for row in data.get("s", ()):
                 person.add(Serving(*row))
             person.totals = data.get("t", {})
+            person.pods = data.get("p", {})
             person.opt_outs = [(scope, word) for scope, word in data.get("o", ())]
         return person
 
@@ -181,6 +185,8 @@ class Person:
             data["t"] = self.totals
         if self.opt_outs:
             data["o"] = self.opt_outs
+        if self.pods:
+            data["p"] = self.pods
         return orjson.dumps(data) if data else None
 
     def add(self, serving: Serving) -> None:
@@ -220,6 +226,8 @@ class Person:
         forgotten = watermark_ms - dedupe_ms
         if any(entry[0] <= forgotten for entry in self.requests.values()):
             self.requests = {key: entry for key, entry in self.requests.items() if entry[0] > forgotten}
+            if self.pods:
+                self.pods = {key: rows for key, rows in self.pods.items() if key in self.requests}
         oldest = watermark_ms - max(horizon_ms, dedupe_ms)
         kept: list[Serving] = []
         for serving in self.servings:

@@ -10,9 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Command
+from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.events import Engagement, Impression, UserEvent
 from adgovernor.contracts.ledger import is_plain_json
 from adgovernor.contracts.requests import AdRequest
+from adgovernor.core.breaks import with_breaks
 from adgovernor.core.machine import Input, Poison
 
 MAX_VALUE_BYTES: Final = 500_000
@@ -44,6 +46,8 @@ def read(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Inp
     try:
         if topic == topics.AD_REQUESTS:
             request = _request(value)
+            if request.vmap is not None:
+                request = with_breaks(request)
             routing = request.routing_id()
             return Input(
                 topic,
@@ -66,6 +70,8 @@ def read(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Inp
             return Input(topic, offset, key, value, _command(value), -1, is_json=is_plain_json(value))
         else:
             return _side(topic, offset, key, value)
+    except BadInput as error:
+        return _poisoned(topic, offset, key, value, "invalid", str(error))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         kind = "not_json" if first["type"].startswith("json") else "invalid"

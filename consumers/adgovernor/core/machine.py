@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from adgovernor.contracts.ledger import Draft, ReadRecord
 
-RULES: Final = 2
+RULES: Final = 3
 """Version of the rules. It rises when the same inputs would give another record."""
 
 Fields = dict[str, dict[str, bytes | None]]

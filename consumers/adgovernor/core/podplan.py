@@ -8,23 +8,35 @@ carry it, so it is checked on the filled set: an ad that it forbids there leaves
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from adgovernor.contracts.requests import AdRequest
+from adgovernor.contracts.money import price_of_cpm
+from adgovernor.contracts.pod_requests import PodRules, PodSpec, SlotSpec
 from adgovernor.core import caps
+from adgovernor.core.breaks import PodAsk
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
-from adgovernor.core.podfill import PodCandidate, PodSegment, PodSpec, fill
+from adgovernor.core.podfill import (
+    ANY,
+    FIRST,
+    FIRST_OR_LAST,
+    LAST,
+    DurationFloor,
+    PodCandidate,
+    PodNeighbour,
+    PodSegment,
+    Separation,
+    fill,
+)
+from adgovernor.core.podfill import PodSpec as FillSpec
 
 _POD: Final = "pod"
-_CODES: Final = {
-    "funds": "no_lease",
-    "no_segment": "duration",
-    "no_value": "floor",
-    "position": "duration",
-    "media_repeated": "creative_repeated",
-}
+_CODES: Final = {"funds": "no_lease", "no_segment": "duration", "no_value": "floor"}
 """Reasons of the fill that requests know under another name."""
+_PLACES: Final = {"any": ANY, "first": FIRST, "last": LAST, "first_or_last": FIRST_OR_LAST}
+USUAL_ADS: Final = 12
+"""Ads that a dynamic part takes at most where the request does not say."""
 
 
 class Entry(Protocol):
@@ -41,20 +53,33 @@ class Entry(Protocol):
     def categories(self) -> list[str]: ...
 
 
-def slots_of(request: AdRequest) -> int:
-    """How many slots a decision on this request has at least: its slots, and one for a dynamic pod."""
-    return len(request.slots or ()) + (request.pod is not None) or 1
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One pod's plan. Slots count from 0 in the pod, entries are indices."""
+
+    slots: list[tuple[int, int | None]]
+    """Every slot with its entry, None where it stays empty."""
+    in_play: list[int]
+    """The filled slots in play order."""
+    bound_micros: int | None
+    """What no other fill can be worth more than, where the search ended before it had proved this one the best."""
 
 
 def plan(
-    request: AdRequest, entries: Sequence[Entry], person: Person, context: caps.Context
-) -> list[tuple[int, int | None]]:
-    """Which entry plays in which slot: (slot, index in ``entries``), None where a slot stays empty.
+    ask: PodAsk,
+    rules: PodRules,
+    most_ads: int,
+    entries: Sequence[Entry],
+    person: Person,
+    context: caps.Context,
+    around: tuple[PodNeighbour | None, PodNeighbour | None],
+) -> Filled:
+    """Which entry plays in which slot.
 
     Entries that lose get their reasons; those that come with reasons are not considered.
     """
     considered = [index for index, entry in enumerate(entries) if entry.reasons is None]
-    spec = _spec(request, [entries[index] for index in considered])
+    spec = _spec(ask, rules, most_ads, [entries[index] for index in considered], around)
     blocked: dict[int, list[dict[str, Any]]] = {}
     while True:
         playing = [index for index in considered if index not in blocked]
@@ -74,46 +99,91 @@ def plan(
         entry.reasons = [
             {"code": code} for code in sorted(codes, key=lambda code: code == "no_lease")
         ] or None
-    return _slots(
-        request, [(placement.segment_id, playing[placement.index]) for placement in result.placements]
+    slots, in_play = _slots(
+        ask, [(placement.segment_id, playing[placement.index]) for placement in result.placements]
+    )
+    return Filled(slots, in_play, None if result.proven else result.bound_micros)
+
+
+def keeps_apart(ask: PodAsk, rules: PodRules) -> tuple[Separation, Separation]:
+    """Whether two ads of one advertiser, and of one category, are kept apart."""
+    if rules.dedupe:
+        free = 5 in rules.dedupe
+        return (
+            "pod" if 1 in rules.dedupe and not free else "none",
+            "pod" if 2 in rules.dedupe and not free else "none",
+        )
+    pod = ask.pod
+    return (
+        "pod" if pod is None or pod.separate_advertisers else "none",
+        "pod" if pod is not None and pod.separate_categories else "none",
     )
 
 
-def _spec(request: AdRequest, entries: Sequence[Entry]) -> PodSpec:
-    segments = [
-        PodSegment(
-            str(number),
-            min_ms=slot.min_duration_ms or 0,
-            max_ms=slot.max_duration_ms or 0,
-            durations_ms=tuple(slot.allowed_durations_ms),
-            floor_micros=slot.floor_micros,
-        )
-        for number, slot in enumerate(request.slots or ())
-    ]
-    pod = request.pod
+def _spec(
+    ask: PodAsk,
+    rules: PodRules,
+    most_ads: int,
+    entries: Sequence[Entry],
+    around: tuple[PodNeighbour | None, PodNeighbour | None],
+) -> FillSpec:
+    durations = {entry.candidate.duration_ms or 0 for entry in entries}
+    segments = [_segment(str(number), slot, durations) for number, slot in enumerate(ask.slots)]
+    pod = ask.pod
     if pod is not None:
-        segments.append(
-            PodSegment(
-                _POD,
-                min_ms=pod.min_duration_ms or 0,
-                max_ms=pod.max_duration_ms or 0,
-                durations_ms=tuple(pod.allowed_durations_ms),
-                floor_micros=pod.floor_micros,
-                total_ms=pod.total_duration_ms,
-                max_ads=pod.max_ads,
-            )
-        )
+        ads = pod.max_ads if pod.max_ads is not None else min(USUAL_ADS, most_ads)
+        segments.append(_segment(_POD, pod, durations, pod.total_duration_ms, ads))
     available: dict[str, int] = {}
     for entry in entries:
         share = entry.share
         assert share is not None
         available[_fund(entry)] = share.lease(entry.day)
-    return PodSpec(
+    advertisers, categories = keeps_apart(ask, rules)
+    stated = bool(rules.dedupe)
+    free = 5 in rules.dedupe
+    return FillSpec(
         tuple(segments),
-        advertiser_separation="pod" if pod is None or pod.separate_advertisers else "none",
-        category_separation="pod" if pod is not None and pod.separate_categories else "none",
+        repeat_creatives=stated and (free or 3 not in rules.dedupe),
+        separate_media=not stated or (4 in rules.dedupe and not free),
+        advertiser_separation=advertisers,
+        category_separation=categories,
+        before=around[0],
+        after=around[1],
+        blocked_categories=frozenset(rules.blocked_categories),
+        blocked_advertisers=frozenset(domain.lower() for domain in rules.blocked_advertisers),
         available_micros=available,
     )
+
+
+def _segment(
+    name: str, place: SlotSpec | PodSpec, durations: set[int], total_ms: int = 0, max_ads: int = 0
+) -> PodSegment:
+    floors = tuple(
+        DurationFloor(floor.min_duration_ms, floor.max_duration_ms or 0, floor.floor_micros)
+        for floor in place.floors_by_duration
+    )
+    rate = place.floor_cpm_micros_per_second
+    if rate is not None:
+        # A CPM is rounded to an impression's price once and for all, so that an ad at the floor passes; an ad of
+        # unknown length counts as the longest that may play here.
+        longest = max([ms for ms in (place.max_duration_ms, total_ms) if ms], default=0)
+        exact = [DurationFloor(ms, ms, _by_the_second(rate, ms)) for ms in sorted(durations) if ms]
+        floors = (*exact, DurationFloor(0, 0, _by_the_second(rate, longest)))
+    return PodSegment(
+        name,
+        min_ms=place.min_duration_ms or 0,
+        max_ms=place.max_duration_ms or 0,
+        durations_ms=tuple(place.allowed_durations_ms),
+        floor_micros=place.floor_micros,
+        duration_floors=floors,
+        position=_PLACES[place.position],
+        total_ms=total_ms,
+        max_ads=max_ads,
+    )
+
+
+def _by_the_second(cpm_micros: int, duration_ms: int) -> int:
+    return price_of_cpm(-(-cpm_micros * duration_ms // 1000))
 
 
 def _fund(entry: Entry) -> str:
@@ -123,15 +193,19 @@ def _fund(entry: Entry) -> str:
 def _candidate(entry: Entry) -> PodCandidate:
     candidate = entry.candidate
     domain = candidate.advertiser_domain
+    own = candidate.in_pod
     return PodCandidate(
         candidate.campaign_id,
         entry.value,
         candidate.duration_ms or 0,
         charge_micros=entry.price,
         creative_id=candidate.creative_id,
-        advertiser_domains=(domain,) if domain else (),
+        advertiser_domains=(domain.lower(),) if domain else (),
         categories=tuple(entry.categories),
         funds=(_fund(entry),),
+        media_url="" if own is None else own.media_url or "",
+        position=ANY if own is None else _PLACES[own.position],
+        floor_micros=None if own is None else own.floor_micros,
     )
 
 
@@ -177,12 +251,20 @@ def _scopes(entry: Entry, context: caps.Context) -> list[str]:
     ]
 
 
-def _slots(request: AdRequest, placed: Sequence[tuple[str, int]]) -> list[tuple[int, int | None]]:
-    fixed = len(request.slots or ())
-    by_slot = {int(segment): index for segment, index in placed if segment != _POD}
-    slots: list[tuple[int, int | None]] = [(slot, by_slot.get(slot)) for slot in range(fixed)]
-    dynamic = [index for segment, index in placed if segment == _POD]
-    slots += [(fixed + number, index) for number, index in enumerate(dynamic)]
-    if request.pod is not None and not dynamic:
-        slots.append((fixed, None))
-    return slots
+def _slots(ask: PodAsk, placed: Sequence[tuple[str, int]]) -> tuple[list[tuple[int, int | None]], list[int]]:
+    fixed = len(ask.slots)
+    by_slot: dict[int, int] = {}
+    in_play = []
+    dynamic = fixed
+    for segment, index in placed:
+        if segment == _POD:
+            slot = dynamic
+            dynamic += 1
+        else:
+            slot = int(segment)
+        by_slot[slot] = index
+        in_play.append(slot)
+    slots: list[tuple[int, int | None]] = [
+        (slot, by_slot.get(slot)) for slot in range(max(dynamic, ask.least_slots()))
+    ]
+    return slots, in_play

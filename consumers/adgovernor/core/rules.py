@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from adgovernor.contracts.errors import BadSettings
+from adgovernor.contracts.pod_requests import MOST_BREAKS, MOST_CANDIDATES, MOST_SLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,29 @@ class Rules:
     lease_divisor: int = 2
     """A lease is the available money divided by the number of shards times this."""
 
+    most_slots: int = MOST_SLOTS
+    """Slots that a pod may ask for; a larger request is refused (``too_large``), here and below."""
+    most_ads: int = MOST_SLOTS
+    """Ads that the dynamic part of a pod may ask for."""
+    most_breaks: int = MOST_BREAKS
+    """Breaks that a request may ask for."""
+    most_candidates: int = MOST_CANDIDATES
+    """Candidates that a request may have."""
+
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             if getattr(self, name) < 0:
                 raise BadSettings(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.partitions < 1 or self.lease_divisor < 1 or self.reservation_ms < 1:
             raise BadSettings("partitions, lease_divisor and reservation_ms must be at least 1")
+        for name, most in (
+            ("most_slots", MOST_SLOTS),
+            ("most_ads", MOST_SLOTS),
+            ("most_breaks", MOST_BREAKS),
+            ("most_candidates", MOST_CANDIDATES),
+        ):
+            if not 1 <= getattr(self, name) <= most:
+                raise BadSettings(f"{name} is {getattr(self, name)}; it must be between 1 and {most}")
         least = self.lateness_ms + self.reservation_ms + self.late_grace_ms
         if self.dedupe_ms < least:
             raise BadSettings(

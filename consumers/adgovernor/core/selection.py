@@ -1,6 +1,6 @@
 """Which candidate gets which slot, and why the others do not.
 
-For one slot the highest price wins, ties in the order given; several slots are filled together (`podplan`).
+For one ad the highest price wins, ties in the order given; pods are filled by `podrequests`.
 Every losing candidate gets every reason.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from adgovernor.contracts.requests import AdRequest, Candidate
-from adgovernor.core import caps, podplan
-from adgovernor.core.history import Person, Serving
+from adgovernor.core import caps
+from adgovernor.core.history import Person
 from adgovernor.core.leases import STATUS_CODES, CampaignShare
+from adgovernor.core.podrequests import PodRequest
 
 if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
@@ -21,7 +22,7 @@ _OUTBID: Final = [{"code": "outbid"}]
 _UNKNOWN: Final = [{"code": "unknown_campaign"}]
 
 
-class _Entry:
+class Candidacy:
     """A candidate under consideration."""
 
     __slots__ = ("_categories", "candidate", "day", "price", "reasons", "share", "value", "won")
@@ -50,7 +51,7 @@ class _Entry:
 
 
 class Selector:
-    """Fills the slots of a request, reserving as it goes."""
+    """Finds and reserves the winner of a request for one ad; judges the candidates of any."""
 
     def __init__(self, shard: UserShard) -> None:
         self._shard = shard
@@ -65,22 +66,26 @@ class Selector:
         if len(labels) > 1:
             labels = tuple(dict.fromkeys(labels))  # Said twice, it still counts once.
         context = caps.Context(request.request_id, time_ms, request.session_id, labels, shard.watermark_ms)
-        entries = self._entries(request)
         known = bool(request.household_id or request.user_id or request.device_id)
-        own = shard.persons.get(routing) is person
+        if (
+            request.slots is not None
+            or request.pod is not None
+            or request.breaks is not None
+            or request.pod_rules is not None
+        ):
+            # An audit judges by what was assumed; what this request reserves itself belongs to that too.
+            own = shard.persons.get(routing) is person
+            return PodRequest(shard, self, request, person, context, own).decide(known, degraded)
+        entries = self.candidacies(request)
         for entry in entries:
-            self._judge(entry, person, context, known, degraded)
+            self.judge(entry, person, context, known, degraded)
         slots: list[dict[str, Any]] = []
-        for slot, winner in self._choose(request, entries, person, context):
-            if winner is None:
-                slots.append({"slot": slot, "no_fill": "no_candidate"})
-                continue
-            entry = entries[winner]
-            entry.won = True
-            slots.append({"slot": slot, "winner": self._reserve(slot, entry, labels, time_ms)})
-            if not own:
-                # An audit judges by what was assumed; what this request reserved itself belongs to that too.
-                person.add(Serving(*shard.reserved_row))
+        winner = _dearest(entries)
+        if winner is None:
+            slots.append({"slot": 0, "no_fill": "no_candidate"})
+        else:
+            winner.won = True
+            slots.append({"slot": 0, "winner": self.reserve(0, winner, labels, time_ms)})
         body: dict[str, Any] = {"decision_id": request.request_id, "time_ms": time_ms, "slots": slots}
         losers = [
             {
@@ -105,26 +110,13 @@ class Selector:
                 shard.ask_for(entry.share, entry.day, entry.price)
         return body
 
-    def _choose(
-        self, request: AdRequest, entries: list[_Entry], person: Person, context: caps.Context
-    ) -> list[tuple[int, int | None]]:
-        """(slot, place of the winner). For one unrestricted slot the highest price wins, ties in the order given."""
-        if request.slots is not None or request.pod is not None:
-            return podplan.plan(request, entries, person, context)
-        best: int | None = None
-        highest = -1
-        for place, entry in enumerate(entries):
-            if entry.reasons is None and entry.value > highest:
-                best, highest = place, entry.value
-        return [(0, best)]
-
-    def _entries(self, request: AdRequest) -> list[_Entry]:
+    def candidacies(self, request: AdRequest) -> list[Candidacy]:
         shares = self._shard.shares
         time_ms = request.time_ms
         entries = []
         for candidate in request.candidates:
             share = shares.get(candidate.campaign_id)
-            entry = _Entry(candidate, share)
+            entry = Candidacy(candidate, share)
             entries.append(entry)
             if share is None:
                 continue
@@ -138,7 +130,11 @@ class Selector:
                 entry.day = share.day_of(time_ms)
         return entries
 
-    def _reserve(self, slot: int, entry: _Entry, labels: tuple[str, ...], time_ms: int) -> dict[str, Any]:
+    def reserve(
+        self, slot: int, entry: Candidacy, labels: tuple[str, ...], time_ms: int, wait_ms: int = 0
+    ) -> dict[str, Any]:
+        """Reserves a winner's price; the winner as the decision names it. ``wait_ms``: how long after the request its
+        time to be shown comes."""
         shard = self._shard
         share = entry.share
         assert share is not None
@@ -147,6 +143,10 @@ class Selector:
         deadline_ms = shown_by_ms = time_ms + shard.rules.reservation_ms
         if share.life_ms is not None:
             deadline_ms = time_ms + min(share.life_ms, shard.rules.longest_reservation_ms())
+        if wait_ms:
+            last_ms = time_ms + shard.rules.longest_reservation_ms()
+            shown_by_ms = min(shown_by_ms + wait_ms, last_ms)
+            deadline_ms = min(deadline_ms + wait_ms, last_ms)
         delta: list[Any] = [
             "reserve",
             slot,
@@ -182,8 +182,8 @@ class Selector:
             winner["tag_url"] = candidate.tag_url
         return winner
 
-    def _judge(
-        self, entry: _Entry, person: Person, context: caps.Context, known: bool, degraded: bool
+    def judge(
+        self, entry: Candidacy, person: Person, context: caps.Context, known: bool, degraded: bool
     ) -> None:
         """Finds every reason against a candidate alone; none: ``reasons`` is None. A missing lease comes
         last, because it is what more money would mend."""
@@ -221,7 +221,17 @@ class Selector:
         entry.reasons = reasons or None
 
 
-def _expect(entry: _Entry, share: CampaignShare) -> None:
+def _dearest(entries: list[Candidacy]) -> Candidacy | None:
+    """For one unrestricted slot the highest price wins, ties in the order given."""
+    best: Candidacy | None = None
+    highest = -1
+    for entry in entries:
+        if entry.reasons is None and entry.value > highest:
+            best, highest = entry, entry.value
+    return best
+
+
+def _expect(entry: Candidacy, share: CampaignShare) -> None:
     """The price by click or view, and what an impression is worth by the rate at which they are expected."""
     candidate = entry.candidate
     price, rate = candidate.price_micros, candidate.expected_rate_ppm

@@ -14,7 +14,7 @@ from adgovernor.contracts.events import Click, CompletedView, Impression, OptIn,
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.contracts.routing import partition_of
-from adgovernor.core import inputs, links, podplan
+from adgovernor.core import breaks, inputs, links, podevents
 from adgovernor.core.history import SHOWN, Person, Serving
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Input, Poison
@@ -81,7 +81,7 @@ class UserShard(UserState):
         if self.configured != self.rules:
             return True
         target = max(self.watermark_ms, now_ms - self.rules.lateness_ms)
-        if self.next_deadline_ms() <= target or self.next_hold_ms() <= target:
+        if min(self.next_deadline_ms(), self.next_hold_ms(), self.next_pod_ms()) <= target:
             return True
         if now_ms < self.last_report_ms + self.rules.report_interval_ms:
             return False
@@ -128,6 +128,10 @@ class UserShard(UserState):
         self._draft.deltas.append(delta)
         self.apply(delta)
 
+    def publish(self, topic: str, key: str, body: dict[str, Any]) -> None:
+        """Says something in public, under a key that is nobody's name."""
+        self._draft.out.append([topic, key, body])
+
     def _is_mine(self, routing: str) -> bool:
         # Asked before the first block has put the rules in force; the number of partitions never changes.
         return partition_of(routing.encode(), self.configured.partitions) == self.partition
@@ -141,6 +145,8 @@ class UserShard(UserState):
             self._expire()
         while (over := self.pop_hold()) is not None:
             self.emit(["lapse", *over])
+        if self.open_pods:
+            podevents.abandon_due(self)
 
     def _expire(self) -> None:
         """Ends the reservations that are due, then keeps back what late events are to be expected for."""
@@ -215,6 +221,8 @@ class UserShard(UserState):
             self._advance(time_ms - self.rules.lateness_ms)
             if request.deadline_ms is not None and request.deadline_ms < self.now_ms:
                 refusal = "deadline"
+            elif len(request.candidates) > self.rules.most_candidates:
+                refusal = "too_large"
         self.emit(["seen", request.request_id, min(time_ms, latest_ms)])
         if refusal is not None:
             self._no_fill(draft, request, refusal)
@@ -223,15 +231,22 @@ class UserShard(UserState):
         draft.out.append([topics.DECISIONS, None, body])
 
     def _no_fill(self, draft: Draft, request: AdRequest, code: str) -> None:
-        slots = range(podplan.slots_of(request))
+        draft.out.append([topics.DECISIONS, None, self.refused(request, code)])
+
+    def refused(self, request: AdRequest, code: str) -> dict[str, Any]:
+        """The body of a decision that fills nothing."""
+        slots = range(breaks.slots_of(request))
         body: dict[str, Any] = {
             "decision_id": request.request_id,
             "time_ms": request.time_ms,
             "slots": [{"slot": slot, "no_fill": code} for slot in slots],
         }
-        if draft.assumed is not None:
+        if self._draft.assumed is not None:
             body["degraded"] = True
-        draft.out.append([topics.DECISIONS, None, body])
+        large = breaks.oversized(request, self.rules) if code == "too_large" else None
+        if large is not None:
+            body["refused"] = dict(zip(("field", "given", "most"), large, strict=True))
+        return body
 
     # ------------------------------------------------------------------ impressions, clicks, views
 
@@ -282,6 +297,9 @@ class UserShard(UserState):
                 return
             self._mark_event(what, serving)
             self._pay_late(draft, what, serving)
+        if what.decision_id in self.open_pods and isinstance(what, Impression):
+            # Each filled position once: what does not count has returned above, or was shown before.
+            podevents.shown(self, what.decision_id, what.slot, what.time_ms)
 
     def _unpaid_event(
         self, draft: Draft, what: Impression | Click | CompletedView, serving: Serving | None

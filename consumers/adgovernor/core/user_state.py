@@ -28,6 +28,8 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     asked        campaign, day, the price that was lacking (0: only the low-water mark was missed)
     reported     campaign                                      its changed books ride on this record's message
     reported_at  clock
+
+Those of pods are in `podstate`.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from adgovernor.core import caps, links, person_ops
 from adgovernor.core.history import NEVER, Person
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.machine import Fields, Links
+from adgovernor.core.podstate import PodStates
 from adgovernor.core.rules import Rules
 
 _MANY_EXPIRED = 65_536
@@ -60,10 +63,11 @@ def open_key(decision_id: str, slot: int) -> str:
     return f"{slot}|{decision_id}"
 
 
-class UserState:
-    """People, shares of campaigns, open reservations, links."""
+class UserState(PodStates):
+    """People, shares of campaigns, open reservations, pods, links."""
 
     def __init__(self, shard: str) -> None:
+        super().__init__()
         self.shard = shard
         self.partition = topics.partition_of_shard(shard)
         self.rules: Rules = Rules(partitions=1)
@@ -123,6 +127,7 @@ class UserState:
             "asked": self._on_asked,
             "reported": self._on_reported,
             "reported_at": self._on_reported_at,
+            **self.pod_ops(),
         }
 
     # ------------------------------------------------------------------ folding
@@ -447,7 +452,7 @@ class UserState:
 
     def resident_buckets(self) -> tuple[str, ...]:
         """See `machine.Machine.resident_buckets`."""
-        return ("core", "campaigns", "open")
+        return ("core", "campaigns", "open", "pods")
 
     def take_changes(self) -> dict[str, set[str]]:
         """See `machine.Machine.take_changes`."""
@@ -466,6 +471,8 @@ class UserState:
                 fields[bucket] = {
                     name: orjson.dumps(opened[name]) if name in opened else None for name in names
                 }
+            elif bucket == "pods":
+                fields[bucket] = self.encode_pods(names)
             elif bucket == "campaigns":
                 fields[bucket] = {name: self.shares[name].encode() for name in names}
             else:
@@ -504,6 +511,7 @@ class UserState:
             self._open(decision_id, name, tuple(entry))
             self._deadlines.append((entry[0], decision_id, int(slot)))
         heapify(self._deadlines)
+        self.restore_pods(fields.get("pods", {}))
         self._holds = [
             (until_ms, campaign, day)
             for campaign, share in self.shares.items()

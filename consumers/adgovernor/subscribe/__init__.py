@@ -20,6 +20,7 @@ from adgovernor.contracts.campaigns import (
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import Gap
+from adgovernor.contracts.pods import PodAbandoned, PodCompleted, PodCreated
 from adgovernor.subscribe.ads import AdReader
 from adgovernor.subscribe.deadletters import DeadLetter
 from adgovernor.subscribe.kafka import PartitionReader, RawMessage, ReadableLog, Reader
@@ -34,6 +35,11 @@ Source = KafkaConnection | str | ReadableLog
 def decisions(connection: Source, **options: Any) -> Subscriber[Decision]:
     """Decisions. ``options`` are those of `Subscriber`, here and below."""
     return Subscriber(connection, topics.DECISIONS, **options)
+
+
+def pods(connection: Source, **options: Any) -> Subscriber[PodCreated | PodCompleted | PodAbandoned]:
+    """What becomes of ad pods."""
+    return Subscriber(connection, topics.PODS, **options)
 
 
 def campaign_changes(connection: Source, **options: Any) -> Subscriber[CampaignChange]:
@@ -90,4 +96,5 @@ __all__ = [
     "decisions",
     "dump_positions",
     "load_positions",
+    "pods",
 ]

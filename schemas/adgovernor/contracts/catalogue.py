@@ -26,6 +26,7 @@ from adgovernor.contracts.campaigns import (
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import BadInput, Undecodable
 from adgovernor.contracts.events import Engagement, UserEvent
+from adgovernor.contracts.pods import PodEvent
 from adgovernor.contracts.requests import AdRequest
 
 _REASONS_SHOWN: Final = 3
@@ -126,6 +127,13 @@ _ROWS: Final = (
         "the routing id",
         TypeAdapter(Decision),
         lambda event: str(event.routing_id),
+    ),
+    TopicContract(
+        topics.PODS,
+        "pod created, completed or abandoned",
+        "the decision's id",
+        TypeAdapter(PodEvent),
+        lambda event: str(event.decision_id),
     ),
     TopicContract(
         topics.ADS,

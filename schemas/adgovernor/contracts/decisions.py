@@ -34,7 +34,11 @@ class ReasonCode(StrEnum):
     # The slot or pod.
     FLOOR = "floor"
     DURATION = "duration"
+    POSITION = "position"
+    BLOCKED_CATEGORY = "blocked_category"
+    BLOCKED_ADVERTISER = "blocked_advertiser"
     CREATIVE_REPEATED = "creative_repeated"
+    MEDIA_REPEATED = "media_repeated"
     ADVERTISER_SEPARATION = "advertiser_separation"
     CATEGORY_SEPARATION = "category_separation"
     # The request.
@@ -43,6 +47,7 @@ class ReasonCode(StrEnum):
     FUTURE = "future"
     DEADLINE = "deadline"
     MISROUTED = "misrouted"
+    TOO_LARGE = "too_large"
 
 
 class Reason(Contract):
@@ -86,6 +91,16 @@ class DecisionSlot(Contract):
     slot: int
     winner: Winner | None = None
     no_fill: ReasonCode | None = None
+    pod_id: str | None = None
+    """The pod that it is a slot of (topic ``pods``), where the request asked for one."""
+    position: int | None = None
+    """Its winner's place in play in that pod, from 1."""
+    break_id: Id | None = None
+    """Of the break that it belongs to, where the request has breaks; here and below."""
+    break_offset: str | None = None
+    """As the request gives it."""
+    offset_ms: DurationMs | None = None
+    """The break's place in the programme, where its offset is a time or ``start``."""
 
 
 class Loser(Contract):
@@ -96,6 +111,18 @@ class Loser(Contract):
     campaign_id: Id
     creative_id: Id
     reasons: Many[Reason]
+    pod_id: str | None = None
+    """Where the request has several breaks: the pod that it has no place in."""
+
+
+class Refusal(Contract):
+    """What of a request is too large, beside the no-fill ``too_large``."""
+
+    field: str
+    """Such as ``candidates`` or ``breaks[2].slots``."""
+    given: int
+    most: int
+    """What is configured."""
 
 
 class Decision(Contract):
@@ -111,6 +138,7 @@ class Decision(Contract):
     losers: Many[Loser] = ()
     degraded: bool = False
     """Decided without the person's history, because the store was away."""
+    refused: Refusal | None = None
     shard: str
     height: int
     """The block of the ledger that holds the record."""

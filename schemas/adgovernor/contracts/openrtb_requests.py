@@ -35,7 +35,8 @@ from adgovernor.contracts.money import micros_of, price_of_cpm
 from adgovernor.contracts.openrtb import BidRequest, Channel, Eid, Imp, Video, parse_request
 from adgovernor.contracts.openrtb_documents import BadOpenRtb, read_json
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
-from adgovernor.contracts.requests import AdRequest, Candidate, PodSpec, SlotSpec
+from adgovernor.contracts.pod_requests import PodSpec, SlotSpec
+from adgovernor.contracts.requests import AdRequest, Candidate
 
 Media = Literal["banner", "video", "native", "audio"]
 
@@ -248,7 +249,7 @@ def _shape(pod: OfferedPod) -> tuple[tuple[SlotSpec, ...] | None, PodSpec | None
         floor_micros=bounds.floor_micros,
         separate_advertisers=not codes or 1 in codes,
         separate_categories=not codes or 2 in codes,
-        **({"max_ads": media.maxseq} if media.maxseq is not None else {}),
+        max_ads=media.maxseq,
     )
 
 

@@ -11,6 +11,17 @@ from pydantic import Field, field_validator
 
 from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TagUrl, TimeMs
 from adgovernor.contracts.money import price_of_cpm
+from adgovernor.contracts.pod_requests import (
+    MOST_BREAKS,
+    MOST_CANDIDATES,
+    MOST_SLOTS,
+    BreakSpec,
+    CandidateInPod,
+    PodRules,
+    PodSpec,
+    SlotSpec,
+    count_of_slots,
+)
 from adgovernor.contracts.routing import routing_id
 
 
@@ -37,6 +48,7 @@ class Candidate(Contract):
     tag_url: TagUrl | None = None
     """Where the ad is fetched from, as VAST, when it wins; the ``resolve`` stage does so. Left out: the creative is
     the ad server's own to show."""
+    in_pod: CandidateInPod | None = None
 
     def price(self) -> int | None:
         """The price of one billable event in micros, or None where the campaign's own price applies."""
@@ -45,34 +57,9 @@ class Candidate(Contract):
         return None if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
 
 
-class SlotSpec(Contract):
-    """One place for one ad."""
-
-    min_duration_ms: DurationMs | None = None
-    max_duration_ms: DurationMs | None = None
-    allowed_durations_ms: Many[DurationMs] = ()
-    """Exactly these durations (OpenRTB ``rqddurs``); empty: any."""
-    floor_micros: Micros = 0
-    """The least price of one impression in this slot; a price by click or view counts as its expected value."""
-
-
-class PodSpec(Contract):
-    """A dynamic pod: time to fill rather than slots (OpenRTB 2.6 ``poddur``, ``maxseq``)."""
-
-    total_duration_ms: DurationMs
-    max_ads: int = Field(default=12, ge=1)
-    min_duration_ms: DurationMs | None = None
-    max_duration_ms: DurationMs | None = None
-    allowed_durations_ms: Many[DurationMs] = ()
-    floor_micros: Micros = 0
-    separate_advertisers: bool = True
-    """No two ads of one advertiser domain in the pod."""
-    separate_categories: bool = False
-    """No two ads that share a category in the pod."""
-
-
 class AdRequest(Contract):
-    """A publisher asks what to show to somebody. Without ``slots`` or ``pod`` it asks for one ad."""
+    """A publisher asks what to show to somebody. Without ``slots``, ``pod``, ``breaks`` or ``vmap`` it asks for one
+    ad."""
 
     request_id: Id
     time_ms: TimeMs
@@ -90,20 +77,23 @@ class AdRequest(Contract):
     """The publisher's own; stored with the request, never read."""
     deadline_ms: TimeMs | None = None
     """After this moment an answer is of no use; the request is then a no-fill (``deadline``)."""
-    slots: Many[SlotSpec] | None = Field(default=None, min_length=1, max_length=64)
+    slots: Many[SlotSpec] | None = Field(default=None, min_length=1, max_length=MOST_SLOTS)
     """The slots to fill, in order; a bare number N means N slots without restrictions. Together with ``pod``
     they come first (a hybrid pod)."""
     pod: PodSpec | None = None
-    candidates: Many[Candidate] = Field(default=(), max_length=1000)
+    pod_rules: PodRules | None = None
+    """Rules over all that is asked for; given alone, the request asks for a pod of one slot."""
+    breaks: Many[BreakSpec] | None = Field(default=None, min_length=1, max_length=MOST_BREAKS)
+    """The ad breaks of a stream: each becomes a pod. ``slots`` and ``pod`` are then what each break has that says
+    nothing of its own."""
+    vmap: str | None = None
+    """Instead of ``breaks``: a VMAP 1.0 or 1.0.1 document. Where ads come from in it is not looked at."""
+    candidates: Many[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
 
     @field_validator("slots", mode="before")
     @classmethod
     def _count_of_slots(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            if not 0 < value <= 64:
-                raise ValueError("slots must be between 1 and 64")
-            return tuple(SlotSpec() for _ in range(value))
-        return value
+        return count_of_slots(value)
 
     def routing_id(self) -> str:
         """The identity that this request is filed under (see ``routing``)."""

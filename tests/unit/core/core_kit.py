@@ -75,6 +75,7 @@ def state_of(machine: UserShard | Treasury) -> dict[str, dict[str, bytes | None]
     names: dict[str, Iterable[str]] = {"core": ["state"], "campaigns": sorted(_campaigns(machine))}
     if isinstance(machine, UserShard):
         names["open"] = sorted(machine.open)
+        names["pods"] = sorted(machine.open_pods)
         names["users"] = sorted(machine.persons)
     else:
         names["accounts"] = sorted(machine.accounts)

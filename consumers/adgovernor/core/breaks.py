@@ -1,0 +1,148 @@
+"""The pods that a request asks for: one, or one for each break of a stream.
+
+What lives here: VMAP documents as breaks, the order of breaks in the stream, and the limits on sizes. What never
+does: which ad plays (`podplan`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, SlotSpec
+from adgovernor.contracts.requests import AdRequest
+from adgovernor.core.rules import Rules
+from adgovernor.video.vmap import (
+    EndOffset,
+    Offset,
+    PercentOffset,
+    PositionOffset,
+    StartOffset,
+    TimeOffset,
+    VmapFormatError,
+    parse_offset,
+    parse_vmap,
+)
+
+_ONE_SLOT = (SlotSpec(),)
+
+
+@dataclass(frozen=True, slots=True)
+class PodAsk:
+    """One pod that is asked for."""
+
+    slots: tuple[SlotSpec, ...]
+    pod: PodSpec | None
+    path: str = ""
+    """Where in the request it is said, for messages; such as ``breaks[2].``."""
+    spec: BreakSpec | None = None
+    """The break that it fills, where the request has breaks."""
+    offset: Offset | None = None
+
+    @property
+    def offset_ms(self) -> int | None:
+        """The break's place in the programme, where it is known before the programme's length is."""
+        if isinstance(self.offset, StartOffset):
+            return 0
+        return self.offset.time_ms if isinstance(self.offset, TimeOffset) else None
+
+    def least_slots(self) -> int:
+        """How many slots a decision lists for it at least."""
+        return len(self.slots) + (self.pod is not None)
+
+
+def with_breaks(request: AdRequest) -> AdRequest:
+    """The request with the breaks of its VMAP document in place of it.
+
+    Raises:
+        BadInput: where the document is no VMAP, has a break that cannot be placed or none that can take ads, or
+            where the request has breaks beside it.
+    """
+    assert request.vmap is not None
+    if request.breaks is not None:
+        raise BadInput("vmap: given together with breaks; leave one of them out")
+    try:
+        document = parse_vmap(request.vmap.encode())
+    except (VmapFormatError, UnicodeEncodeError) as error:
+        raise BadInput(f"vmap: {error}") from error
+    found = []
+    for number, one in enumerate(document.breaks, 1):
+        if one.break_types and "linear" not in one.break_types:
+            continue
+        if one.offset is None or one.time_offset is None:
+            why = one.fault.message if one.fault is not None else "timeOffset is missing"
+            raise BadInput(f"vmap: break {number}: {why}")
+        found.append(
+            BreakSpec(
+                break_id=(one.break_id or "")[:256] or None,
+                offset=one.time_offset.strip()[:64],
+                one_ad=one.source is not None and not one.source.allow_multiple_ads,
+            )
+        )
+    if not 0 < len(found) <= MOST_BREAKS:
+        raise BadInput(f"vmap: {len(found)} breaks for linear ads; give 1 to {MOST_BREAKS}")
+    return request.model_copy(update={"breaks": tuple(found), "vmap": None})
+
+
+def pods_of(request: AdRequest) -> list[PodAsk]:
+    """The pods asked for, in the order of the stream."""
+    if request.breaks is None:
+        return [PodAsk(_slots_of(request.slots, request.pod), request.pod)]
+    asks = [_of_break(request, spec, number) for number, spec in enumerate(request.breaks)]
+    middle = [ask.offset for ask in asks if not isinstance(ask.offset, StartOffset | EndOffset)]
+    alike = len({type(offset) for offset in middle}) == 1
+    # Offsets of several kinds cannot be compared before the programme is known: the order given is then believed.
+    return sorted(asks, key=lambda ask: _rank(ask.offset, alike))
+
+
+def slots_of(request: AdRequest) -> int:
+    """How many slots a decision on this request has at least."""
+    if request.breaks is None and request.slots is None:
+        return 1
+    return sum(ask.least_slots() for ask in pods_of(request))
+
+
+def oversized(request: AdRequest, rules: Rules) -> tuple[str, int, int] | None:
+    """What of the request is larger than configured: the field, what it has, and the most that it may have."""
+    if len(request.candidates) > rules.most_candidates:
+        return "candidates", len(request.candidates), rules.most_candidates
+    if request.breaks is not None and len(request.breaks) > rules.most_breaks:
+        return "breaks", len(request.breaks), rules.most_breaks
+    if request.slots is None and request.pod is None and request.breaks is None:
+        return None
+    for ask in pods_of(request):
+        if len(ask.slots) > rules.most_slots:
+            return ask.path + "slots", len(ask.slots), rules.most_slots
+        if ask.pod is not None and ask.pod.max_ads is not None and ask.pod.max_ads > rules.most_ads:
+            return ask.path + "pod.max_ads", ask.pod.max_ads, rules.most_ads
+    return None
+
+
+def _slots_of(slots: tuple[SlotSpec, ...] | None, pod: PodSpec | None) -> tuple[SlotSpec, ...]:
+    return slots if slots is not None else () if pod is not None else _ONE_SLOT
+
+
+def _of_break(request: AdRequest, spec: BreakSpec, number: int) -> PodAsk:
+    slots, pod, path = spec.slots, spec.pod, f"breaks[{number}]."
+    if slots is None and pod is None:
+        slots, pod, path = request.slots, request.pod, ""
+    if spec.one_ad:
+        if slots:
+            slots, pod = slots[:1], None
+        elif pod is not None:
+            pod = pod.model_copy(update={"max_ads": 1})
+    return PodAsk(_slots_of(slots, pod), pod, path, spec, parse_offset(spec.offset))
+
+
+def _rank(offset: Offset | None, alike: bool) -> tuple[int, float]:
+    if isinstance(offset, StartOffset):
+        return 0, 0
+    if isinstance(offset, EndOffset):
+        return 2, 0
+    if not alike:
+        return 1, 0
+    if isinstance(offset, TimeOffset):
+        return 1, offset.time_ms
+    if isinstance(offset, PercentOffset):
+        return 1, offset.percent
+    return (1, offset.position) if isinstance(offset, PositionOffset) else (1, 0)

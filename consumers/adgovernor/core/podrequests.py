@@ -1,0 +1,202 @@
+"""Requests for pods: each pod that is asked for is planned, reserved and created, one after the other.
+
+A later break of the same request sees what the earlier ones took: their money, their servings, and the ad that plays
+last before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.pod_requests import PodRules
+from adgovernor.contracts.requests import AdRequest
+from adgovernor.core import podstate
+from adgovernor.core.breaks import PodAsk, oversized, pods_of
+from adgovernor.core.caps import Context
+from adgovernor.core.history import Person, Serving
+from adgovernor.core.podevents import created
+from adgovernor.core.podfill import PodNeighbour
+from adgovernor.core.podplan import Filled, keeps_apart, plan
+from adgovernor.core.podstate import Order, pod_id
+from adgovernor.video.vmap import EndOffset, StartOffset
+
+if TYPE_CHECKING:
+    from adgovernor.core.selection import Candidacy, Selector
+    from adgovernor.core.user_shard import UserShard
+
+_FREE: Final = PodRules()
+_SEQUENCES: Final = {"first": 0, "any": 1, "last": 2}
+
+
+class PodRequest:
+    """One request for pods, while it is decided."""
+
+    def __init__(
+        self,
+        shard: UserShard,
+        selector: Selector,
+        request: AdRequest,
+        person: Person,
+        context: Context,
+        own: bool,
+    ) -> None:
+        """``own``: the person is the shard's; else it is what an audit assumes, and is told here what is reserved."""
+        self._shard = shard
+        self._selector = selector
+        self._request = request
+        self._person = person
+        self._context = context
+        self._own = own
+        self._rules = request.pod_rules or _FREE
+        self._slots: list[dict[str, Any]] = []
+        self._losers: list[dict[str, Any]] = []
+        self._events: list[dict[str, Any]] = []
+
+    def decide(self, known: bool, degraded: bool) -> dict[str, Any]:
+        """The decision's body; reservations, pods and their events are emitted."""
+        request = self._request
+        if oversized(request, self._shard.rules) is not None:
+            return self._shard.refused(request, "too_large")
+        wanting: dict[int, Candidacy] = {}
+        at_ms = request.time_ms
+        several = request.breaks is not None
+        for place, ask in enumerate(pods_of(request)):
+            number = place + 1 if several else None
+            # Where a break has no time of its own it comes right after the one before it.
+            at_ms = max(at_ms, request.time_ms + (ask.offset_ms or 0))
+            entries = self._selector.candidacies(request)
+            context = replace(self._context, first_slot=len(self._slots))
+            for entry in entries:
+                self._selector.judge(entry, self._person, context, known, degraded)
+            order = self._order(ask, number, at_ms)
+            filled = plan(
+                ask,
+                self._rules,
+                self._shard.rules.most_ads,
+                entries,
+                self._person,
+                context,
+                self._around(ask, order),
+            )
+            self._take(ask, number, order, entries, filled)
+            for index, entry in enumerate(entries):
+                if not entry.won:
+                    self._lose(index, entry, number)
+                if entry.won or (entry.reasons is not None and entry.reasons[-1]["code"] == "no_lease"):
+                    wanting[index] = entry
+        self._ask_for_money(wanting)
+        for event in self._events:
+            self._shard.publish(topics.PODS, event["decision_id"], event)
+        body: dict[str, Any] = {
+            "decision_id": request.request_id,
+            "time_ms": request.time_ms,
+            "slots": self._slots,
+        }
+        if self._losers:
+            body["losers"] = self._losers
+        if degraded:
+            body["degraded"] = True
+        return body
+
+    def _order(self, ask: PodAsk, number: int | None, at_ms: int) -> Order:
+        sequence = _SEQUENCES[self._rules.sequence]
+        if sequence == 1 and isinstance(ask.offset, StartOffset):
+            sequence = 0
+        elif sequence == 1 and isinstance(ask.offset, EndOffset):
+            sequence = 2
+        return sequence, at_ms, self._shard.height, self._shard.index, number or 0
+
+    def _around(self, ask: PodAsk, order: Order) -> tuple[PodNeighbour | None, PodNeighbour | None]:
+        session = self._request.session_id
+        if not session or keeps_apart(ask, self._rules) == ("none", "none"):
+            return None, None
+        return podstate.neighbours(self._person, session, order, self._context.watermark_ms)
+
+    def _take(
+        self,
+        ask: PodAsk,
+        number: int | None,
+        order: Order,
+        entries: list[Candidacy],
+        filled: Filled,
+    ) -> None:
+        """Reserves the winners in slot order, and creates the pod."""
+        shard, request = self._shard, self._request
+        first = len(self._slots)
+        about = self._about(ask)
+        shared = {"pod_id": pod_id(request.request_id, number)}
+        shared |= {
+            f"break_{name}" if name == "offset" else name: about[name]
+            for name in ("break_id", "offset", "offset_ms")
+            if name in about
+        }
+        in_play = {slot: place for place, slot in enumerate(filled.in_play, 1)}
+        positions: dict[int, list[Any]] = {}
+        deadline_ms = request.time_ms
+        unfilled = 0
+        # An ad of a break is waited for until its time in the programme has come.
+        wait_ms = ask.offset_ms or 0
+        for slot, index in filled.slots:
+            row: dict[str, Any] = {"slot": first + slot}
+            self._slots.append(row)
+            if index is None:
+                row |= {"no_fill": "no_candidate", **shared}
+                unfilled += 1
+                continue
+            entry = entries[index]
+            entry.won = True
+            winner = self._selector.reserve(
+                first + slot, entry, self._context.labels, request.time_ms, wait_ms
+            )
+            row |= {"winner": winner, "position": in_play[slot], **shared}
+            if not self._own:
+                self._person.add(Serving(*shard.reserved_row))
+            deadline_ms = max(deadline_ms, winner["deadline_ms"])
+            positions[slot] = [
+                first + slot,
+                winner["campaign_id"],
+                winner["creative_id"],
+                winner["account_id"],
+                winner["price_micros"],
+                winner["currency"],
+                winner.get("duration_ms"),
+                (entry.candidate.advertiser_domain or "").lower(),
+            ]
+        rows = [positions[slot] for slot in filled.in_play]
+        shard.emit(["pod", number, about, list(order), deadline_ms, unfilled, rows])
+        if not self._own and request.session_id:
+            seen = podstate.person_row(number, about, list(order), deadline_ms, unfilled, rows)
+            podstate.remember(self._person, request.request_id, seen)
+        self._events.append(created(request, number, about, deadline_ms, unfilled, rows, filled.bound_micros))
+
+    def _about(self, ask: PodAsk) -> dict[str, Any]:
+        about: dict[str, Any] = {}
+        if self._rules.name is not None:
+            about["name"] = self._rules.name
+        if self._rules.sequence != "any":
+            about["sequence"] = self._rules.sequence
+        if ask.spec is not None:
+            if ask.spec.break_id is not None:
+                about["break_id"] = ask.spec.break_id
+            about["offset"] = ask.spec.offset
+            if ask.offset_ms is not None:
+                about["offset_ms"] = ask.offset_ms
+        return about
+
+    def _lose(self, index: int, entry: Candidacy, number: int | None) -> None:
+        loser = {
+            "candidate": index,
+            "campaign_id": entry.candidate.campaign_id,
+            "creative_id": entry.candidate.creative_id,
+            "reasons": entry.reasons or [{"code": "outbid"}],
+        }
+        if number is not None:
+            loser["pod_id"] = pod_id(self._request.request_id, number)
+        self._losers.append(loser)
+
+    def _ask_for_money(self, entries: dict[int, Candidacy]) -> None:
+        for entry in entries.values():
+            if entry.share is not None:
+                self._shard.ask_for(entry.share, entry.day, 0 if entry.won else entry.price)
