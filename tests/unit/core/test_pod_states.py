@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.core.core_kit import MINUTE, SECOND, T0, World, state_of
+from core_kit import MINUTE, SECOND, T0, World, state_of
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.catalogue import contract_of
@@ -30,7 +30,8 @@ def ads(count: int, **fields: Any) -> list[dict[str, Any]]:
 def ask(
     one: World, request_id: str = "r1", time_ms: int = T0, count: int = 2, **fields: Any
 ) -> dict[str, Any]:
-    fields = {"slots": count, "session_id": "s1"} | fields
+    fields.setdefault("slots", count)
+    fields.setdefault("session_id", "s1")
     return one.request(request_id, time_ms, *ads(count), **fields)
 
 
@@ -192,7 +193,7 @@ def test_a_restart_between_keeps_the_pods() -> None:
     live = one.users[0]
     stored = live.encode({"pods": list(live.open_pods)})["pods"]
     twin = one.twin("u0")
-    twin.restore({"pods": {name: value for name, value in stored.items() if value is not None}})  # type: ignore[union-attr]
+    twin.restore({"pods": {name: value for name, value in stored.items() if value is not None}})
     (pod,) = twin.open_pods["r1"]  # type: ignore[union-attr]
     assert pod.row() == live.open_pods["r1"][0].row()
     assert twin.next_pod_ms() == T0 + MINUTE  # type: ignore[union-attr]
