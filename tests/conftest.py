@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 import servers
 
-_SERVER_FIXTURES = {"kafka_bootstrap", "redis_url", "redis_cluster_url"}
+_SERVER_FIXTURES = {"kafka_bootstrap", "redis_url", "redis_cluster_url", "postgres"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,6 +57,20 @@ def redis_url() -> Iterator[str]:
 def redis_cluster_url() -> Iterator[str]:
     """The URL of one node of a Redis Cluster of three masters that all tests of the session share."""
     yield from _address(servers.obtain_redis_cluster)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.LocalPostgres]:
+    """A PostgreSQL with an empty database; skips where there is none, unless the run insists on servers."""
+    try:
+        servers.require_local(postgres=True)
+    except servers.ServersUnavailable as error:
+        if os.environ.get(servers.REQUIRE_VARIABLE):
+            raise
+        pytest.skip(str(error))
+    server = servers.start_postgres()
+    yield server
+    server.stop()
 
 
 @pytest_asyncio.fixture

@@ -41,17 +41,3 @@ def start_own_redis(local_redis: None) -> Iterator[Callable[[Sequence[str]], ser
     yield start
     for server in started:
         server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[servers.LocalPostgres]:
-    """A PostgreSQL with an empty database; skips where there is none, unless the run insists on servers."""
-    try:
-        servers.require_local(postgres=True)
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))
-    server = servers.start_postgres()
-    yield server
-    server.stop()

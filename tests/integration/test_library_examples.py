@@ -1,4 +1,4 @@
-"""The examples of library mode run as they say: in memory, in a database file, and on a real Redis."""
+"""The examples of library mode run as they say: in memory, in a database file, on a real Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.servers)])
+SERVERS = [pytest.param(kind, marks=pytest.mark.servers) for kind in ("redis", "postgres")]
+
+
+@pytest.fixture(params=["memory", "sqlite", *SERVERS])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where the example keeps its state."""
     if request.param == "redis":
         return str(request.getfixturevalue("redis_url"))
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres").url)
     return "memory" if request.param == "memory" else f"sqlite+aiosqlite:///{tmp_path}/state.db"
 
 

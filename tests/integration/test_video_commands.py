@@ -146,10 +146,14 @@ def test_vmap_fetch_adds_ads_or_codes(server: AdServer) -> None:
         for uri in ("/ok", "/none", "/broken", "/html", "/old", "/gone")
     ]
     breaks.append(ad_break('timeOffset="end" breakType="linear"', tag("/x", "proprietary"), error))
+    text = f"<![CDATA[{vast(inline('text')).decode()}]]>"
+    custom = f'<vmap:CustomAdData templateType="vast2">{text}</vmap:CustomAdData>'
+    breaks.append(ad_break('timeOffset="end" breakType="linear"', custom, error))
     server.routes["/v"] = playlist(*breaks)
     found = answer_of(vmap_app, server, "show", "http://t/v", "--fetch")
-    assert [found["error"] for found in found["breaks"]] == [None, 303, 1006, 1006, 102, 1008, 1005]
+    assert [found["error"] for found in found["breaks"]] == [None, 303, 1006, 1006, 102, 1008, 1005, None]
     assert found["breaks"][0]["ads"] == ["1", "2"]
+    assert found["breaks"][7]["ads"] == ["text"]
     assert found["breaks"][5]["errors_fired"] == [{"code": 1008, "urls": ["http://t/told/1008/1008"]}]
     told = [path for path in server.paths if path.startswith("/told/")]
     assert sorted(told) == sorted(f"/told/{code}/{code}" for code in (303, 1006, 1006, 102, 1008, 1005))

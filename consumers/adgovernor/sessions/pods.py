@@ -13,6 +13,7 @@ from adgovernor.video import (
     InLine,
     ResolvedAd,
     TrackedUri,
+    VastDocument,
     VastError,
     VmapError,
     Wrapper,
@@ -25,6 +26,7 @@ from adgovernor.video.vmap import (
     AdSource,
     AdTag,
     BreakFault,
+    CustomData,
     VastData,
     VmapDocument,
     parse_xml_of_vmap,
@@ -44,14 +46,20 @@ class BreakOutcome:
     def offered(self) -> tuple[InLine | Wrapper | BrokenAd, ...]:
         """The ads of the VAST response inside the break, as far as the source accepts them."""
         source = self.ad_break.source
-        if source is None or not isinstance(source.content, VastData):
+        document = None if source is None else embedded(source)
+        if source is None or document is None:
             return ()
-        ads = source.content.document.ads
+        ads = document.ads
         if source.allow_multiple_ads or len(ads) < 2:
             return ads
         # §2.3.2: a single ad; the first that stands alone, or of a pod the one that plays first.
         single = next((ad for ad in ads if ad.sequence is None), None)
         return (single or min(ads, key=lambda ad: ad.sequence or 0),)
+
+
+def embedded(source: AdSource) -> VastDocument | None:
+    """The VAST response that the playlist itself holds, if any."""
+    return source.content.document if isinstance(source.content, VastData | CustomData) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +144,16 @@ async def follow_break(
         return BreakOutcome(found, fault=found.fault)
     if isinstance(source.content, AdTag):
         return await _follow_tag(found, source, source.content, base_url, resolver, macros)
-    if isinstance(source.content, VastData):
-        if not source.content.document.ads:
+    document = embedded(source)
+    if document is not None:
+        if not document.ads:
             # An empty response inside the document is the playlist's own way of saying that the break has no ad.
             return BreakOutcome(found)
         resolution = await resolver.resolve_document(
-            source.content.document, base_url, macros, wrappers=source.follow_redirects
+            document, base_url, macros, wrappers=source.follow_redirects
         )
         return _outcome(found, source, resolution)
+    assert isinstance(source.content, CustomData)
     message = f"template type {source.content.template_type!r} cannot be played; VAST can"
     return BreakOutcome(found, fault=BreakFault(VmapError.TEMPLATE_TYPE, message))
 

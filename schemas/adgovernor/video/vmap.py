@@ -7,13 +7,13 @@ keeps what could be read, with its own error code; the other breaks are not touc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from adgovernor.video.codes import VastError, VmapError
 from adgovernor.video.model import Extension, Tracking, VastDocument
 from adgovernor.video.times import has_range_fault, parse_time_ms
-from adgovernor.video.vast import VastFormatError, outer_xml, read_vast
+from adgovernor.video.vast import VastFormatError, outer_xml, parse_vast, read_vast
 from adgovernor.video.xmltree import (
     Element,
     Reader,
@@ -88,15 +88,20 @@ class AdTag:
     @property
     def is_vast(self) -> bool:
         """Whether the response is VAST, as far as the template type says (VAST where it says nothing)."""
-        return self.template_type is None or _VAST_TEMPLATES.fullmatch(self.template_type) is not None
+        return self.template_type is None or _is_vast_template(self.template_type)
+
+
+def _is_vast_template(template_type: str | None) -> bool:
+    return template_type is not None and _VAST_TEMPLATES.fullmatch(template_type) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class CustomData:
-    """An ad response in another format than VAST, as text."""
+    """An ad response as text; *document* where the template type says that it is VAST and it could be read."""
 
     data: str
     template_type: str | None = None
+    document: VastDocument | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,21 +289,38 @@ class _BreakReader:
             return AdTag(uri, Reader.attribute(tag, "templateType"))
         custom = reader.child(source, "CustomAdData")
         if custom is not None:
-            return CustomData(reader.text(custom), Reader.attribute(custom, "templateType"))
+            return self._custom_data(custom)
         self.blame(VmapError.SCHEMA, "AdSource has none of VASTAdData, AdTagURI and CustomAdData")
         return None
 
     def _vast_data(self, data: Element) -> VastData | None:
         # The embedded document may have any namespace of its own, so it is found by its local name.
         root = next((child for child in data if local_name(child) == "VAST"), None)
-        if root is None:
+        document = None
+        if root is not None:
+            document = self._document(lambda: read_vast(root))
+        elif text := self.reader.text(data):
+            # §2.3.2 wants elements, not text; what some servers put into CDATA means the same.
+            self.warnings.append("VASTAdData holds its document as text, not as elements")
+            document = self._document(lambda: parse_vast(text.encode()))
+        else:
             self.blame(VmapError.RESPONSE_PARSING, "VASTAdData holds no VAST document")
-            return None
+        return None if document is None else VastData(document)
+
+    def _custom_data(self, data: Element) -> CustomData:
+        text, template = self.reader.text(data), Reader.attribute(data, "templateType")
+        document = None
+        if _is_vast_template(template):
+            document = self._document(lambda: parse_vast(text.encode()))
+        return CustomData(text, template, document)
+
+    def _document(self, read: Callable[[], VastDocument]) -> VastDocument | None:
         try:
-            return VastData(read_vast(root))
+            return read()
         except VastFormatError as error:
-            # §2.5: an error of the VAST response is reported with VAST's own code.
-            self.blame(error.code, str(error))
+            # §2.5: an error of the VAST response is reported with VAST's own code; what is no VAST at all has none.
+            own = error.code == VastError.VERSION
+            self.blame(error.code if own else VmapError.RESPONSE_PARSING, str(error))
             return None
 
 

@@ -116,6 +116,21 @@ def test_the_three_kinds_of_source() -> None:
     assert custom.content == CustomData("x", "own")
 
 
+def test_a_response_that_is_text_is_read_too() -> None:
+    """VAST inside CDATA is read as if it were elements, with a warning; CustomAdData of VAST's templates likewise."""
+    answer = '<![CDATA[<VAST version="2.0"><Ad id="1"><InLine/></Ad></VAST>]]>'
+    found = source_of(f"<vmap:VASTAdData>{answer}</vmap:VASTAdData>")
+    assert found.source is not None
+    assert isinstance(found.source.content, VastData)
+    assert [ad.id for ad in found.source.content.document.ads] == ["1"]
+    assert found.warnings == ("VASTAdData holds its document as text, not as elements",)
+    custom = source_of(f'<vmap:CustomAdData templateType="vast2">{answer}</vmap:CustomAdData>').source
+    assert custom is not None
+    assert isinstance(custom.content, CustomData)
+    assert custom.content.document is not None
+    assert [ad.id for ad in custom.content.document.ads] == ["1"]
+
+
 def test_multiple_ads_and_redirects_are_allowed_unless_denied() -> None:
     """Both default to true; Booleans are read in any case."""
     tag = "<vmap:AdTagURI>http://t</vmap:AdTagURI>"
@@ -153,6 +168,9 @@ def test_a_break_without_source_is_fine() -> None:
         ("<vmap:VASTAdData/>", 1006),
         ("<vmap:VASTAdData><Foo/></vmap:VASTAdData>", 1006),
         ('<vmap:VASTAdData><VAST version="1.0"/></vmap:VASTAdData>', 102),
+        ("<vmap:VASTAdData>no ad today</vmap:VASTAdData>", 1006),
+        ("<vmap:VASTAdData><![CDATA[<html/>]]></vmap:VASTAdData>", 1006),
+        ('<vmap:CustomAdData templateType="vast2">{}</vmap:CustomAdData>', 1006),
     ],
 )
 def test_a_source_without_a_usable_response_says_what_is_wrong(content: str, code: int) -> None:
