@@ -143,6 +143,7 @@ def _spec(
     free = 5 in rules.dedupe
     return FillSpec(
         tuple(segments),
+        total_ms=rules.total_duration_ms or 0,
         repeat_creatives=stated and (free or 3 not in rules.dedupe),
         separate_media=not stated or (4 in rules.dedupe and not free),
         advertiser_separation=advertisers,

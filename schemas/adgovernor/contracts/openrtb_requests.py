@@ -19,7 +19,9 @@ A campaign of the candidates file is offered where all of this holds:
                  without a CPM of its own it is not offered where there is a floor
     block lists  none of its categories is in `bcat` (a blocked IAB7 blocks IAB7-3), its domain is not under `badv`
     duration     its duration is lawful there; without one it is offered only where any duration is
-For a pod it is enough that one slot takes it. Deals are between buyer and seller and are not looked at.
+For a pod it is enough that one slot takes it, and the pod's own terms go along: podid, podseq, slotinpod, poddedupe,
+floors, `bcat` and `badv`, so that the decision holds them for the campaign's categories too and names them as reasons.
+Deals are between buyer and seller and are not looked at.
 """
 
 from __future__ import annotations
@@ -32,14 +34,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
-from adgovernor.contracts.openrtb import BidRequest, Channel, Eid, Imp, Video, parse_request
+from adgovernor.contracts.openrtb import DEDUPLICATIONS, BidRequest, Channel, Eid, Imp, Video, parse_request
 from adgovernor.contracts.openrtb_documents import BadOpenRtb, read_json
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
-from adgovernor.contracts.pod_requests import PodSpec, SlotSpec
+from adgovernor.contracts.pod_requests import (
+    DurationFloor,
+    PodRules,
+    PodSequence,
+    PodSpec,
+    PositionInPod,
+    SlotSpec,
+)
 from adgovernor.contracts.requests import AdRequest, Candidate
 
 Media = Literal["banner", "video", "native", "audio"]
 
+_SEQUENCES: Final[Mapping[int, PodSequence]] = {1: "first", -1: "last"}
+_POSITIONS: Final[Mapping[int, PositionInPod]] = {1: "first", -1: "last", 2: "first_or_last"}
 _HEX8: Final = ":hex8"
 _PERSON, _BROWSER, _APP = 3, 1, 2
 _DEVICE_HASHES: Final = ("didsha1", "didmd5", "dpidsha1", "dpidmd5", "macsha1", "macmd5")
@@ -159,7 +170,7 @@ class OpenRtbAdapter:
         """Turn a bid request into an ad request for each pod and for each impression outside a pod.
 
         Raises:
-            BadOpenRtb: not readable, contradicting itself, without a time, or offering a hybrid pod.
+            BadOpenRtb: not readable, contradicting itself, without a time, or with a pod of several dynamic parts.
         """
         document = read_json(line)
         request = parse_request(document)
@@ -181,7 +192,7 @@ class OpenRtbAdapter:
         labels = [f"media:{name}" for name in imps[0].media_types()]
         if place:
             labels.append(f"{channel_kind}:{place}")
-        slots, spec = _shape(pod) if pod is not None else (None, None)
+        slots, spec, rules = _shape(request, pod) if pod is not None else (None, None, None)
         try:
             return AdRequest(
                 request_id=request_id,
@@ -192,6 +203,7 @@ class OpenRtbAdapter:
                 labels=tuple(labels),
                 slots=slots,
                 pod=spec,
+                pod_rules=rules,
                 candidates=tuple(
                     candidate
                     for campaign, candidate in self._offers
@@ -227,30 +239,37 @@ def _units(offer: Offer) -> list[tuple[str, tuple[Imp, ...], OfferedPod | None]]
     return pods + [(imp.id, (imp,), None) for imp in offer.singles]
 
 
-def _shape(pod: OfferedPod) -> tuple[tuple[SlotSpec, ...] | None, PodSpec | None]:
-    """The slots of a structured pod, or the time of a dynamic one."""
-    if pod.kind == "hybrid" or len(pod.parts) > 1:
+def _shape(
+    request: BidRequest, pod: OfferedPod
+) -> tuple[tuple[SlotSpec, ...] | None, PodSpec | None, PodRules]:
+    """The slots of a pod, its time to fill, and its rules."""
+    if len(pod.parts) > 1:
         raise BadOpenRtb(
-            "imp", f"pod {pod.pod_id} mixes slots and time to fill; an ad request takes one of them"
+            "imp", f"pod {pod.pod_id} has {len(pod.parts)} dynamic parts; an ad request takes one of them"
         )
-    if pod.kind == "structured":
-        return tuple(_slot(imp) for imp in pod.slots), None
-    imp = pod.parts[0]
-    media = imp.media()
-    assert media is not None
-    assert media.poddur is not None
-    bounds = _slot(imp)
-    codes = set(media.poddedupe)
-    return None, PodSpec(
-        total_duration_ms=1000 * media.poddur,
-        min_duration_ms=bounds.min_duration_ms,
-        max_duration_ms=bounds.max_duration_ms,
-        allowed_durations_ms=bounds.allowed_durations_ms,
-        floor_micros=bounds.floor_micros,
-        separate_advertisers=not codes or 1 in codes,
-        separate_categories=not codes or 2 in codes,
-        max_ads=media.maxseq,
+    media = [video for imp in pod.imps if (video := imp.media()) is not None]
+    blocked = dict.fromkeys([*request.bcat, *(word for imp in pod.imps for word in imp.bcat)])
+    rules = PodRules(
+        name=pod.pod_id if pod.named else None,
+        sequence=_SEQUENCES.get(media[0].podseq, "any") if media else "any",
+        dedupe=tuple(sorted({code for video in media for code in video.poddedupe if code in DEDUPLICATIONS})),
+        blocked_categories=tuple(blocked),
+        blocked_advertisers=request.badv,
+        total_duration_ms=None if pod.total_s is None else 1000 * pod.total_s,
     )
+    slots = tuple(_slot(imp) for imp in pod.slots) or None
+    if not pod.parts:
+        return slots, None, rules
+    part = pod.parts[0].media()
+    assert part is not None
+    assert part.poddur is not None
+    spec = PodSpec(
+        total_duration_ms=1000 * part.poddur,
+        max_ads=part.maxseq,
+        separate_categories=not rules.dedupe,
+        **dict(_slot(pod.parts[0])),
+    )
+    return slots, spec, rules
 
 
 def _slot(imp: Imp) -> SlotSpec:
@@ -262,8 +281,17 @@ def _slot(imp: Imp) -> SlotSpec:
         min_duration_ms=None if media.minduration is None else 1000 * media.minduration,
         max_duration_ms=1000 * media.maxduration if media.maxduration else None,
         allowed_durations_ms=tuple(1000 * seconds for seconds in media.rqddurs),
-        # A floor by duration does not fit into one number; `_suits` has applied it to each candidate.
-        floor_micros=0 if media.mincpmpersec is not None or media.durfloors else floor,
+        floor_micros=floor,
+        floors_by_duration=tuple(
+            DurationFloor(
+                min_duration_ms=1000 * (range_.mindur or 0),
+                max_duration_ms=None if range_.maxdur is None else 1000 * range_.maxdur,
+                floor_micros=price_of_cpm(micros_of(range_.bidfloor)),
+            )
+            for range_ in media.durfloors
+        ),
+        floor_cpm_micros_per_second=None if media.mincpmpersec is None else micros_of(media.mincpmpersec),
+        position=_POSITIONS.get(media.slotinpod, "any"),
     )
 
 

@@ -94,6 +94,8 @@ class PodRules(Contract):
     """OpenRTB ``bcat``; a blocked ``IAB7`` blocks ``IAB7-3``."""
     blocked_advertisers: Many[str] = ()
     """OpenRTB ``badv``; a blocked domain blocks its subdomains."""
+    total_duration_ms: DurationMs | None = None
+    """All ads of a pod together play no longer than this; left out: no bound beside those of its parts."""
 
 
 class CandidateInPod(Contract):

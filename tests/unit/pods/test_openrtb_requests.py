@@ -131,11 +131,76 @@ def test_several_things_become_several_requests() -> None:
         adapter.to_ad_request(raw)
 
 
+def test_a_hybrid_pod_is_slots_and_time() -> None:
+    """A hybrid pod becomes one request with its slots and its dynamic part."""
+    request = convert(
+        line(
+            {"id": "1", "video": {"podid": "p", "slotinpod": 1, "maxduration": 15}},
+            {"id": "2", "video": {"podid": "p", "poddur": 30, "slotinpod": -1, "minduration": 5}},
+        )
+    )
+    assert request.slots is not None
+    assert request.pod is not None
+    assert [(slot.position, slot.max_duration_ms) for slot in request.slots] == [("first", 15_000)]
+    assert (request.pod.total_duration_ms, request.pod.position, request.pod.min_duration_ms) == (
+        30_000,
+        "last",
+        5_000,
+    )
+
+
+def test_the_pods_terms_go_along() -> None:
+    """podid, podseq, poddedupe, floors by the second and by duration, bcat and badv are the ad request's too."""
+    video = {"podid": "p", "podseq": -1, "poddedupe": [3, 1], "maxduration": 30}
+    request = convert(
+        line(
+            {"id": "1", "bidfloor": 1, "video": {**video, "mincpmpersec": 0.25}, "bcat": ["IAB7"]},
+            {
+                "id": "2",
+                "bidfloor": 2,
+                "video": {
+                    **video,
+                    "durfloors": [{"mindur": 5, "maxdur": 10, "bidfloor": 3}, {"bidfloor": 4}],
+                },
+            },
+            bcat=["IAB25"],
+            badv=["casino.example"],
+        )
+    )
+    rules = request.pod_rules
+    assert rules is not None
+    assert (rules.name, rules.sequence, rules.dedupe) == ("p", "last", (1, 3))
+    assert (rules.blocked_categories, rules.blocked_advertisers) == (("IAB25", "IAB7"), ("casino.example",))
+    assert request.slots is not None
+    assert request.slots[0].floor_cpm_micros_per_second == 250_000
+    assert [slot.floor_micros for slot in request.slots] == [1_000, 2_000]
+    floors = request.slots[1].floors_by_duration
+    assert [(f.min_duration_ms, f.max_duration_ms, f.floor_micros) for f in floors] == [
+        (5_000, 10_000, 3_000),
+        (0, None, 4_000),
+    ]
+
+
+def test_the_slots_of_a_podconfig_share_its_time() -> None:
+    """The length of a pod of Prebid's podconfig bounds all of its slots together."""
+    raw = json.dumps(
+        {
+            "id": "a",
+            "ext": {"timestamp": 1},
+            "podconfig": {"durationrangesec": [15, 30], "pods": [{"podid": "1", "adpoddurationsec": 60}]},
+        }
+    ).encode()
+    request = convert(raw)
+    assert request.slots is not None
+    assert request.pod_rules is not None
+    assert (len(request.slots), request.pod_rules.total_duration_ms) == (4, 60_000)
+
+
 def test_what_an_ad_request_cannot_hold_is_refused() -> None:
-    """A hybrid pod, a missing id and an id of excessive length are refused with their field."""
-    hybrid = line({"id": "1", "video": {"podid": "p"}}, {"id": "2", "video": {"podid": "p", "poddur": 30}})
+    """A pod of two dynamic parts, a missing id and an id of excessive length are refused with their field."""
+    parts = [{"id": name, "video": {"podid": "p", "poddur": 30}} for name in "12"]
     for raw, message in (
-        (hybrid, "mixes slots and time"),
+        (line(*parts), "2 dynamic parts"),
         (line(id=""), "id: missing"),
         (line(id="5" * 300), "request_id"),
     ):
