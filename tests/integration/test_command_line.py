@@ -207,6 +207,16 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     assert [(cap["used"], cap["left"]) for cap in person["caps"]] == [(2, 0)]
     assert deployment.json("state", "shard", person["shard"])["positions"]["ad-requests"] >= 5
 
+    pod = json.loads(_request(9, user="u2")) | {"slots": 2, "session_id": "stream"}
+    deployment.run("publish", "ad-requests", "-", stdin=json.dumps(pod).encode())
+    (created,) = deployment.lines("watch", "pods", "--from-start", "--limit", "1")
+    assert (created["type"], created["pod_id"], created["filled"]) == ("pod-created", "r9", 1)
+    stream = _until(
+        lambda: deployment.json("state", "session", "stream", "--user", "u2")["pods"], "the stream's state"
+    )
+    assert (stream[0]["state"], stream[0]["unfilled"]) == ("open", 1)
+    assert "r9" in deployment.run("state", "session", "stream", "--user", "u2")
+
     up = deployment.json("campaigns", "top-up", "spring", "1.5", "--command-id", "t1")
     assert (up["outcome"], up["topped_up_micros"]) == ("accepted", 2_500_000)
     again = deployment.json("campaigns", "top-up", "spring", "1.5", "--command-id", "t1", code=1)

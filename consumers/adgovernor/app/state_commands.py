@@ -17,6 +17,7 @@ _T = TypeVar("_T")
 state_app = typer.Typer(no_args_is_help=True)
 
 _LENGTHS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+_AD_COLUMNS = ("position", "slot", "campaign_id", "creative_id", "state")
 
 
 @state_app.callback()
@@ -88,6 +89,49 @@ def _window(cap: dict[str, Any]) -> str:
         if length % unit == 0:
             return f"{cap['window']} {length // unit} {name}"
     return f"{cap['window']} {length} ms"
+
+
+@state_app.command("session")
+def session_of(
+    context: typer.Context,
+    session: Annotated[str, typer.Argument(help="The session id of the stream.")],
+    user: Annotated[
+        str | None,
+        typer.Option(
+            help="The routing id of the person, where the session is not what requests are filed under."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a stream: its pods and ads, the neighbour of the next pod, caps that count in it and what is left of them.
+
+    Example: adgovernor state session stream-81 --user household-17
+    """
+    from adgovernor.app.stored_sessions import describe
+
+    found = read_state(context, lambda state: state.find(user or session))
+    stream = describe(found, session)
+    if as_json:
+        print_json(stream)
+        return
+    seen = "" if stream["pods"] else "; nothing is remembered of this stream"
+    typer.echo(
+        f"{session} of {found.routing_id} on {stream['shard']}, at {moment(stream['watermark_ms'])}{seen}"
+    )
+    rows = [
+        (pod["pod_id"], pod.get("break_offset", ""), pod["state"], *(ad[name] for name in _AD_COLUMNS))
+        for pod in stream["pods"]
+        for ad in pod["positions"]
+    ]
+    print_table("pods", ("pod", "break", "pod is", *(name.removesuffix("_id") for name in _AD_COLUMNS)), rows)
+    last = stream["last"]
+    if last is not None:
+        apart = ", ".join([*last["advertiser_domains"], *last["categories"]]) or "nothing to keep apart"
+        typer.echo(f"last: {last['campaign_id']}/{last['creative_id']} ({apart})")
+    caps = [
+        (cap["campaign_id"], cap["scope"], cap["limit"], cap["used"], cap["left"]) for cap in stream["caps"]
+    ]
+    print_table("caps of the stream", ("campaign", "scope", "limit", "used", "left"), caps)
 
 
 @state_app.command("campaign")

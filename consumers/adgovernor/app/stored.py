@@ -90,6 +90,19 @@ class CampaignMoney:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class FoundPerson:
+    """What the store has of a person."""
+
+    routing_id: str
+    machine: UserShard
+    """Their shard, without anybody's history."""
+    height: int
+    person: Person
+    known: bool
+    """Whether there is anything at all."""
+
+
 class StoredState:
     """Reads one deployment's store."""
 
@@ -162,21 +175,27 @@ class StoredState:
                     found[name][shard] = CampaignShare.decode(value)
         return found
 
-    async def person(self, routing_id: str, session: str | None = None) -> dict[str, Any]:
-        """A person's caps, open reservations and opt-outs at the shard's watermark."""
+    async def find(self, routing_id: str) -> FoundPerson:
+        """A person, and the shard that they belong to."""
         shard = topics.user_shard(partition_of(routing_id.encode(), await self.partitions()))
         machine = UserShard(shard, Rules())
         meta, fields = await self._store.read_buckets(shard, machine.resident_buckets())
         machine.restore(fields)
         _, values = await self._store.read_fields(shard, _PEOPLE, [routing_id])
-        person = Person.decode(values[0])
+        height = 0 if meta is None else meta.tip.height
+        return FoundPerson(routing_id, machine, height, Person.decode(values[0]), values[0] is not None)
+
+    async def person(self, routing_id: str, session: str | None = None) -> dict[str, Any]:
+        """A person's caps, open reservations and opt-outs at the shard's watermark."""
+        found = await self.find(routing_id)
+        machine, person = found.machine, found.person
         watermark = machine.watermark_ms
         return {
             "routing_id": routing_id,
-            "shard": shard,
-            "height": 0 if meta is None else meta.tip.height,
+            "shard": machine.shard,
+            "height": found.height,
             "watermark_ms": watermark,
-            "known": values[0] is not None,
+            "known": found.known,
             "opt_outs": [{"scope": scope, "value": value} for scope, value in person.opt_outs],
             "requests_remembered": len(person.requests),
             "servings": [
@@ -190,9 +209,7 @@ class StoredState:
                 for serving in person.servings
             ],
             "caps": [
-                row
-                for share in machine.shares.values()
-                for row in _caps_of(person, share, watermark, session)
+                row for share in machine.shares.values() for row in caps_of(person, share, watermark, session)
             ],
         }
 
@@ -245,7 +262,7 @@ def _place(meta: Meta, spine: Spine) -> dict[str, Any]:
     }
 
 
-def _caps_of(
+def caps_of(
     person: Person, share: CampaignShare, watermark_ms: int, session: str | None
 ) -> list[dict[str, Any]]:
     """Each cap of a campaign as it stands for a person who asked right now."""

@@ -166,8 +166,8 @@ class PodRequest:
             ]
         rows = [positions[slot] for slot in filled.in_play]
         shard.emit(["pod", number, about, list(order), deadline_ms, unfilled, rows])
-        if not self._own and request.session_id:
-            seen = podstate.person_row(number, about, list(order), deadline_ms, unfilled, rows)
+        if not self._own and (session := request.session_id):
+            seen = podstate.person_row(number, about, list(order), deadline_ms, unfilled, rows, session)
             podstate.remember(self._person, request.request_id, seen)
         self._events.append(created(request, number, about, deadline_ms, unfilled, rows, filled.bound_micros))
 

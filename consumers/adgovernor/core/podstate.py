@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import orjson
 
-from adgovernor.core.history import NEVER, Person
+from adgovernor.core.history import NEVER, Person, Serving
 from adgovernor.core.podfill import PodNeighbour
 
 COMPLETED: Final = "completed"
@@ -123,7 +123,7 @@ class PodStates:
             heappush(self._pod_deadlines, (deadline_ms, decision_id, number or 0))
             self._mark("pods", decision_id)
         if self._session:
-            row = person_row(number, about, order, deadline_ms, unfilled, positions)
+            row = person_row(number, about, order, deadline_ms, unfilled, positions, self._session)
             self._of_person(remember, decision_id, row)
 
     def _on_pod_shown(self, decision_id: str, slot: int) -> None:
@@ -189,11 +189,12 @@ def person_row(
     deadline_ms: int,
     unfilled: int,
     positions: list[list[Any]],
+    session: str,
 ) -> list[Any]:
     """A pod as its person's state keeps it: [number, about, order, deadline, unfilled, completed, [[slot, duration_ms,
-    domain] in play order]]."""
+    domain] in play order], session]."""
     places = [[position[0], position[6], position[7]] for position in positions]
-    return [number, about, order, deadline_ms, unfilled, False, places]
+    return [number, about, order, deadline_ms, unfilled, False, places, session]
 
 
 def remember(
@@ -232,7 +233,7 @@ def neighbours(
     for serving in person.servings:
         if serving.session != session or not serving.counts(watermark_ms):
             continue
-        place, domain = _place_of(person, serving.decision_id, serving.slot, serving.time_ms)
+        place, domain = place_of(person, serving)
         if place[:5] == own:
             continue
         ad = PodNeighbour((domain,) if domain else (), tuple(serving.categories))
@@ -244,10 +245,11 @@ def neighbours(
     return before and before[1], after and after[1]
 
 
-def _place_of(person: Person, decision_id: str, slot: int, time_ms: int) -> tuple[tuple[int, ...], str]:
-    for row in person.pods.get(decision_id, ()):
-        for at, (its_slot, _, domain) in enumerate(row[6]):
-            if its_slot == slot:
+def place_of(person: Person, serving: Serving) -> tuple[tuple[int, ...], str]:
+    """Where an ad plays in its stream - its pod's `Order`, and its place in it - and its advertiser's domain."""
+    for row in person.pods.get(serving.decision_id, ()):
+        for at, (slot, _, domain) in enumerate(row[6]):
+            if slot == serving.slot:
                 return (*row[2], at), domain
-    _, height, index = person.requests.get(decision_id, (0, 0, 0))
-    return (1, time_ms, height, index, 0, 0), ""
+    _, height, index = person.requests.get(serving.decision_id, (0, 0, 0))
+    return (1, serving.time_ms, height, index, 0, 0), ""
