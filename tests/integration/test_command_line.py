@@ -235,7 +235,7 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     # The replayed inputs are those that were taken, at their own partitions, and only into an empty deployment.
     other = deployment.prefix + "-again"
     replayed = deployment.json("replay", other)
-    assert replayed["published"] == {"ad-requests": 5, "campaigns": 5, "impressions": 2}
+    assert replayed["published"] == {"ad-requests": 6, "campaigns": 5, "impressions": 2}
     deployment.run("replay", other, code=2)
 
 
