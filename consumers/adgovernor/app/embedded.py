@@ -36,6 +36,7 @@ from adgovernor.publish import Published, Publisher
 from adgovernor.publish.lanes import Headers, Ticket
 from adgovernor.runtime.clock import WallClock
 from adgovernor.runtime.engine import ShardEngine
+from adgovernor.runtime.key_log import MemoryKeyLog
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import Clock
@@ -143,9 +144,13 @@ class Embedded:
             self._settings,
             self._observer,
             self._rng,
+            MemoryKeyLog(self.broker, shard) if self._sealed(shard) else None,
         )
         self._engines.append(engine)
         self._tasks.append(asyncio.create_task(engine.run(), name=f"shard-{shard}"))
+
+    def _sealed(self, shard: str) -> bool:
+        return self._rules.sealing and not topics.is_treasury(shard)
 
     def _machine(self, shard: str) -> Machine:
         return Treasury(shard, self._rules) if topics.is_treasury(shard) else UserShard(shard, self._rules)

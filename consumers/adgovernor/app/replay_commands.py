@@ -15,6 +15,7 @@ from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
+    from adgovernor.audit.unsealing import Keys
     from adgovernor.contracts.ledger import ReadBlock
     from adgovernor.subscribe import PartitionReader
 
@@ -109,10 +110,17 @@ async def _must_be_empty(settings: Settings, prefix: str) -> None:
 
 async def _in_order(settings: Settings, partitions: int) -> AsyncIterator[ReadBlock]:
     """The blocks of all ledgers, in the order of their owners' clocks; each ledger's own order is kept."""
+    from adgovernor.audit.history import KafkaHistory
+    from adgovernor.audit.unsealing import Keys
     from adgovernor.subscribe import PartitionReader
 
     connection = settings.kafka.connection()
     readers: dict[str, Any] = {}
+    history = KafkaHistory(connection, settings.prefix)
+    keys = [Keys() for _ in range(partitions)]
+    for partition, found in enumerate(keys):
+        async for message in history.messages(topics.PERSON_KEYS, partition):
+            found.take(message.offset, message.key, message.value)
     try:
         streams: list[_Stream] = []
         for ledger, shard_of in (
@@ -124,7 +132,9 @@ async def _in_order(settings: Settings, partitions: int) -> AsyncIterator[ReadBl
             await reader.open()
             readers[ledger] = reader
             ends = await reader.ends(range(partitions))
-            streams += [_Stream(reader, settings.prefix, shard_of(p), ends[p]) for p in range(partitions)]
+            streams += [
+                _Stream(reader, settings.prefix, shard_of(p), ends[p], keys[p]) for p in range(partitions)
+            ]
         heap: list[tuple[int, int, ReadBlock]] = []
         for place, stream in enumerate(streams):
             block = await stream.next()
@@ -145,7 +155,7 @@ async def _in_order(settings: Settings, partitions: int) -> AsyncIterator[ReadBl
 class _Stream:
     """The blocks of one ledger partition that count, a few in memory at a time. Streams share a reader."""
 
-    def __init__(self, reader: PartitionReader, prefix: str, shard: str, end: int) -> None:
+    def __init__(self, reader: PartitionReader, prefix: str, shard: str, end: int, keys: Keys) -> None:
         from adgovernor.runtime.chain import Walk
 
         self._reader = reader
@@ -153,6 +163,7 @@ class _Stream:
         self._end = end
         self._partition = topics.partition_of_shard(shard)
         self._blocks: deque[ReadBlock] = deque()
+        self._keys = keys
 
     async def next(self) -> ReadBlock | None:
         """The next block; None at the end."""
@@ -178,4 +189,5 @@ class _Stream:
                     continue
                 block = self._walk.step(LedgerEntry(message.offset, message.time_ms, message.value or b""))
                 if block is not None:
+                    self._keys.open(block)
                     self._blocks.append(block)

@@ -70,6 +70,7 @@ async def work(settings: Settings) -> bool:
 
     from adgovernor.app.health import Health, HealthServer
     from adgovernor.app.metrics import Metrics
+    from adgovernor.contracts.sealing import check_available
     from adgovernor.contracts.topics import is_treasury
     from adgovernor.core.machine import Machine
     from adgovernor.core.treasury import Treasury
@@ -82,6 +83,8 @@ async def work(settings: Settings) -> bool:
     connection = settings.kafka.connection()
     partitions = await partition_count(connection, settings.prefix)
     rules = settings.rules_for(partitions)
+    if rules.sealing:
+        check_available()
 
     def machine(shard: str) -> Machine:
         return Treasury(shard, rules) if is_treasury(shard) else UserShard(shard, rules)
@@ -92,7 +95,9 @@ async def work(settings: Settings) -> bool:
         connection,
         store,
         machine,
-        WorkerSettings(settings.prefix, settings.worker_group, settings.session_timeout_ms),
+        WorkerSettings(
+            settings.prefix, settings.worker_group, settings.session_timeout_ms, sealing=rules.sealing
+        ),
         settings.engine_for(partitions),
         observer=metrics,
     )

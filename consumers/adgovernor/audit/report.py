@@ -9,6 +9,7 @@ CHECKS: dict[str, str] = {
     "chain": "every ledger is one unbroken chain, and no block was changed",
     "inputs": "one record for each input position, with the digest of the input's bytes",
     "decide": "deciding again in recorded order gives the same bytes",
+    "keys": "what is sealed opens with its person's key, unless an erasure ended that; and then it is gone",
     "outputs": "the public topics hold exactly what the ledger says, each once, in order",
     "links": "side messages between shards are contiguous and were taken as they were sent",
     "money": "topped up = unleased + in flight + lease + reserved + spent, and nothing is overspent",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from adgovernor.audit.history import History
 from adgovernor.audit.report import Report
+from adgovernor.audit.unsealing import Keys
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Halted
 from adgovernor.contracts.ledger import (
@@ -24,6 +25,7 @@ from adgovernor.contracts.ledger import (
     encode_record,
     parse_block,
 )
+from adgovernor.contracts.sealing import id_of, is_sealed
 from adgovernor.core.machine import Machine
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
@@ -57,6 +59,8 @@ class Followed:
     height: int = 0
     chain: str = ""
     """Of the last block decided again."""
+    keys: Keys = field(default_factory=Keys)
+    """Of a sealed ledger."""
     broken: bool = False
     """Something was found that makes the rest of this shard meaningless."""
 
@@ -83,6 +87,7 @@ async def audit(history: History, prefix: str, store: Store | None) -> Report:
         one.outputs.clear()
         one.taken.clear()
     await _even_out(history, followed, report)
+    await _check_keys(history, followed, report)
     _check_links(followed, report)
     _check_money(followed, report)
     return report
@@ -113,6 +118,8 @@ async def _follow(
     rules = Rules(partitions=partitions)
     machine = Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
     one = Followed(shard, Walk(prefix, shard), machine)
+    if not topics.is_treasury(shard):
+        await _read_keys(history, one, report)
     expected = await _StoreState.read(store, shard) if store is not None else None
     async for block, place in _blocks(history, one, report):
         if expected is not None and expected.height < block.header.height:
@@ -124,6 +131,16 @@ async def _follow(
     if expected is not None:
         _compare_store(one, expected, report)
     return one
+
+
+async def _read_keys(history: History, one: Followed, report: Report) -> None:
+    """Takes the keys that were made since they were last read."""
+    partition = topics.partition_of_shard(one.shard)
+    async for message in history.messages(topics.PERSON_KEYS, partition, one.keys.end):
+        try:
+            one.keys.take(message.offset, message.key, message.value)
+        except BadInput as error:
+            report.fault("keys", f"{topics.PERSON_KEYS}[{partition}] offset {message.offset}", str(error))
 
 
 async def _go_on(history: History, one: Followed, report: Report) -> bool:
@@ -152,6 +169,14 @@ async def _blocks(history: History, one: Followed, report: Report) -> AsyncItera
             report.count("void blocks")
             continue
         report.count("blocks")
+        try:
+            if one.keys.behind(block):
+                await _read_keys(history, one, report)
+            one.keys.open(block)
+        except BadInput as error:
+            report.fault("keys", f"{place}, height {block.header.height}", str(error))
+            one.broken = True
+            return
         yield block, f"{place}, height {block.header.height}"
 
 
@@ -196,10 +221,10 @@ def _again(one: Followed, block: ReadBlock, place: str, report: Report) -> None:
 
 def _decide_again(one: Followed, machine: Machine, record: ReadRecord, place: str, report: Report) -> None:
     key, value = record.key(), record.value()
-    if not record.personal:
+    if is_sealed(record):
         # The person asked to be forgotten: what their input was cannot be read any more, what it did can.
         machine.fold(record.draft(), None, None)
-        report.count("records of erased persons")
+        report.count("records of erased people")
         one.taken[record.topic][record.offset] = record.data["digest"]
         return
     digest = digest_of(key, value)
@@ -246,7 +271,9 @@ async def _check_inputs(history: History, one: Followed, report: Report) -> None
                 waiting += 1
                 continue
             digest = taken.pop(message.offset, None)
-            if digest is None:
+            if digest == "":
+                report.count("inputs of erased people")
+            elif digest is None:
                 report.fault("inputs", place, "this input has no record in the ledger")
             elif digest != digest_of(message.key, message.value):
                 report.fault(
@@ -348,6 +375,29 @@ def _compare_store(one: Followed, found: _StoreState, report: Report) -> None:
 
 def _short(value: bytes | None) -> str:
     return "nothing" if value is None else value[:300].decode("utf-8", "replace")
+
+
+async def _check_keys(history: History, followed: dict[str, Followed], report: Report) -> None:
+    if not any(one.keys.sealed for one in followed.values()):
+        report.skipped["keys"] = "the ledger is not sealed"
+    for one in followed.values():
+        keys = one.keys
+        if one.broken or not keys.sealed:
+            continue
+        await _read_keys(history, one, report)
+        for name in sorted(keys.missing):
+            report.fault(
+                "keys", one.shard, f"key {name} is gone, and no erasure ended it: what it sealed is unproved"
+            )
+        for name, height in keys.ended.items():
+            if id_of(name) not in keys.there or id_of(name) in keys.gone:
+                report.count("keys ended by erasures")
+            elif height <= one.published:
+                report.fault(
+                    "keys", one.shard, f"key {name} is there, though an erasure ended it at {height}"
+                )
+            else:
+                report.notes.append(f"{one.shard}: key {name} was ended at {height}, its tombstone follows")
 
 
 # --- All shards together ---------------------------------------------------------------------------------------

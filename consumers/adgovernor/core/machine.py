@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from adgovernor.contracts.ledger import Draft, ReadRecord
+from adgovernor.core.rules import Rules
 
 RULES: Final = 3
 """Version of the rules. It rises when the same inputs would give another record."""
@@ -69,6 +70,9 @@ class Machine(Protocol):
     shard: str
     watermark_ms: int
     links: Links
+    rules: Rules
+    """Those in force; the defaults until a record says otherwise."""
+    has_rules: bool
 
     def read(self, topic: str, offset: int, key: bytes | None, value: bytes | None) -> Input:
         """Decodes an input. Never raises for what the input holds: bad bytes become `Poison`. Pure."""

@@ -84,3 +84,13 @@ def opt(
         person.opt_outs = [known for known in person.opt_outs if known != entry]
     elif entry not in person.opt_outs:
         person.opt_outs.append(entry)
+
+
+def erase(person: Person, watermark: int, dedupe: int, horizon: int) -> None:
+    """Everything is forgotten."""
+    person.requests = {}
+    person.servings = []
+    person.by_scope = {}
+    person.totals = {}
+    person.opt_outs = []
+    person.pods = {}

@@ -35,6 +35,9 @@ class Rules:
     """How long before midnight the next day's leases may be granted."""
     lease_divisor: int = 2
     """A lease is the available money divided by the number of shards times this."""
+    sealing: bool = False
+    """Whether what names a person is encrypted in the ledger, with a key for each. Fixed for a deployment: what was
+    written unsealed stays readable."""
 
     most_slots: int = MOST_SLOTS
     """Slots that a pod may ask for; a larger request is refused (``too_large``), here and below."""

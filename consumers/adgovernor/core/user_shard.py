@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.events import Click, CompletedView, Impression, OptIn, OptOut
-from adgovernor.contracts.ledger import Draft, ReadRecord
+from adgovernor.contracts.events import Click, CompletedView, Erasure, Impression, OptIn, OptOut
+from adgovernor.contracts.ledger import ERASURE, Draft, ReadRecord
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import breaks, inputs, links, podevents
@@ -108,6 +108,8 @@ class UserShard(UserState):
             self._engagement(draft, what, event, unknown, assumed)
         elif isinstance(what, OptOut | OptIn):
             self._opt(draft, what, event, unknown)
+        elif isinstance(what, Erasure):
+            self._erase(draft, what, event, unknown)
         else:
             assert isinstance(what, dict)
             self._directive(draft, what)
@@ -369,6 +371,16 @@ class UserShard(UserState):
             self._advance(what.time_ms - self.rules.lateness_ms)
         self.emit(["opt", what.type, what.scope, what.value])
         draft.result = {"kind": what.type, "scope": what.scope}
+
+    def _erase(self, draft: Draft, what: Erasure, event: Input, unknown: bool) -> None:
+        draft.result = {"kind": ERASURE}
+        if self._person(event.routing, unknown) is None:
+            # Elsewhere there is no state of theirs, but what went astray is sealed with a key that must go, too.
+            draft.result["misrouted"] = True
+            return
+        if what.time_ms <= self.now_ms + self.rules.skew_ms:
+            self._advance(what.time_ms - self.rules.lateness_ms)
+        self.emit(["erase"])
 
     # ------------------------------------------------------------------ money: directives, asks, reports
 

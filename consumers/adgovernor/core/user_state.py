@@ -19,6 +19,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     shown        decision id, slot                             an impression that is not what is paid for
     mark         decision id, slot, event, time                clicked, or seen to its end
     opt          opt-out | opt-in, scope, value
+    erase                                                     all that is remembered of the person is forgotten
     took         source, number, hash                          a side message was taken
     define       {campaign}, time zone, treasury(, whether its account has a daily budget)
     status       campaign, episode, [reasons]                  paused for these; none: resumed
@@ -118,6 +119,7 @@ class UserState(PodStates):
             "shown": self._on_shown,
             "mark": self._on_mark,
             "opt": self._on_opt,
+            "erase": self._on_erase,
             "took": self._on_took,
             "define": self._on_define,
             "status": self._on_status,
@@ -314,6 +316,9 @@ class UserState(PodStates):
 
     def _on_opt(self, kind: str, scope: str, value: str | None) -> None:
         self._of_person(person_ops.opt, kind, scope, value)
+
+    def _on_erase(self) -> None:
+        self._of_person(person_ops.erase)
 
     def _on_took(self, source: str, number: int, digest: str) -> None:
         self.links.taken[source] = (number, digest)

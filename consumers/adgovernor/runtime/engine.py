@@ -31,6 +31,8 @@ from adgovernor.contracts.ledger import (
 from adgovernor.core.machine import RULES, Input, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.inbox import Inbox
+from adgovernor.runtime.key_log import KeyLog
+from adgovernor.runtime.keyring import Keyring
 from adgovernor.runtime.observer import Observer, Silent
 from adgovernor.runtime.outputs import DLQ, Row, messages
 from adgovernor.runtime.ports import Clock, ShardLog
@@ -77,7 +79,9 @@ class ShardEngine:
         settings: EngineSettings,
         observer: Observer | None = None,
         rng: random.Random | None = None,
+        keys: KeyLog | None = None,
     ) -> None:
+        """``keys``: where persons' keys are, for a user shard whose ledger is sealed."""
         self.shard = shard
         self._world = World(
             shard,
@@ -88,6 +92,7 @@ class ShardEngine:
             settings,
             observer if observer is not None else Silent(),
             rng if rng is not None else random.SystemRandom(),
+            keys,
         )
         self._tenure: _Tenure | None = None
         self._stopping = False
@@ -174,7 +179,7 @@ class ShardEngine:
                     tenure = _Tenure(
                         memory,
                         Inbox(topics.input_topics(self.shard), memory.spine.positions),
-                        Publisher(world, memory.spine),
+                        Publisher(world, memory.spine, memory.keyring),
                     )
                     self._tenure = tenure
                     world.observer.took_over(
@@ -284,13 +289,15 @@ class ShardEngine:
         names = machine.unloaded()
         try:
             values = await trail.read(names)
+            if tenure.memory.keyring is not None:
+                await tenure.memory.keyring.catch_up(trail)
         except Unavailable:
             trail.went_away()
             return
         trail.assumed = False
         for name, value in zip(names, values, strict=True):
             machine.load(name, value)
-        trail.note(machine.take_changes())
+        trail.note(tenure.memory.take_changes())
         await trail.bring(self._world.settings.store_deadline_s)
 
     # --- Input ------------------------------------------------------------------------------------------------
@@ -385,7 +392,13 @@ class ShardEngine:
         settings, machine, spine = world.settings, memory.machine, memory.spine
         loop = asyncio.get_running_loop()
         began = loop.time()
-        unknown = await self._cold(tenure, chunk)
+        if memory.keyring is None:
+            unknown = await self._cold(tenure, chunk)
+        else:
+            asked = len(chunk)
+            chunk, unknown = await self._with_keys(tenure, memory.keyring, chunk)
+            if asked and not chunk:
+                return
         if self._stopping and unknown:
             inbox.put_back(chunk)
             return
@@ -446,6 +459,8 @@ class ShardEngine:
             dn={topic: spine.dn.get(topic, 1) for topic in counts},
             epoch=spine.epoch,
         )
+        if memory.keyring is not None:
+            memory.keyring.seal(header, lines, drafts, chunk[:handled])
         data, chain = encode_block(header, lines)
         if len(data) > settings.hard_bytes:
             raise world.halt(
@@ -459,7 +474,7 @@ class ShardEngine:
 
         spine.advance(header, chain, offset, counts)
         tenure.publisher.put(header.height, messages(header, chain, rows))
-        memory.trail.note(machine.take_changes())
+        memory.trail.note(memory.take_changes())
         memory.trail.pump()
         self._evict(memory)
         tenure.accepted += 1
@@ -480,6 +495,26 @@ class ShardEngine:
             away=memory.trail.away,
         )
 
+    async def _with_keys(
+        self, tenure: _Tenure, keyring: Keyring, chunk: list[Input]
+    ) -> tuple[list[Input], frozenset[str]]:
+        """As `_cold`, and the keys besides, in the same round trip: what of the chunk may go into one block."""
+        trail = tenure.memory.trail
+        keys = asyncio.create_task(keyring.look_up(chunk, trail))
+        try:
+            unknown = await self._cold(tenure, chunk)
+        finally:
+            # Whatever became of the states, nobody is left reading.
+            await asyncio.wait({keys})
+        keys.result()
+        ready = keyring.ready(chunk)
+        if ready < len(chunk):
+            tenure.inbox.put_back(chunk[ready:])
+        if chunk and not ready:
+            await self._world.nudged(self._world.settings.idle_wait_s)
+        await keyring.make(chunk[:ready])
+        return chunk[:ready], unknown
+
     async def _prove_end(self, memory: Memory) -> None:
         """Makes sure that memory is the chain's own end; raises `StartOver` where it is not.
 
@@ -492,6 +527,8 @@ class ShardEngine:
         keep = self._world.settings.keep_states
         if memory.trail.confirmed is not None and memory.machine.resident() > keep + keep // 8:
             memory.machine.evict(keep, memory.trail.pinned())
+        if memory.keyring is not None:
+            memory.keyring.evict(keep, memory.trail)
 
 
 def _collect(rows: list[Row], counts: dict[str, int], index: int, draft: Draft, event: Input | None) -> Draft:

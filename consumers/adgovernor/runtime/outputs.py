@@ -9,12 +9,13 @@ import orjson
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, ReadRecord
+from adgovernor.contracts.sealing import is_sealed
 from adgovernor.core.machine import Input
 from adgovernor.runtime.ports import Output
 
 Row = tuple[int, list[Any], list[Any], str | None, Input | ReadRecord | None]
 """A record that sends something: its index, its ``out`` (a body may be JSON already) and ``send``, the routing id of
-its personal part, and what its input's bytes can be had from."""
+its personal part, and what its input's bytes can be had from. A body of None takes a number and sends nothing."""
 
 DLQ: Final = ".dlq"
 _CE_ID: Final = 3
@@ -25,6 +26,9 @@ def outputs_of(block: ReadBlock) -> list[Output]:
     rows: list[Row] = []
     for index, record in enumerate(block.records):
         out, send = record.data.get("out", []), record.data.get("send", [])
+        if out and is_sealed(record):
+            # Its key is gone, so its outputs were acknowledged (see `keyring`); their numbers are taken.
+            out = [(topic, key, None if key is None else body) for topic, key, body in out]
         if out or send:
             rows.append((index, out, send, record.personal.get("routing"), record))
     return messages(block.header, block.chain, rows)
@@ -43,6 +47,8 @@ def messages(header: BlockHeader, chain: str, rows: Iterable[Row]) -> list[Outpu
         for topic, key, body in out:
             dn = numbers[topic]
             numbers[topic] = dn + 1
+            if body is None:
+                continue
             if topic.endswith(DLQ):
                 result.append(_dead_letter(header, topic, partition, index, dn, body, source))
                 continue

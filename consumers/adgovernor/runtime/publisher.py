@@ -7,6 +7,7 @@ from collections import deque
 
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.runtime.chain import Spine
+from adgovernor.runtime.keyring import Keyring
 from adgovernor.runtime.ports import Output
 from adgovernor.runtime.world import StartOver, World
 
@@ -15,8 +16,9 @@ class Publisher:
     """The queue of accepted blocks whose outputs are not acknowledged. Nothing is skipped: the first failure ends
     it, and the shard is taken over again."""
 
-    def __init__(self, world: World, spine: Spine) -> None:
+    def __init__(self, world: World, spine: Spine, keyring: Keyring | None = None) -> None:
         self._world = world
+        self._keyring = keyring
         self._spine = spine
         self._queue: deque[tuple[int, list[Output]]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -64,6 +66,8 @@ class Publisher:
                 if outputs:
                     await world.log.publish(outputs, world.settings.publish_deadline_s)
                 height = queue[blocks - 1][0]
+                if self._keyring is not None:
+                    await self._keyring.destroy_up_to(height)
                 for _ in range(blocks):
                     queue.popleft()
                 self._spine.published_up_to(height)

@@ -10,8 +10,9 @@ the same is done without the claim.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 
@@ -21,6 +22,7 @@ from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block, pa
 from adgovernor.core.machine import RULES, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import NewerFormat, Place, Spine, Walk, count_outputs, new_spine, spine_of
+from adgovernor.runtime.keyring import PLACE, Keyring
 from adgovernor.runtime.outputs import outputs_of, place_of
 from adgovernor.runtime.ports import Output, RawEvent
 from adgovernor.runtime.trail import USERS, Trail
@@ -41,6 +43,15 @@ class Memory:
     noted: dict[int, str] = field(default_factory=dict)
     """Chains met on the way, at the heights that witnesses name."""
     folded: int = 0
+    keyring: Keyring | None = None
+    """Where the ledger is sealed."""
+
+    def take_changes(self) -> dict[str, set[str]]:
+        """Which of the store's fields changed since the last call."""
+        changes = self.machine.take_changes()
+        if self.keyring is not None:
+            self.keyring.take_changes(changes)
+        return changes
 
 
 @dataclass(slots=True)
@@ -79,6 +90,9 @@ async def take_over(world: World, *, claim: bool) -> Memory:
     memory = await _start(world, found)
     try:
         await _fold(world, memory, found, {w.height for w in witnesses})
+        check_sealing(world, memory.machine, memory.spine.positions)
+        if memory.keyring is not None:
+            memory.keyring.check()
         if claim:
             await _claim(world, memory)
             await _reset_empty(world, memory, found)
@@ -169,6 +183,8 @@ def _truncated(world: World, spine: Spine, what: str, height: int) -> Exception:
 async def _read_store(world: World) -> _Found:
     """The whole of the resident state with its tip, waiting for the store up to its deadline."""
     buckets = world.machine_factory().resident_buckets()
+    if world.keys is not None:
+        buckets = (*buckets, PLACE)
     loop = asyncio.get_running_loop()
     until, failures = loop.time() + world.settings.store_deadline_s, 0
     while True:
@@ -189,6 +205,7 @@ async def _start(world: World, found: _Found) -> Memory:
     """Memory at the place from which the ledger is to be folded."""
     machine, spine = world.machine_factory(), new_spine(world.shard)
     prefix, shard = world.settings.prefix, world.shard
+    keyring = None if world.keys is None else Keyring(world, world.keys)
     confirmed = None if found.away else NOTHING
     if found.meta is not None:
         tip = found.meta.tip
@@ -198,10 +215,29 @@ async def _start(world: World, found: _Found) -> Memory:
             except BadInput as error:
                 raise world.halt("store_unreadable", str(error)) from error
             await _check_anchor(world, spine)
+            place = found.buckets.pop(PLACE, {})
             machine.restore(found.buckets)
+            if keyring is not None:
+                keyring.restore(place)
         confirmed = tip
     walk = Walk(prefix, shard, offset=spine.offset, height=spine.height, chain=spine.chain)
-    return Memory(machine, spine, walk, Trail(world, machine, spine, confirmed))
+    trail = Trail(world, machine, spine, confirmed)
+    if keyring is not None:
+        trail.encode = partial(keyring.encode, machine)
+    return Memory(machine, spine, walk, trail, keyring=keyring)
+
+
+def check_sealing(world: World, machine: Machine, positions: Mapping[str, int]) -> None:
+    """Raises `Halted` where the ledger is sealed and the worker is not set to, or the other way round."""
+    if topics.is_treasury(world.shard) or not (machine.has_rules or any(positions.values())):
+        return
+    if machine.rules.sealing != (world.keys is not None):
+        found, wanted = ("sealed", "true") if machine.rules.sealing else ("not sealed", "false")
+        raise world.halt(
+            "sealing",
+            f"this ledger is {found}: whether a deployment is sealed is decided when it begins. Set rules.sealing to "
+            f"{wanted}; for a sealed deployment with this history, `adgovernor replay` it into a new prefix",
+        )
 
 
 async def _check_anchor(world: World, spine: Spine) -> None:
@@ -285,6 +321,8 @@ async def _fold(world: World, memory: Memory, found: _Found, heights: set[int]) 
 async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int) -> None:
     """Folds one block that counts, reading the states that it needs."""
     machine, spine, trail, settings = memory.machine, memory.spine, memory.trail, world.settings
+    if memory.keyring is not None:
+        await memory.keyring.fold(block, trail)
     keys = machine.missing_for_fold(block.records)
     if keys:
         for key, value in zip(keys, await trail.read(keys), strict=True):
@@ -296,10 +334,11 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
     for record in block.records:
         personal = record.personal
         machine.fold(record.draft(), personal.get("routing"), personal.get("session"))
+    check_sealing(world, machine, header.positions)
     spine.advance(header, block.chain, offset, count_outputs(block))
     memory.folded += 1
     world.progress += 1
-    trail.note(machine.take_changes())
+    trail.note(memory.take_changes())
     if trail.dirty_fields >= settings.rebuild_fields:
         trail.pump()
     if trail.confirmed is None:
@@ -317,6 +356,9 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
         await world.nudged(settings.idle_wait_s)
     if machine.resident() > settings.keep_states + settings.keep_states // 8:
         machine.evict(settings.keep_states, trail.pinned())
+    if memory.keyring is not None:
+        memory.keyring.acknowledged(spine.published.height)
+        memory.keyring.evict(settings.keep_states, trail)
 
 
 async def _reset_empty(world: World, memory: Memory, found: _Found) -> None:
@@ -380,7 +422,7 @@ async def _claim(world: World, memory: Memory) -> None:
     await _check_clock(world, offset, began_ms, world.clock.now_ms())
     memory.machine.begin_fold(header.height, header.now_ms, header.drained)
     memory.spine.advance(header, chain, offset, {})
-    memory.trail.note(memory.machine.take_changes())
+    memory.trail.note(memory.take_changes())
 
 
 async def _check_clock(world: World, offset: int, began_ms: int, ended_ms: int) -> None:
@@ -406,26 +448,36 @@ async def _republish(world: World, memory: Memory) -> None:
     """Publishes the outputs of every block after the last one whose outputs are known to be acknowledged."""
     spine = memory.spine
     if spine.published.height >= spine.height:
+        if memory.keyring is not None:
+            memory.keyring.acknowledged(spine.height)
         return
     start = spine.published
     walk = Walk(
         world.settings.prefix, world.shard, offset=start.offset, height=start.height, chain=start.chain
     )
+    keyring = memory.keyring
     batch: list[Output] = []
+    ends: list[str] = []
     size = 0
     async for block, offset in walk_ledger(world, walk):
         if block.header.height > spine.height:
             break
+        if keyring is not None:
+            ends += await keyring.read(block, memory.trail)
         batch += outputs_of(block)
         size += block.size
         if size >= world.settings.read_bytes or block.header.height == spine.height:
             await _publish_again(world, batch)
+            if keyring is not None:
+                await keyring.destroy(ends)
             world.progress += 1
-            batch, size = [], 0
+            batch, ends, size = [], [], 0
         if block.header.height == spine.height:
             # Where the store was at the tip already, nothing was folded and only this walk has met the tip.
             spine.places.clear()
             spine.published = Place(spine.height, block.chain, offset + 1)
+            if keyring is not None:
+                keyring.acknowledged(spine.height)
             return
     raise Unavailable(f"the ledger of {world.shard} was read short of its tip")
 

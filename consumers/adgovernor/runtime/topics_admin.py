@@ -22,6 +22,8 @@ LEDGER_MESSAGE_BYTES: Final = 20_000_000
 """Larger than any block that an engine sends."""
 OUTPUT_MESSAGE_BYTES: Final = 3_000_000
 """Larger than any output that an engine sends."""
+KEY_LAG_MS: Final = 86_400_000
+"""How long a key that was ended may stay on the broker's disk."""
 _UNKNOWN_TOPIC: Final = 3
 _FOR_EVER = "-1"
 
@@ -54,6 +56,13 @@ def topic_config(topic: str, replication: int) -> dict[str, str]:
     elif topic == topics.CAMPAIGNS:
         # Every command counts for ever: a top-up is money.
         config |= {"retention.ms": _FOR_EVER, "retention.bytes": _FOR_EVER, "cleanup.policy": "delete"}
+    elif topic == topics.PERSON_KEYS:
+        # The last word on each key is for ever, and one that was ended goes within a day: it is what an erasure means.
+        config |= {
+            "cleanup.policy": "compact",
+            "min.cleanable.dirty.ratio": "0.1",
+            "max.compaction.lag.ms": str(KEY_LAG_MS),
+        }
     elif topic not in topics.PUBLIC_INPUTS:
         config["max.message.bytes"] = str(OUTPUT_MESSAGE_BYTES)
     return config
@@ -262,6 +271,25 @@ def _check_topic(topic: str, state: TopicState) -> list[Finding]:
         ]
         if "compact" in config.get("cleanup.policy", "delete"):
             findings.append(Finding("error", name, f"{name} is compacted", alter("cleanup.policy", "delete")))
+    if topic == topics.PERSON_KEYS and config:
+        if config.get("cleanup.policy") != "compact":
+            findings.append(
+                Finding(
+                    "error",
+                    name,
+                    f"{name} is not compacted: keys are lost by age, and ended ones stay",
+                    alter("cleanup.policy", "compact"),
+                )
+            )
+        if int(config.get("max.compaction.lag.ms", "0")) > 30 * KEY_LAG_MS:
+            findings.append(
+                Finding(
+                    "warning",
+                    name,
+                    f"{name} may keep a key that was ended for longer than 30 days",
+                    alter("max.compaction.lag.ms", str(KEY_LAG_MS)),
+                )
+            )
     if config.get("unclean.leader.election.enable") == "true":
         findings.append(
             Finding(

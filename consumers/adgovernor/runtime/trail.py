@@ -8,11 +8,11 @@ tips, and with no other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from adgovernor.contracts.errors import Unavailable
-from adgovernor.core.machine import Machine
+from adgovernor.core.machine import Fields, Machine
 from adgovernor.runtime.chain import Spine
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
@@ -32,7 +32,8 @@ class Trail:
 
     def __init__(self, world: World, machine: Machine, spine: Spine, confirmed: Tip | None) -> None:
         self._world = world
-        self._machine = machine
+        self.encode: Callable[[Mapping[str, Iterable[str]]], Fields] = machine.encode
+        """The present values of changed fields."""
         self._spine = spine
         self.confirmed = confirmed
         self.assumed = False
@@ -75,9 +76,9 @@ class Trail:
         """How many fields changed since the last call was begun."""
         return sum(map(len, self._dirty.values()))
 
-    def pinned(self) -> set[str]:
+    def pinned(self, bucket: str = USERS) -> set[str]:
         """The states that must not leave memory: the store has not got them."""
-        return self._dirty.get(USERS, set()) | self._flying.get(USERS, set())
+        return self._dirty.get(bucket, set()) | self._flying.get(bucket, set())
 
     def check(self) -> None:
         """Raises `StartOver` where the store is not on this owner's path, or came back to one who never knew it."""
@@ -124,7 +125,7 @@ class Trail:
         self._attempted.add(meta.tip)
         self._written = self._spine.published.height
         self._task = asyncio.create_task(
-            self._write(self.confirmed, meta, self._machine.encode(changes)),
+            self._write(self.confirmed, meta, self.encode(changes)),
             name=f"store-{self._world.shard}",
         )
 
@@ -223,7 +224,7 @@ class Trail:
 
     # --- Reading ----------------------------------------------------------------------------------------------
 
-    async def read(self, states: Sequence[str]) -> list[bytes | None]:
+    async def read(self, states: Sequence[str], bucket: str = USERS) -> list[bytes | None]:
         """States that are not in memory, in one round trip.
 
         Raises:
@@ -236,7 +237,7 @@ class Trail:
             return [None] * len(states)
         # A call in flight may be answered before this read is, which may have been served before that call.
         before = {self.confirmed, *self._attempted}
-        meta, values = await world.store.read_fields(world.shard, USERS, states)
+        meta, values = await world.store.read_fields(world.shard, bucket, states)
         self._away_since = None
         tip = NOTHING if meta is None else meta.tip
         if tip not in before and not self.holds(tip):

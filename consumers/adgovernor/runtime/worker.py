@@ -26,6 +26,7 @@ from adgovernor.core.machine import Machine
 from adgovernor.runtime.clock import WallClock
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.kafka_inputs import KafkaInputs, shards_of
+from adgovernor.runtime.kafka_keys import KafkaKeyLog
 from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.observer import Observer, Silent
@@ -54,6 +55,8 @@ class WorkerSettings:
     session_timeout_ms: int = 10_000
     """How soon the group notices that a worker is gone. Below 6 s the broker must be told to allow it."""
     log: KafkaLogOptions | None = None
+    sealing: bool = False
+    """Whether user shards' ledgers are sealed; as the rules say."""
     readers: int = 4
     """Connections that read ledgers at takeovers."""
 
@@ -75,9 +78,16 @@ class Health:
 class _Running:
     engine: ShardEngine
     log: KafkaShardLog
+    keys: KafkaKeyLog | None
     task: asyncio.Task[None]
     progress: int = -1
     moved_s: float = field(default_factory=time.monotonic)
+
+    async def close(self) -> None:
+        """Lets its connections go."""
+        await self.log.close()
+        if self.keys is not None:
+            await self.keys.close()
 
 
 def _tune_collector() -> None:
@@ -212,7 +222,7 @@ class Worker:
 
     async def _ended(self, shard: str, task: asyncio.Task[None]) -> None:
         running = self._running.pop(shard)
-        await running.log.close()
+        await running.close()
         try:
             task.result()
         except Halted as halted:
@@ -238,6 +248,9 @@ class Worker:
         assert self._readers is not None
         options = self._settings.log or KafkaLogOptions(self._settings.prefix)
         log = KafkaShardLog(shard, self._connection, options, self._inputs, self._readers)
+        keys = None
+        if self._settings.sealing and not topics.is_treasury(shard):
+            keys = KafkaKeyLog(shard, self._connection, self._settings.prefix, self._readers)
         engine = ShardEngine(
             shard,
             lambda: self._machine_factory(shard),
@@ -247,8 +260,11 @@ class Worker:
             self._engine_settings,
             self._observer,
             self._rng,
+            keys,
         )
-        self._running[shard] = _Running(engine, log, asyncio.create_task(engine.run(), name=f"shard-{shard}"))
+        self._running[shard] = _Running(
+            engine, log, keys, asyncio.create_task(engine.run(), name=f"shard-{shard}")
+        )
 
     async def _stop_engines(self, shards: list[str], deadline_s: float) -> None:
         """Stops engines within one deadline that all share; those that take longer are cut off, which is safe."""
@@ -273,7 +289,7 @@ class Worker:
                     errors.append(error)
             else:
                 del self._running[shard]
-                await running.log.close()
+                await running.close()
         if errors:
             raise errors[0]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from adgovernor.contracts.errors import Halted
 from adgovernor.core.machine import Machine
+from adgovernor.runtime.key_log import KeyLog
 from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import Clock, ShardLog
 from adgovernor.runtime.settings import EngineSettings
@@ -41,6 +42,8 @@ class World:
     settings: EngineSettings
     observer: Observer
     rng: random.Random
+    keys: KeyLog | None = None
+    """Where persons' keys are; None where the ledger is not sealed."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     progress: int = 0
     """Rises with everything that is done or tried: whether the shard still moves."""

@@ -81,4 +81,15 @@ class OptIn(Contract):
     value: str | None = None
 
 
-UserEvent = Annotated[OptOut | OptIn, Field(discriminator="type")]
+class Erasure(Contract):
+    """A person asks to be forgotten: what is remembered of them (servings, counts, request ids, opt-outs) is removed,
+    and where the ledger is sealed their key is destroyed. Money that is reserved or spent stays in the books. An
+    impression of an ad that was decided before it finds nobody, and pays nothing. Whoever is to get no ads
+    afterwards opts out again."""
+
+    type: Literal["erasure"]
+    routing_id: Id
+    time_ms: TimeMs
+
+
+UserEvent = Annotated[OptOut | OptIn | Erasure, Field(discriminator="type")]

@@ -12,6 +12,11 @@ line holds the header, each record has a line of its own, the last line holds th
 history. An input's value is spliced in unchanged as the last member of ``personal`` (its length is the
 record's ``bytes``), so that its exact bytes can be taken out again: audit and replay need them. A value that
 is not JSON, or has a line break in it, is kept as ``value_b64`` instead.
+
+Where sealing is on, ``personal`` of a public input's record is a text: what it holds is encrypted with the person's
+key (see `sealing`), and with it everything else in the record that could tell of them. What stays open names no
+person: deltas and result with the ids of decisions, campaigns, labels and amounts, so that the money can be followed
+without any key.
 """
 
 from __future__ import annotations
@@ -32,6 +37,8 @@ FORMAT: Final = 1
 """Version of the written form."""
 GENESIS: Final = ""
 """``prev_chain`` of a ledger's first block."""
+ERASURE: Final = "erasure"
+"""The result's kind of a record that ends the keys which its sealed part names."""
 TICK: Final = "tick"
 """The cause of a record that time alone caused; its offset is -1."""
 _TAIL_BYTES: Final = len('],"chain":""}') + 64
@@ -59,7 +66,8 @@ class Record(Contract):
     """The input's topic, or ``tick``."""
     offset: int
     digest: str
-    """The first 16 hex digits of the SHA-256 of the input's key and value."""
+    """The first 16 hex digits of the SHA-256 of the input's key and value; empty where the record is sealed, because
+    what can be guessed can be confirmed by its hash."""
     bytes: int
     """Length of the input's value in bytes."""
     result: dict[str, JsonValue]
@@ -73,6 +81,7 @@ class Record(Contract):
     """Inputs that were not known and had to be assumed, such as the history of a person while the store was
     away."""
     personal: Personal | str | None = None
+    """A text where it is sealed."""
 
 
 class Block(Contract):

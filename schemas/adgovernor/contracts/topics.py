@@ -24,6 +24,8 @@ PODS: Final = "pods"
 ADS: Final = "ads"
 LEDGER: Final = "ledger"
 TREASURY_LEDGER: Final = "treasury-ledger"
+PERSON_KEYS: Final = "person-keys"
+"""With what each person's part of a sealed ledger is encrypted. Compacted; an erasure is a tombstone."""
 
 USER_INPUTS: Final = (DIRECTIVES, USER_EVENTS, IMPRESSIONS, AD_REQUESTS)
 """What a user shard reads, in the order of precedence among events of one time."""
@@ -53,7 +55,15 @@ def dlq(topic: str) -> str:
 
 
 DLQS: Final = tuple(dlq(topic) for topic in (*PUBLIC_INPUTS, *SIDE_TOPICS))
-ALL_TOPICS: Final = (*PUBLIC_INPUTS, *SIDE_TOPICS, *PUBLIC_OUTPUTS, *STAGE_OUTPUTS, *DLQS, *LEDGERS)
+ALL_TOPICS: Final = (
+    *PUBLIC_INPUTS,
+    *SIDE_TOPICS,
+    *PUBLIC_OUTPUTS,
+    *STAGE_OUTPUTS,
+    *DLQS,
+    *LEDGERS,
+    PERSON_KEYS,
+)
 
 
 def full_name(prefix: str, topic: str) -> str:

@@ -94,7 +94,7 @@ def _campaigns(machine: UserShard | Treasury) -> Iterable[str]:
 class World:
     """User shards and treasuries; what one sends another waits in `mail` until it is delivered."""
 
-    def __init__(self, partitions: int = 1, *, now_ms: int = T0, **rules: int) -> None:
+    def __init__(self, partitions: int = 1, *, now_ms: int = T0, **rules: Any) -> None:
         self.rules = Rules(partitions=partitions, **{"report_interval_ms": 0, **rules})
         self.partitions = partitions
         self.users = [UserShard(topics.user_shard(p), self.rules) for p in range(partitions)]

@@ -158,7 +158,7 @@ def test_a_request_id_is_forgotten_with_its_tombstone() -> None:
 def test_new_rules_hold_for_people_in_memory_as_for_those_in_the_store() -> None:
     """After a shorter dedupe_ms a person in memory is forgotten as much of as one who comes back from the store."""
     worlds = [_world(), _world()]
-    shorter = {"lateness_ms": 0, "late_grace_ms": 0, "dedupe_ms": 2 * MINUTE}
+    shorter: dict[str, Any] = {"lateness_ms": 0, "late_grace_ms": 0, "dedupe_ms": 2 * MINUTE}
     for number, world in enumerate(worlds):
         world.request("r1", T0, "c1")
         world.show("r1", T0)

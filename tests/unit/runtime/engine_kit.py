@@ -18,6 +18,7 @@ from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
+from adgovernor.runtime.key_log import KeyLog, MemoryKeyLog
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.runtime.observer import Silent
 from adgovernor.runtime.ports import LedgerEntry, ShardLog
@@ -44,6 +45,7 @@ class Deployment:
 
     def __init__(self, partitions: int = 1, **settings: Any) -> None:
         self.partitions = partitions
+        self.sealing = bool(settings.pop("sealing", False))
         self.clock = HandClock()
         self.broker = MemoryBroker(partitions, self.clock)
         self.store: Store = MemoryStore()
@@ -54,8 +56,11 @@ class Deployment:
         self.tasks: list[asyncio.Task[None]] = []
 
     def machine(self, shard: str) -> Machine:
-        rules = Rules(partitions=self.partitions)
+        rules = Rules(partitions=self.partitions, sealing=self.sealing)
         return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+
+    def key_log(self, shard: str) -> KeyLog | None:
+        return MemoryKeyLog(self.broker, shard) if self.sealing and not topics.is_treasury(shard) else None
 
     def engine(self, shard: str, log: ShardLog | None = None, store: Store | None = None) -> ShardEngine:
         return ShardEngine(
@@ -65,7 +70,8 @@ class Deployment:
             store if store is not None else self.store,
             self.clock,
             self.settings,
-            rng=random.Random(1),
+            rng=random.Random(len(self.engines) + 1),
+            keys=self.key_log(shard),
         )
 
     def world(self, shard: str) -> World:
@@ -79,6 +85,7 @@ class Deployment:
             self.settings,
             Silent(),
             random.Random(2),
+            self.key_log(shard),
         )
 
     def shards(self) -> list[str]:

@@ -1,0 +1,70 @@
+"""Opening a sealed ledger's records, as far as persons' keys are still there. For audit and replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from adgovernor.contracts.ledger import ERASURE, ReadBlock
+from adgovernor.contracts.sealing import PersonKey, decode_key, id_of, is_sealed, key_names, offset_of, unseal
+
+
+@dataclass(slots=True)
+class Keys:
+    """The keys of one shard's people."""
+
+    there: dict[str, PersonKey] = field(default_factory=dict)
+    """By their id."""
+    missing: set[str] = field(default_factory=set)
+    """Names of keys that records are sealed with, that are gone, and that no erasure has ended so far."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """Names of keys that erasures ended so far → height."""
+    gone: set[str] = field(default_factory=set)
+    """Ids whose tombstones were met after the ledger was begun to be read: what was read with them stays read."""
+    end: int = 0
+    """Where the topic is to be read on."""
+    sealed: int = 0
+    """Records met that were sealed."""
+
+    def take(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        """Takes a message of ``person-keys``, in their order.
+
+        Raises:
+            BadInput: when it is no key.
+        """
+        name = (key or b"").decode("ascii", "replace")
+        self.end = offset + 1
+        if value is None and self.sealed:
+            self.gone.add(name)
+        elif value is None:
+            self.there.pop(name, None)
+        else:
+            self.there[name] = PersonKey(offset, name, decode_key(value))
+
+    def behind(self, block: ReadBlock) -> bool:
+        """Whether a block names keys that were made after the topic was read."""
+        return any(
+            offset_of(name) >= self.end
+            for record in block.records
+            if is_sealed(record)
+            for name in key_names(record)
+        )
+
+    def open(self, block: ReadBlock) -> None:
+        """Opens a block's sealed records in place; those whose key is gone stay as they are.
+
+        Raises:
+            BadInput: when a sealed part is not what was sealed.
+        """
+        for index, record in enumerate(block.records):
+            if not is_sealed(record):
+                continue
+            self.sealed += 1
+            names = key_names(record)
+            key = self.there.get(id_of(names[0]))
+            if key is None or key.offset != offset_of(names[0]):
+                self.missing.add(names[0])
+            else:
+                block.records[index] = unseal(block.header, index, record, key)
+            if record.data["result"]["kind"] == ERASURE:
+                self.missing.difference_update(names)
+                self.ended.update(dict.fromkeys(names, block.header.height))
