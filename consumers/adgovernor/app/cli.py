@@ -48,6 +48,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
         "Events",
         "Publish ad requests, impressions and user events.",
     ),
+    "people": ("people_commands", "people_app", "Events", "Forget people, as they may ask."),
     "dlq": ("dlq_commands", "dlq_app", "Events", "Inputs that could not be used: list, show, replay."),
     "replay": (
         "replay_commands",

@@ -22,7 +22,7 @@ from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block, pa
 from adgovernor.core.machine import RULES, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import NewerFormat, Place, Spine, Walk, count_outputs, new_spine, spine_of
-from adgovernor.runtime.keyring import PLACE, Keyring
+from adgovernor.runtime.keyring import KEYS, NAMES, PLACE, Keyring
 from adgovernor.runtime.outputs import outputs_of, place_of
 from adgovernor.runtime.ports import Output, RawEvent
 from adgovernor.runtime.trail import USERS, Trail
@@ -183,15 +183,16 @@ def _truncated(world: World, spine: Spine, what: str, height: int) -> Exception:
 async def _read_store(world: World) -> _Found:
     """The whole of the resident state with its tip, waiting for the store up to its deadline."""
     buckets = world.machine_factory().resident_buckets()
+    cold = [USERS]
     if world.keys is not None:
-        buckets = (*buckets, PLACE)
+        buckets, cold = (*buckets, PLACE), [USERS, KEYS, NAMES]
     loop = asyncio.get_running_loop()
     until, failures = loop.time() + world.settings.store_deadline_s, 0
     while True:
         try:
             # People are read when they are needed. That they are gone, and the rest is not, must be seen before the
             # fold begins behind them.
-            await world.store.read_meta(world.shard, (*buckets, USERS))
+            await world.store.read_meta(world.shard, (*buckets, *cold))
             meta, values = await world.store.read_buckets(world.shard, buckets)
             return _Found(False, meta, values)
         except Unavailable:
@@ -224,6 +225,7 @@ async def _start(world: World, found: _Found) -> Memory:
     trail = Trail(world, machine, spine, confirmed)
     if keyring is not None:
         trail.encode = partial(keyring.encode, machine)
+        trail.buckets = (*trail.buckets, KEYS, NAMES, PLACE)
     return Memory(machine, spine, walk, trail, keyring=keyring)
 
 

@@ -34,6 +34,8 @@ class Trail:
         self._world = world
         self.encode: Callable[[Mapping[str, Iterable[str]]], Fields] = machine.encode
         """The present values of changed fields."""
+        self.buckets: tuple[str, ...] = (*machine.resident_buckets(), USERS)
+        """All that the store keeps of the shard."""
         self._spine = spine
         self.confirmed = confirmed
         self.assumed = False
@@ -184,7 +186,7 @@ class Trail:
         world, failures = self._world, 0
         while True:
             try:
-                found = await world.store.read_meta(world.shard, (*self._machine.resident_buckets(), USERS))
+                found = await world.store.read_meta(world.shard, self.buckets)
             except Unavailable:
                 failures += 1
                 await asyncio.sleep(world.pause_s(failures))
