@@ -28,9 +28,7 @@ from adgovernor.sessions.addresses import AddressPolicy
 from adgovernor.sessions.decider import StreamDecider
 from adgovernor.sessions.httpx_transport import HttpxTransport
 from adgovernor.sessions.playback import Playback
-from adgovernor.sessions.states import SessionStates
 from adgovernor.sessions.stream_governor import StreamGovernor
-from adgovernor.stores.backends import RedisBackend
 from adgovernor.stores.redis import RedisStore
 from adgovernor.stores.redis_client import RedisConfig
 from adgovernor.subscribe import AdReader
@@ -221,11 +219,13 @@ async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Dep
         text = await asyncio.to_thread(read, f"{metrics}/metrics")
         assert 'adgovernor_resolved_tags_total{outcome="ad"} 5.0' in text
         await until_spent(deployment, PRICE)
-    backend = RedisBackend(RedisConfig.from_url(deployment.redis), deployment.prefix)
-    state = await SessionStates(backend).get("u1")
-    assert state is not None
-    assert state.request_count == 2
-    await backend.close()
+        shown_session = await asyncio.to_thread(
+            subprocess.check_output,
+            deployment.command("state", "user", "u1", "--json"),
+            env=deployment.environment,
+            timeout=60,
+        )
+        assert json.loads(shown_session)["session"]["requests"] == 2
 
 
 def read(url: str) -> str:
@@ -237,15 +237,13 @@ def read(url: str) -> str:
 async def until_spent(deployment: Deployment, micros: int) -> None:
     """Until the store says that so much of ``c`` is spent."""
     store = RedisStore(RedisConfig.from_url(deployment.redis), deployment.prefix)
-    backend = RedisBackend(RedisConfig.from_url(deployment.redis), deployment.prefix)
-    governor = StreamGovernor(store, _Nobody(), SessionStates(backend))
+    governor = StreamGovernor(store, _Nobody())
     async with asyncio.timeout(_PATIENCE_S):
         while True:
             standing = await governor.get_budget("c")
             if standing is not None and standing.spent_micros == micros:
                 break
             await asyncio.sleep(0.1)
-    await backend.close()
     await store.close()
 
 
@@ -255,7 +253,7 @@ class _Nobody:
     async def decide(self, request: AdRequest) -> Decision:
         raise AssertionError
 
-    async def shown(self, decision: Decision, *, time_ms: int | None = None) -> int:
+    async def tell(self, event: object) -> None:
         raise AssertionError
 
 
@@ -393,14 +391,14 @@ async def test_a_session_beside_the_stream_spends_through_the_ledger(deployment:
     """On real servers a spend is a decision and its impression: money, caps and session state agree afterwards."""
     with deployment.process("worker", "run", starts="worker starts"):
         config = RedisConfig.from_url(deployment.redis)
-        store, backend = RedisStore(config, deployment.prefix), RedisBackend(config, deployment.prefix)
+        store = RedisStore(config, deployment.prefix)
         async with (
             Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
             subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
             StreamDecider(publisher, decisions, answer_s=30.0) as decider,
         ):
             await define(deployment, publisher)
-            governor = StreamGovernor(store, decider, SessionStates(backend), lease_wait_s=30.0)
+            governor = StreamGovernor(store, decider, lease_wait_s=30.0)
             for number in range(3):
                 spend = await governor.track_budget("s", "c", PRICE, f"i{number}", user_id="ann")
                 assert spend.accepted, spend.reasons
@@ -410,5 +408,9 @@ async def test_a_session_beside_the_stream_spends_through_the_ledger(deployment:
             state = await governor.get_session_state("s")
             assert state is not None
             assert (state.impressions, state.spend_micros) == (3, 3 * PRICE)
-        await backend.close()
+            # Another process, which knows only what the shards wrote, comes to know the same.
+            another = StreamGovernor(store, _Nobody())
+            async with asyncio.timeout(_PATIENCE_S):
+                while await another.get_session_state("s") != state:  # noqa: ASYNC110 - another process's work
+                    await asyncio.sleep(0.1)
         await store.close()

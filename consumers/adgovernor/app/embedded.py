@@ -26,7 +26,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import CampaignChange, Command
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import BadInput, Unavailable
-from adgovernor.contracts.events import Impression
+from adgovernor.contracts.events import Impression, SessionUpdate
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.core.machine import Machine
 from adgovernor.core.rules import Rules
@@ -212,6 +212,14 @@ class Embedded:
             for slot in decision.slots
             if slot.winner is not None
         )
+
+    async def tell(self, event: Impression | SessionUpdate) -> None:
+        """Publishes what happened."""
+        self.check()
+        if isinstance(event, Impression):
+            await self.publisher.impression(event)
+        else:
+            await self.publisher.user_event(event)
 
     async def settle(self, timeout_s: float = 30.0) -> None:
         """Waits until everything that was published is decided, published and in the store.

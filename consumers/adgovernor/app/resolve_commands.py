@@ -67,6 +67,8 @@ def resolve(
     keyed as the decision is: the ad with the tracking of its whole chain, or the errors. Positions are kept in Kafka
     as group PREFIX.resolve once the ads are acknowledged; after a crash the last ones may be published again.
 
+    What each session asked for is told to its shard on `user-events`.
+
     Start as many as you like, up to one a partition: they divide the partitions, and one that stops or dies hands
     its share to the others.
 
@@ -103,8 +105,6 @@ async def work(settings: Settings, options: _Options) -> None:
     from adgovernor.sessions.addresses import AddressPolicy, parse_override
     from adgovernor.sessions.httpx_transport import HttpxTransport
     from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
-    from adgovernor.sessions.states import SessionStates
-    from adgovernor.stores.backends import RedisBackend
     from adgovernor.subscribe import SharedSubscriber
 
     log = structlog.get_logger("adgovernor.resolve")
@@ -117,55 +117,50 @@ async def work(settings: Settings, options: _Options) -> None:
         raise BadInput(str(error)) from error
     connection = settings.kafka.connection()
     metrics = ResolveMetrics()
-    backend = RedisBackend(settings.redis.config(), settings.prefix)
     bounds = ResolveSettings(concurrent=options.concurrent)
     if options.stale:
         bounds = ResolveSettings(concurrent=options.concurrent, grace_ms=None)
-    try:
-        async with (
-            SharedSubscriber[Decision](
-                connection,
-                topics.DECISIONS,
-                prefix=settings.prefix,
-                group=f"{settings.prefix}.resolve",
-                otherwise=None if options.from_start else await _now(settings),
-                session_timeout_ms=settings.session_timeout_ms,
-                client_id="adgovernor-resolve",
-            ) as source,
-            Publisher(connection, prefix=settings.prefix, client_id="adgovernor-resolve") as publisher,
-            HttpxTransport(policy, ca_file=options.ca_file) as transport,
-        ):
-            stage = ResolveStage(
-                source,
-                publisher,
-                transport,
-                commit=source.commit,
-                states=SessionStates(backend, deadline_s=1.0),
-                settings=bounds,
-                observer=metrics,
-            )
-            source.handover = stage
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stage.stop)
-            running = asyncio.create_task(stage.run(), name="resolve")
+    async with (
+        SharedSubscriber[Decision](
+            connection,
+            topics.DECISIONS,
+            prefix=settings.prefix,
+            group=f"{settings.prefix}.resolve",
+            otherwise=None if options.from_start else await _now(settings),
+            session_timeout_ms=settings.session_timeout_ms,
+            client_id="adgovernor-resolve",
+        ) as source,
+        Publisher(connection, prefix=settings.prefix, client_id="adgovernor-resolve") as publisher,
+        HttpxTransport(policy, ca_file=options.ca_file) as transport,
+    ):
+        stage = ResolveStage(
+            source,
+            publisher,
+            transport,
+            commit=source.commit,
+            settings=bounds,
+            observer=metrics,
+        )
+        source.handover = stage
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stage.stop)
+        running = asyncio.create_task(stage.run(), name="resolve")
 
-            def health() -> Health:
-                return Health(not running.done(), {"detail": "ended" if running.done() else "running"})
+        def health() -> Health:
+            return Health(not running.done(), {"detail": "ended" if running.done() else "running"})
 
-            port = settings.metrics_port if options.metrics_port is None else options.metrics_port
-            try:
-                async with HealthServer(
-                    settings.metrics_host, port, metrics=metrics.text, live=health, ready=health
-                ) as server:
-                    log.info("resolve stage starts", prefix=settings.prefix, metrics_port=server.port)
-                    await running
-            finally:
-                running.cancel()
-                await asyncio.wait({running})
-            log.info("resolve stage stopped")
-    finally:
-        await backend.close()
+        port = settings.metrics_port if options.metrics_port is None else options.metrics_port
+        try:
+            async with HealthServer(
+                settings.metrics_host, port, metrics=metrics.text, live=health, ready=health
+            ) as server:
+                log.info("resolve stage starts", prefix=settings.prefix, metrics_port=server.port)
+                await running
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+        log.info("resolve stage stopped")
 
 
 async def _now(settings: Settings) -> dict[int, Position]:

@@ -68,6 +68,11 @@ def user(
     typer.echo(f"{routing_id} on shard {found['shard']}, at {moment(found['watermark_ms'])}{seen}")
     for opted in found["opt_outs"]:
         typer.echo(f"opted out of {opted['scope']} {opted['value'] or ''}".rstrip())
+    if (done := found["session"]) is not None:
+        typer.echo(
+            f"as a session: {done['requests']} requests, {done['impressions']} impressions, positions "
+            f"{done['pod_positions']}, {done['spend_micros']} micros; until {moment(done['until_ms'])}"
+        )
     rows = [
         (cap["campaign_id"], cap["scope"], _window(cap), cap["limit"], cap["used"], cap["left"])
         for cap in found["caps"]

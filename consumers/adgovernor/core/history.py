@@ -11,6 +11,7 @@ Stored form: one JSON object, the keys short because there is one a person::
             deadline_ms, day, price_micros(, [pays_on, billing deadline_ms, {event: time_ms}])], ...],
      "t": {scope, or event@scope: lifetime total of servings no longer in "s"},
      "o": [[scope, value], ...],
+     "v": [requests, impressions, [positions], spent micros, until_ms, [change ids]], of a session,
      "p": {decision id: [pods of a stream, see `podstate.person_row`]}}
 """
 
@@ -21,6 +22,8 @@ from typing import Any
 import orjson
 
 NEVER = 2**62
+MOST_CHANGES = 256
+"""Changes of one session whose repetition is noticed; a player makes a few at a time."""
 SHOWN = 0
 """``deadline_ms`` of a serving that was shown: it counts for good."""
 
@@ -143,10 +146,73 @@ class Serving:
         return row
 
 
+class Visit:
+    """What a session with upstream ad servers has done, where the person is one."""
+
+    __slots__ = ("changes", "impressions", "pod_positions", "requests", "spend_micros", "until_ms")
+
+    def __init__(
+        self,
+        requests: int = 0,
+        impressions: int = 0,
+        pod_positions: list[int] | None = None,
+        spend_micros: int = 0,
+        until_ms: int = 0,
+        changes: list[str] | None = None,
+    ) -> None:
+        self.requests = requests
+        self.impressions = impressions
+        self.pod_positions = pod_positions or []
+        self.spend_micros = spend_micros
+        self.until_ms = until_ms
+        """The watermark at which it is forgotten."""
+        self.changes = changes or []
+
+    def add(
+        self,
+        change_id: str,
+        requests: int,
+        impressions: int,
+        pod_positions: list[int],
+        spend_micros: int,
+        until_ms: int,
+    ) -> None:
+        """Counts a change, unless it is among the last."""
+        if change_id in self.changes:
+            return
+        self.requests += requests
+        self.impressions += impressions
+        self.pod_positions = sorted({*self.pod_positions, *pod_positions})
+        self.spend_micros += spend_micros
+        self.until_ms = max(self.until_ms, until_ms)
+        self.changes = [*self.changes, change_id][-MOST_CHANGES:]
+
+    def row(self) -> list[Any]:
+        """The stored form."""
+        return [
+            self.requests,
+            self.impressions,
+            self.pod_positions,
+            self.spend_micros,
+            self.until_ms,
+            self.changes,
+        ]
+
+
 class Person:
     """One person's state. Mutated by folds only."""
 
-    __slots__ = ("by_scope", "next_prune_ms", "ops", "opt_outs", "pods", "requests", "servings", "totals")
+    __slots__ = (
+        "by_scope",
+        "next_prune_ms",
+        "ops",
+        "opt_outs",
+        "pods",
+        "requests",
+        "servings",
+        "totals",
+        "visit",
+    )
 
     def __init__(self) -> None:
         self.requests: dict[str, tuple[int, int, int]] = {}
@@ -156,6 +222,7 @@ class Person:
         self.by_scope: dict[str, list[Serving]] = {}
         self.pods: dict[str, list[list[Any]]] = {}
         """Decision id → the pods of a stream that it filled (see `podstate.person_row`)."""
+        self.visit: Visit | None = None
         self.next_prune_ms = 0
         self.ops: list[tuple[Any, ...]] | None = None
         """Folded while the stored part was unknown, to be applied again on top of it; None once it is known."""
@@ -171,6 +238,8 @@ class Person:
                 person.add(Serving(*row))
             person.totals = data.get("t", {})
             person.pods = data.get("p", {})
+            if "v" in data:
+                person.visit = Visit(*data["v"])
             person.opt_outs = [(scope, word) for scope, word in data.get("o", ())]
         return person
 
@@ -187,6 +256,8 @@ class Person:
             data["o"] = self.opt_outs
         if self.pods:
             data["p"] = self.pods
+        if self.visit is not None:
+            data["v"] = self.visit.row()
         return orjson.dumps(data) if data else None
 
     def add(self, serving: Serving) -> None:
@@ -223,6 +294,8 @@ class Person:
         request."""
         if watermark_ms < self.next_prune_ms:
             return
+        if self.visit is not None and self.visit.until_ms <= watermark_ms:
+            self.visit = None
         forgotten = watermark_ms - dedupe_ms
         if any(entry[0] <= forgotten for entry in self.requests.values()):
             self.requests = {key: entry for key, entry in self.requests.items() if entry[0] > forgotten}
@@ -247,6 +320,8 @@ class Person:
             serving.time_ms + (max(horizon_ms, dedupe_ms) if serving.lasts() else dedupe_ms)
             for serving in self.servings
         ]
+        if self.visit is not None:
+            due.append(self.visit.until_ms)
         self.next_prune_ms = min(due, default=NEVER)
 
     def _add_to_totals(self, serving: Serving) -> None:

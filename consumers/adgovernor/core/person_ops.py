@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adgovernor.core.history import SHOWN, Events, Person, Serving
+from adgovernor.core.history import SHOWN, Events, Person, Serving, Visit
 
 
 def seen(
@@ -94,3 +94,21 @@ def erase(person: Person, watermark: int, dedupe: int, horizon: int) -> None:
     person.totals = {}
     person.opt_outs = []
     person.pods = {}
+    person.visit = None
+
+
+def visit(
+    person: Person,
+    change_id: str,
+    counts: tuple[int, int, list[int], int],
+    until_ms: int,
+    watermark: int,
+    dedupe: int,
+    horizon: int,
+) -> None:
+    """A session did something; once for its change id."""
+    person.prune(watermark, dedupe, horizon)
+    if person.visit is None:
+        person.visit = Visit()
+    person.visit.add(change_id, *counts, until_ms)
+    person.expect_prune(person.visit.until_ms)

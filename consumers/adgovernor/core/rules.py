@@ -27,6 +27,8 @@ class Rules:
     """How long a request id, its reservations and tombstones are remembered, from its request's time."""
     history_ms: int = 86_400_000
     """How long servings are kept even where no cap in force needs them."""
+    session_ttl_ms: int = 21_600_000
+    """How long the state of a session with upstream ad servers is kept after its last change."""
     ask_cooldown_ms: int = 1_000
     """How long a shard waits after a deny before it asks again."""
     report_interval_ms: int = 1_000

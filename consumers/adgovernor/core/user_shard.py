@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.events import Click, CompletedView, Erasure, Impression, OptIn, OptOut
+from adgovernor.contracts.events import (
+    Click,
+    CompletedView,
+    Erasure,
+    Impression,
+    OptIn,
+    OptOut,
+    SessionUpdate,
+)
 from adgovernor.contracts.ledger import ERASURE, Draft, ReadRecord
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.contracts.routing import partition_of
@@ -110,6 +118,8 @@ class UserShard(UserState):
             self._opt(draft, what, event, unknown)
         elif isinstance(what, Erasure):
             self._erase(draft, what, event, unknown)
+        elif isinstance(what, SessionUpdate):
+            self._visit(draft, what, event, unknown)
         else:
             assert isinstance(what, dict)
             self._directive(draft, what)
@@ -381,6 +391,27 @@ class UserShard(UserState):
         if what.time_ms <= self.now_ms + self.rules.skew_ms:
             self._advance(what.time_ms - self.rules.lateness_ms)
         self.emit(["erase"])
+
+    def _visit(self, draft: Draft, what: SessionUpdate, event: Input, unknown: bool) -> None:
+        if self._person(event.routing, unknown) is None:
+            draft.result = {"kind": "misrouted"}
+            return
+        if what.time_ms <= self.now_ms + self.rules.skew_ms:
+            self._advance(what.time_ms - self.rules.lateness_ms)
+        # An event whose time is wrong must not end the session's state early, nor keep it for ever.
+        at_ms = min(max(what.time_ms, self.watermark_ms), self.now_ms + self.rules.skew_ms)
+        self.emit(
+            [
+                "visit",
+                what.change_id,
+                what.requests,
+                what.impressions,
+                list(what.pod_positions),
+                what.spend_micros,
+                at_ms + self.rules.session_ttl_ms,
+            ]
+        )
+        draft.result = {"kind": "session"}
 
     # ------------------------------------------------------------------ money: directives, asks, reports
 

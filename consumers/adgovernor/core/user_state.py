@@ -120,6 +120,7 @@ class UserState(PodStates):
             "mark": self._on_mark,
             "opt": self._on_opt,
             "erase": self._on_erase,
+            "visit": self._on_visit,
             "took": self._on_took,
             "define": self._on_define,
             "status": self._on_status,
@@ -319,6 +320,17 @@ class UserState(PodStates):
 
     def _on_erase(self) -> None:
         self._of_person(person_ops.erase)
+
+    def _on_visit(
+        self,
+        change_id: str,
+        requests: int,
+        impressions: int,
+        positions: list[int],
+        spend: int,
+        until_ms: int,
+    ) -> None:
+        self._of_person(person_ops.visit, change_id, (requests, impressions, positions, spend), until_ms)
 
     def _on_took(self, source: str, number: int, digest: str) -> None:
         self.links.taken[source] = (number, digest)

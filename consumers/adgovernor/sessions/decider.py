@@ -10,7 +10,7 @@ from typing import Self
 
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import AdGovernorError, Unavailable
-from adgovernor.contracts.events import Impression
+from adgovernor.contracts.events import Impression, SessionUpdate
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.publish import Publisher
 from adgovernor.subscribe import Subscriber
@@ -91,6 +91,13 @@ class StreamDecider:
             for slot in decision.slots
             if slot.winner is not None
         )
+
+    async def tell(self, event: Impression | SessionUpdate) -> None:
+        """Publishes what happened."""
+        if isinstance(event, Impression):
+            await self._publisher.impression(event)
+        else:
+            await self._publisher.user_event(event)
 
     async def _listen(self) -> None:
         try:

@@ -68,6 +68,15 @@ class SessionState:
     pod_positions: tuple[int, ...] = ()
     spend_micros: int = 0
 
+    def plus(self, change: SessionChange) -> SessionState:
+        """The state after a change."""
+        return SessionState(
+            self.request_count + change.requests,
+            self.impressions + change.impressions,
+            tuple(sorted({*self.pod_positions, *change.pod_positions})),
+            self.spend_micros + change.spend_micros,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SessionChange:

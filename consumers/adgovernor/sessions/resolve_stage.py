@@ -29,14 +29,13 @@ from adgovernor.contracts.errors import AdGovernorError, Unavailable
 from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.cookies import CookieJar
-from adgovernor.sessions.errors import StateUnavailableError
 from adgovernor.sessions.fetch import Fetcher, FetchLimits
 from adgovernor.sessions.governor import SessionChange
 from adgovernor.sessions.playable import ad_errors, playable_ads
 from adgovernor.sessions.request_macros import RequestMacros
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver, Resolution
 from adgovernor.sessions.retry import RetryPolicy, is_retryable
-from adgovernor.sessions.states import SessionStates
+from adgovernor.sessions.stream_governor import session_update
 from adgovernor.sessions.tracking import TrackingSender
 from adgovernor.sessions.transport import Transport
 from adgovernor.subscribe import Position
@@ -140,8 +139,7 @@ class ResolveStage:
     """Reads ``decisions``, publishes ``ads`` through ``publisher``. Both are open, and the caller's to close.
 
     ``commit`` keeps positions (a subscriber's own, with a group). Where stages share the work, the stage is the
-    subscriber's `handover`. ``states`` counts what sessions asked for, where it
-    is given; where it cannot be reached, that is left out.
+    subscriber's `handover`. What a session asked for is told to its shard, as an event.
     """
 
     def __init__(
@@ -151,7 +149,6 @@ class ResolveStage:
         transport: Transport,
         *,
         commit: Callable[[Mapping[int, Position]], Awaitable[None]] | None = None,
-        states: SessionStates | None = None,
         settings: ResolveSettings | None = None,
         observer: ResolveObserver | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -162,7 +159,6 @@ class ResolveStage:
         self._publisher = publisher
         self._transport = transport
         self._commit = commit
-        self._states = states
         self._settings = settings or ResolveSettings()
         self._observer: ResolveObserver = observer or _Silent()
         self._clock_ms = clock_ms
@@ -400,18 +396,21 @@ class ResolveStage:
                 return
 
     async def _count(self, decision: Decision, ads: list[Ad]) -> None:
-        if self._states is None:
-            return
+        """Tells the shard what the session did, once for the decision."""
         change = SessionChange(
             f"resolve/{decision.decision_id}",
             requests=sum(len(ad.requested) for ad in ads),
             pod_positions=tuple(ad.slot for ad in ads if ad.ads),
         )
+        if not change.requests:
+            return
+        event = session_update(decision.routing_id, change, self._clock_ms())
         try:
-            await self._states.update(decision.routing_id, change)
-        except StateUnavailableError as error:
+            await self._publisher.user_event(event)
+        except Unavailable as error:
+            # The ads are out; a count that is missing must not hold the others back.
             self._observer.retried("state")
-            _log.warning("session state not updated", reason=str(error))
+            _log.warning("session not told of", reason=str(error))
 
 
 def _first(errors: BaseExceptionGroup[AdGovernorError]) -> AdGovernorError:

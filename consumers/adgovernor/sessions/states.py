@@ -44,12 +44,6 @@ class SessionStates:
             now = await self._backend.load(_key(session_id))
         return None if now is None else _state(orjson.loads(now.value))
 
-    async def happened(self, session_id: str, change_id: str) -> bool:
-        """Whether a change is among the session's last. Raises `StateUnavailableError`."""
-        with asking_state():
-            now = await self._backend.load(_key(session_id))
-        return now is not None and change_id in orjson.loads(now.value)["changes"]
-
     async def update(self, session_id: str, change: SessionChange) -> SessionState:
         """Adds a change, once for its id. Raises `StateUnavailableError`."""
 
@@ -58,12 +52,7 @@ class SessionStates:
             before = _state(data)
             if change.change_id in data["changes"]:
                 return None, before
-            after = SessionState(
-                before.request_count + change.requests,
-                before.impressions + change.impressions,
-                tuple(sorted({*before.pod_positions, *change.pod_positions})),
-                before.spend_micros + change.spend_micros,
-            )
+            after = before.plus(change)
             changes = [*data["changes"], change.change_id][-_REMEMBERED:]
             return orjson.dumps({"state": asdict(after), "changes": changes}), after
 

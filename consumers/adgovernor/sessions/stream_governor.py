@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import DAY_MS, Cap
 from adgovernor.contracts.decisions import Decision, Reason, ReasonCode
+from adgovernor.contracts.events import Impression, SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.caps import CompiledCap, Context, blockers
-from adgovernor.core.history import Person
+from adgovernor.core.history import Person, Visit
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
 from adgovernor.sessions.governor import BudgetStanding, CapStanding, SessionChange, SessionState, Spend
-from adgovernor.sessions.library_governor import describe, note_spend, spend_change_id
-from adgovernor.sessions.states import SessionStates, asking_state
+from adgovernor.sessions.library_governor import describe, spend_change_id
+from adgovernor.sessions.states import asking_state
 from adgovernor.stores.base import Store
 
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 0.8
 """Between two tries for a lease."""
+_MOST_UNSEEN: Final = 10_000
+"""The store is behind by a moment's changes; whatever is older is in it."""
 
 
 class Decider(Protocol):
@@ -39,8 +43,8 @@ class Decider(Protocol):
         """Publishes a request and waits for its decision. Raises `Unavailable` when none comes in time."""
         ...
 
-    async def shown(self, decision: Decision, *, time_ms: int | None = None) -> int:
-        """Publishes an impression of each filled slot; how many."""
+    async def tell(self, event: Impression | SessionUpdate) -> None:
+        """Publishes what happened. Raises `Unavailable` where it cannot."""
         ...
 
 
@@ -48,15 +52,15 @@ class StreamGovernor:
     """The seam of `sessions.governor` over a deployment's store and log.
 
     The store trails the ledger by a moment, so a cap check and a budget are advice; the decision that a spend goes
-    through is exact. A spend that is repeated after its answer was lost is not decided again: it raises
-    `StateUnavailableError` where the session does not remember it, and nothing is spent twice.
+    through is exact. What a session did is an event as well, and its state part of its shard's. A spend that is
+    repeated after its answer was lost goes on where it stopped, once the store knows how far that was; before, it
+    raises `StateUnavailableError`. Nothing is spent twice.
     """
 
     def __init__(
         self,
         store: Store,
         decider: Decider,
-        states: SessionStates,
         *,
         window_ms: int = DAY_MS,
         lease_wait_s: float = 4.0,
@@ -71,22 +75,19 @@ class StreamGovernor:
         """
         self._store = store
         self._decider = decider
-        self._states = states
         self._window_ms = window_ms
         self._lease_wait_s = lease_wait_s
         self._clock_ms = clock_ms
         self._sleep = sleep
         self._partitions = 0
+        self._unseen: OrderedDict[tuple[str, str], SessionChange] = OrderedDict()
+        """Changes that this governor published and the store did not show yet, by session and change id."""
 
     async def check_frequency_cap(self, user_id: str, campaign_id: str, limit: int) -> CapStanding:
         """See `SessionGovernor.check_frequency_cap`."""
         with asking_state():
-            count = await self._count()
-            shard = topics.user_shard(partition_of(user_id.encode(), count))
-            machine = await self._core(shard)
-            _, (stored,) = await self._store.read_fields(shard, "users", [user_id])
+            shard, machine, person = await self._person(user_id)
             _, (definition,) = await self._store.read_fields(shard, "campaigns", [campaign_id])
-        person = Person.decode(stored)
         # The session's own limit as a cap of 0 always objects, and says how much it has counted.
         wanted = Cap(scope="campaign", window="rolling", length_ms=self._window_ms, limit=0)
         context = Context("", max(self._clock_ms(), machine.watermark_ms), None, (), machine.watermark_ms)
@@ -114,8 +115,10 @@ class StreamGovernor:
         creative_id: str = "",
     ) -> Spend:
         """See `SessionGovernor.track_budget`."""
-        if await self._states.happened(session_id, spend_change_id(spend_id)):
-            return Spend(True, await self._standing(campaign_id))
+        change = SessionChange(spend_change_id(spend_id), impressions=1, spend_micros=price_micros)
+        with asking_state():
+            if await self._went_on(user_id or session_id, session_id, spend_id, change):
+                return Spend(True, await self._standing(campaign_id))
         reasons: tuple[str, ...] = ()
         attempt, waited_s, wait_s = 0, 0.0, _FIRST_WAIT_S
         while True:
@@ -135,14 +138,15 @@ class StreamGovernor:
             with asking_state():
                 decision = await self._decider.decide(request)
                 if decision.slots[0].winner is not None:
-                    await self._decider.shown(decision)
+                    await self._show(decision.decision_id, decision.routing_id)
             reasons = _reasons(decision)
             if reasons != (ReasonCode.NO_LEASE.value,) or waited_s + wait_s > self._lease_wait_s:
                 break
             await self._sleep(wait_s)
             attempt, waited_s, wait_s = attempt + 1, waited_s + wait_s, min(2 * wait_s, _LONGEST_WAIT_S)
         if not reasons:
-            await note_spend(self._states, session_id, price_micros, spend_id)
+            with asking_state():
+                await self._tell(session_id, change)
         return Spend(not reasons, await self._standing(campaign_id), reasons)
 
     async def get_budget(self, campaign_id: str) -> BudgetStanding | None:
@@ -174,11 +178,67 @@ class StreamGovernor:
 
     async def get_session_state(self, session_id: str) -> SessionState | None:
         """See `SessionGovernor.get_session_state`."""
-        return await self._states.get(session_id)
+        with asking_state():
+            _, machine, person = await self._person(session_id)
+        visit = person.visit
+        if visit is not None and visit.until_ms <= machine.watermark_ms:
+            visit = None
+        unseen = self._unseen_of(session_id, [] if visit is None else visit.changes)
+        if visit is None and not unseen:
+            return None
+        known = visit or Visit()
+        state = SessionState(
+            known.requests, known.impressions, tuple(known.pod_positions), known.spend_micros
+        )
+        for change in unseen:
+            state = state.plus(change)
+        return state
 
     async def update_session_state(self, session_id: str, change: SessionChange) -> SessionState:
         """See `SessionGovernor.update_session_state`."""
-        return await self._states.update(session_id, change)
+        with asking_state():
+            await self._tell(session_id, change)
+        state = await self.get_session_state(session_id)
+        assert state is not None, "a change was just made"
+        return state
+
+    async def _tell(self, session_id: str, change: SessionChange) -> None:
+        await self._decider.tell(session_update(session_id, change, self._clock_ms()))
+        self._unseen[session_id, change.change_id] = change
+        if len(self._unseen) > _MOST_UNSEEN:
+            self._unseen.popitem(last=False)
+
+    def _unseen_of(self, session_id: str, seen: list[str]) -> list[SessionChange]:
+        """The changes of a session that this governor made and the store does not show."""
+        for change_id in seen:
+            self._unseen.pop((session_id, change_id), None)
+        return [change for (session, _), change in self._unseen.items() if session == session_id]
+
+    async def _show(self, decision_id: str, routing_id: str) -> None:
+        await self._decider.tell(
+            Impression(decision_id=decision_id, routing_id=routing_id, time_ms=self._clock_ms())
+        )
+
+    async def _went_on(self, routing_id: str, session_id: str, spend_id: str, change: SessionChange) -> bool:
+        """Whether the spend was decided before; what was left of it to do is then done."""
+        if (session_id, change.change_id) in self._unseen:
+            return True
+        _, _, session = await self._person(session_id)
+        if session.visit is not None and change.change_id in session.visit.changes:
+            return True
+        _, machine, person = await self._person(routing_id)
+        for serving in person.servings:
+            if serving.decision_id.partition("~")[0] == spend_id and serving.counts(machine.watermark_ms):
+                await self._show(serving.decision_id, routing_id)
+                await self._tell(session_id, change)
+                return True
+        return False
+
+    async def _person(self, routing_id: str) -> tuple[str, UserShard, Person]:
+        shard = topics.user_shard(partition_of(routing_id.encode(), await self._count()))
+        machine = await self._core(shard)
+        _, (stored,) = await self._store.read_fields(shard, "users", [routing_id])
+        return shard, machine, Person.decode(stored)
 
     async def _standing(self, campaign_id: str) -> BudgetStanding:
         return await self.get_budget(campaign_id) or BudgetStanding(campaign_id, "", 0, 0)
@@ -196,6 +256,20 @@ class StreamGovernor:
                 return 1
             self._partitions = machine.rules.partitions
         return self._partitions
+
+
+def session_update(session_id: str, change: SessionChange, time_ms: int) -> SessionUpdate:
+    """The event of a session's change."""
+    return SessionUpdate(
+        type="session",
+        routing_id=session_id,
+        change_id=change.change_id,
+        time_ms=time_ms,
+        requests=change.requests,
+        impressions=change.impressions,
+        pod_positions=change.pod_positions,
+        spend_micros=change.spend_micros,
+    )
 
 
 def _reasons(decision: Decision) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ _ROWS: Final = (
         "the person's routing id",
         TypeAdapter(UserEvent),
         lambda event: str(event.routing_id),
-        lambda event: f"{event.routing_id}/{event.type}/{event.time_ms}",
+        lambda event: f"{event.routing_id}/{event.type}/{getattr(event, 'change_id', event.time_ms)}",
     ),
     TopicContract(
         topics.CAMPAIGNS,

@@ -92,4 +92,21 @@ class Erasure(Contract):
     time_ms: TimeMs
 
 
-UserEvent = Annotated[OptOut | OptIn | Erasure, Field(discriminator="type")]
+class SessionUpdate(Contract):
+    """A session with upstream ad servers did something. It is added to the session's state once for its change id;
+    the state is kept for a while after the last change."""
+
+    type: Literal["session"]
+    routing_id: Id
+    """The session's id."""
+    change_id: Id
+    time_ms: TimeMs
+    requests: int = Field(default=0, ge=0, le=1_000_000)
+    """Ad documents that were asked for."""
+    impressions: int = Field(default=0, ge=0, le=1_000_000)
+    pod_positions: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(default=(), max_length=1_000)
+    """Positions of a pod that were filled."""
+    spend_micros: Micros = 0
+
+
+UserEvent = Annotated[OptOut | OptIn | Erasure | SessionUpdate, Field(discriminator="type")]

@@ -172,6 +172,17 @@ class Delivery(RuleBasedStateMachine):
         value = {"value": "a1"} if scope[1] == "advertiser" else {}
         self.world.user_event(kind, self.world.now_ms, user=user, scope=scope[1], **value)
 
+    @rule(user=st.sampled_from(USERS), change=st.integers(0, 9), unknown=st.booleans())
+    def session(self, user: str, change: int, unknown: bool) -> None:
+        """A session did something, perhaps what was told before."""
+        value = {"type": "session", "routing_id": user, "time_ms": self.world.now_ms, "requests": 1}
+        self.world.put(
+            topics.USER_EVENTS,
+            user,
+            {**value, "change_id": str(change), "pod_positions": [change]},
+            unknown=unknown,
+        )
+
     @rule(
         topic=st.sampled_from(topics.PUBLIC_INPUTS),
         value=st.sampled_from((b"", b"{}", b"\xff", b'{"a":NaN}')),

@@ -83,14 +83,14 @@ async def governor(request: pytest.FixtureRequest) -> AsyncIterator[SessionGover
         await embedded.command(
             UpsertCampaign(command="upsert", command_id="1", account_id="a", campaign=campaign)
         )
-        yield _Settled(embedded, SessionStates(InMemoryBackend()))
+        yield _Settled(embedded)
 
 
 class _Settled(StreamGovernor):
     """A governor beside a stream that has come to rest whenever it is asked, so that answers are exact."""
 
-    def __init__(self, embedded: Embedded, states: SessionStates) -> None:
-        super().__init__(embedded.store, embedded, states)
+    def __init__(self, embedded: Embedded) -> None:
+        super().__init__(embedded.store, embedded)
         self._embedded = embedded
 
     async def _count(self) -> int:

@@ -19,15 +19,14 @@ from adgovernor.contracts.campaigns import Campaign, UpsertCampaign
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import Gap, Unavailable
+from adgovernor.contracts.events import SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.publish import Publisher
 from adgovernor.sessions.errors import FetchTimeoutError
 from adgovernor.sessions.playback import Playback
 from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
 from adgovernor.sessions.retry import NO_RETRY, RetryPolicy
-from adgovernor.sessions.states import SessionStates
 from adgovernor.sessions.transport import HttpResponse
-from adgovernor.stores.backends import InMemoryBackend
 from adgovernor.subscribe import AdReader, Position
 from adgovernor.subscribe.kafka import RawMessage
 
@@ -102,6 +101,7 @@ class Taken:
 
     def __init__(self) -> None:
         self.ads: list[Ad] = []
+        self.told: list[SessionUpdate] = []
         self.kept: list[int] = []
         self.lost = 0
         """How many of the next publications fail."""
@@ -117,6 +117,9 @@ class Taken:
         assert key == ad.routing_id.encode()
         assert dict(headers)["ce_id"] == f"{ad.decision_id}/{ad.slot}".encode()
         self.ads.append(ad)
+
+    async def user_event(self, event: SessionUpdate) -> None:
+        self.told.append(event)
 
     async def commit(self, positions: Mapping[int, Position]) -> None:
         self.kept += [at.dn for at in positions.values()]
@@ -293,15 +296,14 @@ async def test_one_persons_cookies_stay_with_them() -> None:
 
 
 async def test_the_stage_tells_what_it_does() -> None:
-    """Outcomes, codes and retries are counted, and the session's state has its requests and positions."""
-    metrics, states, taken = ResolveMetrics(process=False), SessionStates(InMemoryBackend()), Taken()
+    """Outcomes, codes and retries are counted, and the session's shard hears of its requests and positions."""
+    metrics, taken = ResolveMetrics(process=False), Taken()
     taken.lost = 1
     await stage(
         Listed([decision(1, TAG, "http://none.example/"), decision(2, TAG, age_ms=10**7)]),
         taken,
         TableTransport(DOCUMENTS),
         observer=metrics,
-        states=states,
     ).run()
     text = metrics.text().decode()
     for line in (
@@ -313,9 +315,13 @@ async def test_the_stage_tells_what_it_does() -> None:
         "adgovernor_resolve_pending 0.0",
     ):
         assert line in text
-    state = await states.get("u")
-    assert state is not None
-    assert (state.request_count, state.pod_positions) == (3, (0,))
+    (told,) = taken.told
+    assert (told.routing_id, told.change_id, told.requests, told.pod_positions) == (
+        "u",
+        "resolve/d1",
+        3,
+        (0,),
+    )
 
 
 async def test_from_a_request_to_the_impression() -> None:
