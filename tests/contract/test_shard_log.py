@@ -165,6 +165,18 @@ async def test_a_tail_is_the_last_messages_oldest_first(bench: Bench) -> None:
     assert await bench.log.tail("pods", 0, 3) == []
 
 
+async def test_messages_before_an_offset_are_found_step_by_step(bench: Bench) -> None:
+    """Each step is what lies right before the last one, with its time, and the beginning says that it is one."""
+    await bench.log.publish([Output("pods", 1, None, b"%d" % n, ()) for n in range(10)], 20)
+    events, start = await bench.log.before("pods", 1, 8, 5)
+    assert ([e.value for e in events], start) == ([b"3", b"4", b"5", b"6", b"7"], 3)
+    assert [e.offset for e in events] == [3, 4, 5, 6, 7]
+    assert all(e.time_ms > 1_600_000_000_000 for e in events)
+    events, start = await bench.log.before("pods", 1, start, 5)
+    assert ([e.value for e in events], start) == ([b"0", b"1", b"2"], 0)
+    assert await bench.log.before("pods", 1, 0, 5) == ([], 0)
+
+
 async def test_many_tails_can_be_asked_for_at_once(bench: Bench) -> None:
     """Each answer is its own partition's."""
     await bench.log.publish([Output("pods", 1, None, b"p", ()), Output("decisions", 1, None, b"d", ())], 20)

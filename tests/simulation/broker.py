@@ -301,5 +301,17 @@ class SimLog:
 
         return await self._net.call(read)
 
+    async def before(self, topic: str, partition: int, offset: int, count: int) -> tuple[list[RawEvent], int]:
+        """See `ShardLog.before`."""
+        broker, faults = self._broker, self._faults
+
+        def read() -> tuple[list[RawEvent], int]:
+            if broker.away or faults.hit("tail_fails"):
+                raise Unavailable(f"{topic} cannot be read")
+            start = max(0, offset - count)
+            return broker.topics.get((topic, partition), [])[start:offset], start
+
+        return await self._net.call(read)
+
     async def close(self) -> None:
         """See `ShardLog.close`."""

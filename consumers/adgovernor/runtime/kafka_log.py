@@ -197,6 +197,11 @@ class KafkaShardLog:
         records = await self._readers.tail(self._name(topic), partition, count)
         return [RawEvent(r.offset, r.key, r.value, tuple(r.headers)) for r in records]
 
+    async def before(self, topic: str, partition: int, offset: int, count: int) -> tuple[list[RawEvent], int]:
+        """See `ShardLog.before`."""
+        records, start = await self._readers.before(self._name(topic), partition, offset, count)
+        return [RawEvent(r.offset, r.key, r.value, tuple(r.headers), r.timestamp) for r in records], start
+
     async def close(self) -> None:
         """See `ShardLog.close`."""
         await self._ledger.discard()

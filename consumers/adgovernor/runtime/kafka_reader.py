@@ -73,6 +73,29 @@ class KafkaReaders:
             self._answering = asyncio.create_task(self._answer(), name="tails")
         return await future
 
+    async def before(self, topic: str, partition: int, offset: int, count: int) -> tuple[list[Any], int]:
+        """The records at most ``count`` offsets before ``offset``, oldest first, and the offset at which they begin:
+        ``offset`` itself at the partition's beginning.
+
+        Raises:
+            Unavailable: when the partition cannot be read.
+        """
+        tp = TopicPartition(topic, partition)
+        async with self._client(f"{topic}[{partition}]") as client:
+            _turn_to(client, [tp])
+            first = (await client.beginning_offsets([tp]))[tp]
+            start = min(offset, max(first, offset - count))
+            client.seek(tp, start)
+            client.resume(tp)
+            records: list[Any] = []
+            while await client.position(tp) < offset:
+                found = await client.getmany(tp, timeout_ms=_POLL_MS, max_records=offset - start)
+                if not found:
+                    raise TimeoutError(f"nothing came at offset {await client.position(tp)}")
+                records += (record for record in found[tp] if record.offset < offset)
+            client.pause(tp)
+            return records, start
+
     async def _answer(self) -> None:
         while self._asks:
             await asyncio.sleep(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
@@ -140,6 +141,14 @@ class MemoryShardLog:
         """See `ShardLog.tail`."""
         end = self._broker.end(topic, partition)
         return self._broker.read(topic, partition, max(0, end - count), count)
+
+    async def before(self, topic: str, partition: int, offset: int, count: int) -> tuple[list[RawEvent], int]:
+        """See `ShardLog.before`."""
+        broker, start = self._broker, max(0, offset - count)
+        return [
+            replace(event, time_ms=broker.time_ms(topic, partition, event.offset))
+            for event in broker.read(topic, partition, start, offset - start)
+        ], start
 
     async def close(self) -> None:
         """See `ShardLog.close`."""

@@ -21,6 +21,8 @@ class RawEvent:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    time_ms: int = -1
+    """The topic's time of the message; -1 where it does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,11 @@ class ShardLog(Protocol):
 
     async def tail(self, topic: str, partition: int, count: int) -> list[RawEvent]:
         """The last messages of an output or side topic's partition, at most ``count``, oldest first."""
+        ...
+
+    async def before(self, topic: str, partition: int, offset: int, count: int) -> tuple[list[RawEvent], int]:
+        """Messages before ``offset``, oldest first, with their times, and the offset from which on they are all that
+        there is: at most ``count`` below ``offset``, and ``offset`` itself where the partition begins there."""
         ...
 
     async def close(self) -> None:

@@ -6,19 +6,14 @@ numbers from which outputs and side messages continue, and readers that keep one
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
-from adgovernor.runtime.outputs import place_of
-from adgovernor.runtime.takeover import claim_block, walk_ledger
+from adgovernor.runtime.takeover import claim_block, read_witnesses, side_witnesses, walk_ledger
 from adgovernor.runtime.world import World
 from adgovernor.stores.base import Meta, Tip
 
@@ -59,7 +54,7 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
             )
         for record in block.records:
             sent.update({to: (number, digest) for to, number, digest, _ in record.data.get("send", ())})
-    dn, jumped = await asyncio.gather(_outputs_ahead(world, spine), _messages_ahead(world, sent))
+    dn, jumped = await _ahead(world, spine, sent)
     recovery: dict[str, Any] = {
         "why": why,
         "dn": dn,
@@ -82,38 +77,19 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
     return Recovery(header.epoch, header.height, dn, jumped, dict(spine.positions))
 
 
-async def _outputs_ahead(world: World, spine: Spine) -> dict[str, int]:
-    """Topics to which the lost tail published more than the ledger knows, with the number to go on with."""
-    own = topics.partition_of_shard(world.shard)
-    outputs = (*topics.PUBLIC_OUTPUTS, *(topics.dlq(name) for name in topics.input_topics(world.shard)))
-    tails = await asyncio.gather(*(world.log.tail(topic, own, 1) for topic in outputs))
-    ahead: dict[str, int] = {}
-    for topic, events in zip(outputs, tails, strict=True):
-        for event in events:
-            place = place_of(event.headers, event.value, topic in topics.DLQS)
-            if place and place["shard"] == world.shard and place["dn"] >= spine.dn.get(topic, 1):
-                ahead[topic] = place["dn"] + 1
-    return ahead
-
-
-async def _messages_ahead(world: World, sent: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """Destinations to which the lost tail sent more than the ledger knows, with the last message's number and hash."""
-    side, shard = topics.side_topic(world.shard), world.shard
-    tails = await asyncio.gather(
-        *(
-            world.log.tail(side, partition, world.settings.witness_messages)
-            for partition in range(world.settings.partitions)
-        )
-    )
-    ahead: dict[str, tuple[int, str]] = {}
-    for event in (event for events in tails for event in events):
-        try:
-            message = orjson.loads(event.value or b"")
-            source, to = message["source"], str(message["destination"])
-            number, digest = int(message["number"]), str(message["hash"])
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-            continue
-        known = max(sent.get(to, (0, "")), ahead.get(to, (0, "")))
-        if source == shard and number > known[0]:
-            ahead[to] = (number, digest)
-    return ahead
+async def _ahead(
+    world: World, spine: Spine, sent: dict[str, tuple[int, str]]
+) -> tuple[dict[str, int], dict[str, tuple[int, str]]]:
+    """What the lost tail published beyond what the ledger knows: output topics with the number to go on with, and
+    destinations with the number and hash of the last message."""
+    witnesses, unseen = await read_witnesses(world)
+    witnesses += await side_witnesses(world, spine, unseen)
+    dn: dict[str, int] = {}
+    jumped: dict[str, tuple[int, str]] = {}
+    for witness in witnesses:
+        if witness.topic:
+            if witness.number >= spine.dn.get(witness.topic, 1):
+                dn[witness.topic] = witness.number + 1
+        elif witness.number > sent.get(witness.destination, (0, ""))[0]:
+            jumped[witness.destination] = (witness.number, witness.digest)
+    return dn, jumped

@@ -65,4 +65,4 @@ class EngineSettings:
     stop_deadline_s: float = 10.0
     """What a graceful stop may take in all."""
     witness_messages: int = 50
-    """How far back the last side message to each destination is looked for."""
+    """How many of the last messages to each destination are looked at first for the last one of the shard's own."""

@@ -30,6 +30,8 @@ from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
 
 _READ_TRIES = 8
+_STEP_BACK = 2_000
+"""Messages of one step back through a side topic."""
 
 
 @dataclass(slots=True)
@@ -64,8 +66,17 @@ class Witness:
     topic: str = ""
     """Of an output with number ``number``."""
     destination: str = ""
-    """Of a side message with number ``number``."""
+    """Of a side message with number ``number`` and hash ``digest``."""
     number: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A side topic's partition whose last messages are all of other shards: the shard's own are before ``offset``."""
+
+    partition: int
+    offset: int
 
 
 @dataclass(slots=True)
@@ -85,7 +96,7 @@ async def take_over(world: World, *, claim: bool) -> Memory:
         Unavailable: when the log cannot be read, or the store is needed and does not answer.
         Halted: when a witness is ahead of the ledger, or the store belongs to another one.
     """
-    witnesses = await read_witnesses(world) if claim else []
+    witnesses, unseen = await read_witnesses(world) if claim else ([], [])
     found = await _read_store(world)
     memory = await _start(world, found)
     try:
@@ -94,6 +105,7 @@ async def take_over(world: World, *, claim: bool) -> Memory:
         if memory.keyring is not None:
             memory.keyring.check()
         if claim:
+            witnesses += await side_witnesses(world, memory.spine, unseen)
             await _claim(world, memory)
             await _reset_empty(world, memory, found)
             check_witnesses(world, memory, witnesses)
@@ -109,8 +121,9 @@ async def take_over(world: World, *, claim: bool) -> Memory:
 # --- Step 1: witnesses ----------------------------------------------------------------------------------------
 
 
-async def read_witnesses(world: World) -> list[Witness]:
-    """The last output of each topic, and the last side message to each destination."""
+async def read_witnesses(world: World) -> tuple[list[Witness], list[Unseen]]:
+    """The last output of each topic, and the last side message to each destination; and the destinations for which
+    that is further back."""
     shard, own = world.shard, topics.partition_of_shard(world.shard)
     outputs = (*topics.PUBLIC_OUTPUTS, *(topics.dlq(name) for name in topics.input_topics(shard)))
     side, partitions = topics.side_topic(shard), range(world.settings.partitions)
@@ -126,13 +139,51 @@ async def read_witnesses(world: World) -> list[Witness]:
                 witnesses.append(
                     Witness(f"{topic} {place['dn']}", place["height"], None, topic, "", place["dn"])
                 )
-    for events in tails[len(outputs) :]:
-        last = next(
-            (found for found in map(_side_witness, reversed(events)) if found and found[0] == shard), None
-        )
+    unseen: list[Unseen] = []
+    for partition, events in enumerate(tails[len(outputs) :]):
+        last = _last_of(shard, events)
         if last is not None:
-            witnesses.append(last[1])
+            witnesses.append(last)
+        elif events:
+            unseen.append(Unseen(partition, events[0].offset))
+    return witnesses, unseen
+
+
+async def side_witnesses(world: World, spine: Spine, unseen: list[Unseen]) -> list[Witness]:
+    """Goes back until the shard's own last message to each destination is found, or until messages are older than the
+    ledger's last block: a message that is ahead of the ledger was sent after it. So a shard is taken over as fast as
+    it was busy lately, whatever the others have sent."""
+    if not unseen:
+        return []
+    side, oldest_ms = topics.side_topic(world.shard), await _tip_ms(world, spine) - 2 * world.settings.skew_ms
+    witnesses: list[Witness] = []
+    for partition, offset in ((place.partition, place.offset) for place in unseen):
+        while offset > 0:
+            events, start = await world.log.before(side, partition, offset, _STEP_BACK)
+            world.progress += 1
+            last = _last_of(world.shard, events)
+            if last is not None:
+                witnesses.append(last)
+            older = any(0 <= event.time_ms < oldest_ms for event in events)
+            if last is not None or older or start == offset:
+                break
+            offset = start
     return witnesses
+
+
+async def _tip_ms(world: World, spine: Spine) -> int:
+    """When the ledger's last block was appended, by the broker's clock; 0 where there is none or it keeps no time."""
+    if spine.height == 0:
+        return 0
+    entries, _ = await world.log.read_ledger(spine.tip_offset, 1)
+    if not entries or entries[0].offset != spine.tip_offset:
+        return 0
+    return max(0, entries[0].time_ms)
+
+
+def _last_of(shard: str, events: list[RawEvent]) -> Witness | None:
+    found = (_side_witness(event) for event in reversed(events))
+    return next((witness for source, witness in filter(None, found) if source == shard), None)
 
 
 def _side_witness(event: RawEvent) -> tuple[str, Witness] | None:
@@ -142,7 +193,13 @@ def _side_witness(event: RawEvent) -> tuple[str, Witness] | None:
         number, destination = int(message["number"]), str(message["destination"])
         what = f"side message {number} to {destination}"
         return str(message["source"]), Witness(
-            what, int(message["height"]), str(message["chain"]), "", destination, number
+            what,
+            int(message["height"]),
+            str(message["chain"]),
+            "",
+            destination,
+            number,
+            str(message["hash"]),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None

@@ -16,6 +16,7 @@ from adgovernor.core.machine import Machine
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.runtime.observer import Silent
+from adgovernor.runtime.ports import RawEvent
 from adgovernor.runtime.recover import recover
 from adgovernor.stores.base import NOTHING, Meta, Tip
 
@@ -360,6 +361,82 @@ async def test_a_takeover_without_the_store_keeps_memory_bounded() -> None:
     await deployment.settle()
     await assert_store_is_the_fold(deployment)
     await deployment.stop()
+
+
+def noise(deployment: Deployment, count: int) -> None:
+    """What other treasuries send to the same shard."""
+    for number in range(1, count + 1):
+        message = {
+            "source": "t1",
+            "destination": "u0",
+            "number": number,
+            "hash": "",
+            "height": 1,
+            "chain": "x",
+        }
+        deployment.broker.produce(topics.DIRECTIVES, 0, b"t1", orjson.dumps(message))
+
+
+@pytest.mark.parametrize("others", [0, 49, 50, 5_000])
+async def test_the_last_side_message_is_found_behind_those_of_others(others: int) -> None:
+    """However much others have sent since, a directive that the ledger does not know gives its lost tail away, and
+    recovery goes on behind it."""
+    deployment, sent = await without_last_directives()
+    noise(deployment, others)
+    with pytest.raises(Halted) as halted:
+        await deployment.engine("t0").run()
+    assert halted.value.reason == "ledger_truncated"
+    told = await recover(deployment.world("t0"), why="a disk was lost")
+    assert told.sent == {"u0": (sent[-1]["number"], sent[-1]["hash"])}
+
+
+async def test_the_search_for_side_messages_ends_where_they_are_older_than_the_ledger() -> None:
+    """Messages from long before the ledger's last block cannot be ahead of it: they are not gone through."""
+    deployment = Deployment(1, store_deadline_s=0.05)
+    noise(deployment, 50_000)
+    deployment.clock.time_ms += 60_000
+    deployment.start(["t0"])
+    await deployment.settle()
+    await deployment.stop()
+    deployment.clock.time_ms += 60_000
+    noise(deployment, 3_000)
+    asked: list[int] = []
+    log = CountingLog(deployment.broker, "t0", asked)
+    engine = deployment.engine("t0", log=log)
+    deployment.run(engine)
+    await until(lambda: engine.ready)
+    await deployment.stop()
+    assert asked == [52_950, 50_950]
+
+
+class CountingLog(FaultyLog):
+    """Remembers where it was asked for what is before."""
+
+    def __init__(self, broker: MemoryBroker, shard: str, asked: list[int]) -> None:
+        super().__init__(broker, shard)
+        self._asked = asked
+
+    async def before(self, topic: str, partition: int, offset: int, count: int) -> tuple[list[RawEvent], int]:
+        self._asked.append(offset)
+        return await super().before(topic, partition, offset, count)
+
+
+async def without_last_directives() -> tuple[Deployment, list[dict[str, object]]]:
+    """A stopped deployment whose treasury lost the blocks behind its last directives, and all directives."""
+    deployment = Deployment(1, store_deadline_s=0.05)
+    deployment.broker = Truncated(1, deployment.clock)
+    deployment.campaign("c1")
+    deployment.start()
+    await deployment.settle()
+    kept = deployment.broker.end(topics.TREASURY_LEDGER, 0)
+    deployment.campaign("c2")
+    await deployment.settle()
+    await deployment.stop()
+    deployment.broker.cut(topics.TREASURY_LEDGER, 0, kept)
+    deployment.store = FaultyStore()
+    return deployment, [
+        orjson.loads(event.value or b"") for event in deployment.broker.read(topics.DIRECTIVES, 0, 0, 1000)
+    ]
 
 
 async def test_recovery_goes_on_behind_directives_that_were_sent() -> None:
