@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from tests.simulation import audit_chain
+from tests.simulation import audit_accounts, audit_chain
 from tests.simulation.audit_chain import AuditBlock, Findings
+from tests.simulation.audit_loss import LossAudit
 from tests.simulation.audit_treasury import Fund, TreasuryAudit
 from tests.simulation.audit_users import Told, UserAudit
 from tests.simulation.world import PREFIX, SimWorld
@@ -40,6 +41,8 @@ class Audit:
         """All violations found."""
         world, findings = self.world, self.findings
         broker, partitions = world.broker, world.partitions
+        if world.faults.losses:
+            return self._judge_losses()
         ledgers = audit_chain.read_ledgers(broker, PREFIX, partitions, findings)
         audit_chain.check_outputs(broker, ledgers, findings)
         audit_chain.check_published(broker, ledgers, findings)
@@ -48,8 +51,17 @@ class Audit:
             # Replays of what is already known to be wrong would only tell the same again, or not understand it.
             self._replay(ledgers)
         if not findings.found:
-            self._check_store(ledgers)
+            self._check_store(ledgers.chains)
         return findings.found
+
+    def _judge_losses(self) -> list[str]:
+        audit = LossAudit(self.world.broker, PREFIX, self.world.partitions, self.findings)
+        audit.run()
+        if not self.findings.found:
+            self._check_store(audit.chains)
+            shards = self.world.server.memory._shards
+            audit.check_money({name: shard.buckets.get("campaigns", {}) for name, shard in shards.items()})
+        return self.findings.found
 
     # --- Replay -----------------------------------------------------------------------------------------------
 
@@ -157,15 +169,37 @@ class Audit:
             f"{campaign} {when}: {days} of {fund.topped_up}",
         )
         self._check_days(fund, days, f"{campaign} {when}")
+        if fund.account is not None:
+            self._check_account(fund.account, f"after {campaign} {when}")
 
     def _check_days(self, fund: Fund, days: dict[int, int], where: str) -> None:
-        daily = fund.data.get("daily_budget_micros")
-        if daily is None:
+        if fund.data.get("daily_budget_micros") is None:
             return
-        for day, amount in days.items():
+        for together, most in audit_accounts.day_bounds(fund, days):
+            amount = sum(days[day] for day in together)
             self.findings.check(
-                amount <= daily, "no day's overspend", f"{where}: {amount} of {daily} on {day}"
+                amount <= most, "no day's overspend", f"{where}: {amount} of {most} on {together}"
             )
+
+    def _check_account(self, account: audit_accounts.Account, where: str) -> None:
+        """All its campaigns together spend within its budgets."""
+        days: dict[int, int] = {}
+        for name in (fund.data["campaign_id"] for fund in account.members):
+            for user in self.users.values():
+                if name in user.shares:
+                    for day, (_, reserved, spent) in user.shares[name].books.items():
+                        days[day] = days.get(day, 0) + reserved + spent
+        if account.data.get("budget_micros") is not None:
+            self.findings.check(
+                sum(days.values()) <= account.topped_up, "no account's overspend", f"{where}: {days}"
+            )
+        if account.data.get("daily_budget_micros") is not None:
+            for day, amount in days.items():
+                self.findings.check(
+                    not day or amount <= account.highest_daily,
+                    "no account day's overspend",
+                    f"{where}: {days}",
+                )
 
     def _finish_asks(self) -> None:
         """In the end a shard waits for no answer but one that time must bring."""
@@ -183,10 +217,10 @@ class Audit:
 
     # --- The store --------------------------------------------------------------------------------------------
 
-    def _check_store(self, ledgers: audit_chain.Ledgers) -> None:
+    def _check_store(self, chains: dict[str, list[AuditBlock]]) -> None:
         """The store is the fold of the ledger, byte for byte, and agrees with the replay."""
         present = self.world.server.memory._shards
-        for shard, chain in ledgers.chains.items():
+        for shard, chain in chains.items():
             if not chain:
                 continue
             stored = present.get(shard)
@@ -210,7 +244,8 @@ class Audit:
                         "the store equals a rebuild",
                         f"{shard} {bucket} {name}: {right.get(name)!r}, rebuilt {left.get(name)!r}",
                     )
-            self._compare_money(shard, stored.buckets.get("campaigns", {}))
+            if self.users:
+                self._compare_money(shard, stored.buckets.get("campaigns", {}))
 
     def _rebuild(self, shard: str, chain: list[AuditBlock]) -> dict[str, dict[str, bytes]]:
         rules = self._rules
@@ -222,6 +257,9 @@ class Audit:
             for key in machine.missing_for_fold(block.records):
                 machine.load(key, None)
             machine.begin_fold(block.header.height, block.header.now_ms, block.header.drained)
+            if block.header.recovery is not None:
+                sent = block.header.recovery.get("sent", {})
+                machine.recover({name: (pair[0], pair[1]) for name, pair in sent.items()})
             for record in block.records:
                 personal = record.personal
                 machine.fold(record.draft(), personal.get("routing"), personal.get("session"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -28,6 +28,11 @@ class Show:
     """`SHOWN` once the impression came."""
     day: int
     price: int
+    billing_ms: int
+    """The deadline of its money; `SHOWN` once it is paid."""
+    pays_on: str
+    marks: set[str] = field(default_factory=set)
+    """Clicked, seen to its end."""
 
     def counts(self, watermark_ms: int) -> bool:
         """Shown, or reserved and not expired."""

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation import audit_caps
+from tests.simulation import audit_accounts, audit_caps
+from tests.simulation.audit_accounts import Account
 from tests.simulation.audit_chain import Findings
 from tests.simulation.audit_users import Told
 
 from adgovernor.core.rules import Rules
 
-_EXHAUSTED = {"exhausted", "day"}
+_EXHAUSTED = {"exhausted": "total", "day": "day", "account": "account", "account_day": "account"}
+"""Reasons of money → the scope of their event."""
+_BY_DAY = {"day", "account_day"}
 
 
 @dataclass(slots=True)
@@ -21,6 +24,11 @@ class Fund:
 
     data: dict[str, Any]
     zone: str
+    by_day: bool = False
+    """Its account has a daily budget."""
+    account: Account | None = None
+    first_day: int = 0
+    """The first day that was opened."""
     topped_up: int = 0
     unleased: int = 0
     budget: int = 0
@@ -47,16 +55,31 @@ class Fund:
         least: int = self.data.get("min_price_micros", self.data.get("price_micros", 0))
         return least if least or not self.data["budget_micros"] else 1
 
+    def days(self) -> set[int]:
+        """The days that money was leased for."""
+        return {day for days in self.leased.values() for day in days}
+
     def day_leased(self, day: int) -> int:
         """Leased to all shards for a day."""
         return sum(days.get(day, 0) for days in self.leased.values())
 
     def room(self, day: int) -> int:
         """What could be leased for a day."""
-        daily: int | None = self.data.get("daily_budget_micros")
-        if not day or daily is None:
+        room = self.own_room(day)
+        if self.account is not None:
+            room = min(room, self.account.room(None), self.account.room(day))
+        return max(0, room)
+
+    def own_room(self, day: int) -> int:
+        """As if its account had all money."""
+        if not day or self.data.get("daily_budget_micros") is None:
             return self.unleased
-        return max(0, min(self.unleased, daily - self.day_leased(day)))
+        days = {day} | self.days()
+        room = self.unleased
+        for together, most in audit_accounts.day_bounds(self, days):
+            if day in together:
+                room = min(room, most - sum(map(self.day_leased, together)))
+        return max(0, room)
 
     def spent(self) -> int:
         """As reported."""
@@ -78,6 +101,7 @@ class TreasuryAudit:
         self.rules = rules
         self.findings = findings
         self.funds: dict[str, Fund] = {}
+        self.accounts: dict[str, Account] = {}
         self.watermark_ms = 0
         self.taken: dict[str, int] = {}
         self.sent: dict[str, int] = {}
@@ -108,26 +132,34 @@ class TreasuryAudit:
         exhausted = [body for topic, _, body in record.get("out", ()) if topic == "budget-exhausted"]
         before = {name: set(fund.reasons) for name, fund in self.funds.items()}
         unleased = {name: fund.unleased for name, fund in self.funds.items()}
+        rooms = {name: account.room(None) for name, account in self.accounts.items()}
         money: dict[str, list[int]] = {}
         for name, *args in record["deltas"]:
             if name == "status":
                 campaign, episode, reasons, day = args
                 self.funds[campaign].exhausted_day = day
                 gained = set(reasons) - self.funds[campaign].reasons
-                if gained & _EXHAUSTED:
+                if gained & _EXHAUSTED.keys():
                     self._judge_exhaustion(campaign, gained, exhausted)
                 self._status(campaign, episode, set(reasons))
             elif name == "money":
                 money.setdefault(args[0], []).append(args[1])
                 self._fund(args[0]).topped_up += args[1]
                 self._fund(args[0]).unleased += args[1]
+            elif name == "account_money":
+                money.setdefault("account " + args[0], []).append(args[1])
+                self.accounts[args[0]].topped_up += args[1]
             else:
                 self._apply(name, args)
         for fund in self.funds.values():
             self.check(
                 fund.unleased >= 0 and fund.topped_up >= 0, "no amount is negative", str(fund.unleased)
             )
-        self._judge_command(record, money, unleased)
+        for account in self.accounts.values():
+            self.check(
+                account.room(None) >= 0, "an account's leases are within its budget", f"{account.data}"
+            )
+        self._judge_command(record, money, unleased, rooms)
         self._judge_reasons(record, before)
         self._judge_events(record)
         self._judge_messages(record)
@@ -154,12 +186,16 @@ class TreasuryAudit:
             self.check(own not in self.commands, "a command counts once", own)
             self.commands.add(own)
         elif name == "define":
-            data, zone = args
+            data, zone, *by_day = args
             known = self.funds.get(data["campaign_id"])
             if known is None:
-                self.funds[data["campaign_id"]] = Fund(data, zone)
-            else:
-                known.data, known.zone = data, zone
+                known = self.funds[data["campaign_id"]] = Fund(data, zone)
+                self._join(known, data["account_id"])
+            known.data, known.zone, known.by_day = data, zone, bool(by_day)
+        elif name == "account":
+            self._define_account(args[0])
+        elif name == "opened" and args[1] > 1:
+            self._fund(args[0]).first_day = self._fund(args[0]).first_day or args[1]
         elif name == "grant":
             self._grant(*args)
         elif name == "returned":
@@ -185,6 +221,21 @@ class TreasuryAudit:
         elif name == "threshold":
             self._threshold(*args)
 
+    def _define_account(self, data: dict[str, Any]) -> None:
+        name = data["account_id"]
+        known = self.accounts.get(name)
+        if known is None:
+            known = self.accounts[name] = Account(data)
+            for fund in self.funds.values():
+                if fund.data["account_id"] == name:
+                    self._join(fund, name)
+        known.define(data)
+
+    def _join(self, fund: Fund, account: str) -> None:
+        fund.account = self.accounts.get(account)
+        if fund.account is not None:
+            fund.account.members.append(fund)
+
     def _item(self, campaign: str) -> dict[str, Any]:
         items = self._message()["payload"]["items"]
         return next((item for item in items if item["campaign_id"] == campaign), {})
@@ -203,8 +254,8 @@ class TreasuryAudit:
         self.check(
             0 < amount <= fund.room(day), "a lease is within budget and day", f"{campaign} {day} {amount}"
         )
-        daily = fund.data.get("daily_budget_micros")
-        self.check((day == 0) == (daily is None), "a grant belongs to one account day", f"{campaign} {day}")
+        by_day = fund.by_day or fund.data.get("daily_budget_micros") is not None
+        self.check((day != 0) == by_day, "a grant belongs to one account day", f"{campaign} {day}")
         if day:
             opens_ms = audit_caps.day_start_ms(day, fund.zone)
             self.check(
@@ -218,18 +269,25 @@ class TreasuryAudit:
             fund.asks.pop((shard, day), None)
 
     def _judge_command(
-        self, record: dict[str, Any], money: Mapping[str, list[int]], unleased: Mapping[str, int]
+        self,
+        record: dict[str, Any],
+        money: Mapping[str, list[int]],
+        unleased: Mapping[str, int],
+        rooms: Mapping[str, int],
     ) -> None:
-        """A command moves the money that it names, once."""
+        """A command moves the money that it names, once. ``unleased``, ``rooms``: of campaigns and accounts before."""
         if record["topic"] != "campaigns" or record["result"]["kind"] != "command":
-            if record["topic"] != "reports" or not any(d[0] == "decreased" for d in record["deltas"]):
+            waited = any(delta[0] in ("decreased", "account_decreased") for delta in record["deltas"])
+            if record["topic"] != "reports" or not waited:
                 self.check(not money, "only commands move a budget", f"{money}")
             return
         command = self._message()
         word, name = command["command"], command["command_id"]
         own = f"{command['account_id']} {name}"
         self.asked_changes[name] = self.asked_changes.get(name, 0) + 1
-        moved = sum(money.get(command.get("campaign_id", ""), ()))
+        about = "account " + command["account_id"] if audit_accounts.by_account(command) else None
+        moved = sum(money.get(about or command.get("campaign_id", ""), ()))
+        self.check(len(money) <= 1, "a command moves one budget", f"{name}: {money}")
         first = any(delta[0] == "command" for delta in record["deltas"])
         mine = self._mine(command["account_id"]) == int(self.shard[1:])
         fund = self.funds.get(command.get("campaign_id", ""))
@@ -247,6 +305,15 @@ class TreasuryAudit:
             self.check(
                 -command["amount_micros"] <= moved <= 0, "a decrease takes at most its amount", f"{money}"
             )
+        elif word == "account":
+            account = self.accounts[command["account_id"]]
+            budget = command["account"].get("budget_micros")
+            asked = 0 if budget is None else budget - account.budget
+            expected = max(asked, -max(0, rooms.get(command["account_id"], 0)))
+            self.check(
+                moved == expected, "an upsert moves the difference", f"{name}: {moved}, not {expected}"
+            )
+            account.budget += moved
         elif word == "upsert":
             name = command["campaign"]["campaign_id"]
             asked = command["campaign"]["budget_micros"] - self.funds[name].budget
@@ -276,7 +343,13 @@ class TreasuryAudit:
             wanted = any(
                 empty and fund.room(day) < fund.one_price for (_, day), (_, empty) in fund.asks.items()
             )
-            decrease = any(delta[0] == "decrease" for delta in self._record["deltas"])
+            others = fund.account.members if fund.account is not None else []
+            wanted = wanted or any(
+                empty and other.room(day) < other.one_price
+                for other in others
+                for (_, day), (_, empty) in other.asks.items()
+            )
+            decrease = any(delta[0] in ("decrease", "account_decrease") for delta in self._record["deltas"])
             self.check(wanted or decrease, "only an ask for an empty lease recalls", f"{fund.asks}")
         elif name == "replied":
             shard = args[1]
@@ -296,7 +369,22 @@ class TreasuryAudit:
 
     def _left(self, fund: Fund, campaign: str, day: int | None) -> int:
         """What could truly still be spent, on the cut through history that the treasury has heard of."""
-        left = fund.unleased if day is None else fund.room(day)
+        left = fund.unleased if day is None else fund.own_room(day)
+        return left + self._out(fund, campaign, day)
+
+    def _account_left(self, account: Account, day: int | None) -> int:
+        """As `_left`, of an account's money."""
+        left = account.room(day) + sum(
+            self._out(fund, fund.data["campaign_id"], day) for fund in account.members
+        )
+        if day is None:
+            return left
+        # Of a daily budget that was lowered, more may be leased than may be spent.
+        return min(left, int(account.data["daily_budget_micros"]) - account.spent(day))
+
+    def _out(self, fund: Fund, campaign: str, day: int | None) -> int:
+        """Idle money that shards have, or that is on its way to them."""
+        left = 0
         for shard in {shard for shard, *_ in fund.granted}:
             told = self._told(shard, self.taken.get(shard, 0), campaign)
             reached = 0 if told is None else told.directives
@@ -323,14 +411,22 @@ class TreasuryAudit:
         )
         fund.exhausted.add(fund.episode)
         self.check(not fund.reasons, "a paused campaign is not exhausted again", f"{campaign} {fund.reasons}")
-        self.check((body["scope"] == "day") == ("day" in gained), "the scope of exhaustion", str(body))
-        left = self._left(fund, campaign, body.get("day"))
+        scopes = {_EXHAUSTED[reason] for reason in gained & _EXHAUSTED.keys()}
+        self.check(scopes == {body["scope"]}, "the scope of exhaustion", f"{gained}: {body}")
+        self.check(("day" in body) == bool(gained & _BY_DAY), "the scope of exhaustion", f"{gained}: {body}")
+        if body["scope"] != "account":
+            left, topped_up = self._left(fund, campaign, body.get("day")), fund.topped_up
+        elif fund.account is None:
+            self.fail("the scope of exhaustion", f"{campaign} has no account: {body}")
+            return
+        else:
+            left, topped_up = self._account_left(fund.account, body.get("day")), fund.account.topped_up
         self.check(
             left < fund.one_price,
             "exhausted only when less than one price is left",
             f"{campaign} {body['scope']}: {left} left, one price is {fund.one_price}",
         )
-        self.check(body["topped_up_micros"] == fund.topped_up, "events name true totals", str(body))
+        self.check(body["topped_up_micros"] == topped_up, "events name true totals", str(body))
 
     def _status(self, campaign: str, episode: int, reasons: set[str]) -> None:
         fund = self._fund(campaign)
@@ -431,7 +527,8 @@ class TreasuryAudit:
                     f"{name} is not paused",
                 )
                 self._finish_day(fund, name)
-            if "day" in fund.reasons and "archived" not in fund.reasons:
+                self._finish_account(fund, name)
+            if fund.reasons & _BY_DAY and "archived" not in fund.reasons:
                 self.check(
                     audit_caps.day_end_ms(fund.exhausted_day, fund.zone) > now_ms,
                     "a new day lifts the pause of the old one",
@@ -447,5 +544,22 @@ class TreasuryAudit:
         if daily is None or not self.watermark_ms:
             return
         day = audit_caps.day_of(self.watermark_ms, fund.zone)
-        spent = sum(rows[day][3] for rows in fund.reports.values() if day in rows)
-        self.check(daily - spent >= fund.one_price, "what is spent up is exhausted", f"{name} on {day}")
+        for together, most in audit_accounts.day_bounds(fund, {day} | fund.days()):
+            if together[-1] == day:
+                spent = sum(rows[day][3] for rows in fund.reports.values() if day in rows)
+                left = most - sum(map(fund.day_leased, together[:-1])) - spent
+                self.check(left >= fund.one_price, "what is spent up is exhausted", f"{name} on {day}")
+
+    def _finish_account(self, fund: Fund, name: str) -> None:
+        account = fund.account
+        if account is None:
+            return
+        if account.data.get("budget_micros") is not None:
+            left = account.topped_up - account.spent()
+            self.check(left >= fund.one_price, "what is spent up is exhausted", f"the account of {name}")
+        daily: int | None = account.data.get("daily_budget_micros")
+        if daily is not None and self.watermark_ms:
+            left = daily - account.spent(audit_caps.day_of(self.watermark_ms, fund.zone))
+            self.check(
+                left >= fund.one_price, "what is spent up is exhausted", f"the day of {name}'s account"
+            )

@@ -25,11 +25,11 @@ class Share:
     data: dict[str, Any]
     zone: str
     treasury: str
+    by_day: bool = False
+    """Its account has a daily budget."""
     reasons: list[str] = field(default_factory=list)
     books: dict[int, list[int]] = field(default_factory=dict)
     """Day → lease, reserved, spent."""
-    held_back: dict[int, int] = field(default_factory=dict)
-    """Day → what of the reserved money waits for late events."""
     owed: dict[Place, tuple[int, int, int]] = field(default_factory=dict)
     """Late impressions not paid yet: place → day, amount, until."""
     asks: set[int] = field(default_factory=set)
@@ -205,7 +205,8 @@ class UserAudit:
         account: str,
         categories: list[str],
         labels: list[str],
-        *_: Any,
+        shown_by_ms: int = 0,
+        pays_on: str = "",
     ) -> None:
         share = self.shares[campaign]
         decision, time_ms = seen
@@ -214,14 +215,10 @@ class UserAudit:
         self.check(place not in self.open, "a reservation is made once", str(place))
         self.check(not share.reasons, "a paused campaign is not served", f"{campaign}: {share.reasons}")
         self.check(share.book(day)[0] >= price, "only leased money is reserved", f"{campaign} {share.books}")
-        daily = share.data.get("daily_budget_micros")
-        own_day = 0 if daily is None else audit_caps.day_of(request["time_ms"], share.zone)
+        daily = share.by_day or share.data.get("daily_budget_micros") is not None
+        own_day = audit_caps.day_of(request["time_ms"], share.zone) if daily else 0
         self.check(day == own_day, "a request draws on its own day", f"{campaign} {day}, not {own_day}")
-        self.check(
-            deadline_ms == request["time_ms"] + self.rules.reservation_ms and deadline_ms > self.watermark_ms,
-            "a reservation's deadline",
-            f"{deadline_ms} of a request at {request['time_ms']}",
-        )
+        self._judge_deadlines(share, request["time_ms"], deadline_ms, shown_by_ms, pays_on)
         least = share.data.get("min_price_micros", share.data.get("price_micros", 0))
         self.check(price >= least, "a price below the least is refused", f"{campaign}: {price} < {least}")
         start, end = share.data.get("start_ms") or 0, share.data.get("end_ms") or 2**62
@@ -238,9 +235,11 @@ class UserAudit:
             categories,
             labels,
             request.get("session_id"),
-            deadline_ms,
+            shown_by_ms if pays_on else deadline_ms,
             day,
             price,
+            deadline_ms,
+            pays_on or "impression",
         )
         if person is None:
             self.fail("only a person of this shard is served", decision)
@@ -250,6 +249,26 @@ class UserAudit:
         else:
             self.degraded += 1
         person.shows.append(show)
+
+    def _judge_deadlines(
+        self, share: Share, time_ms: int, deadline_ms: int, shown_by_ms: int, pays_on: str
+    ) -> None:
+        """Money waits for what is paid for, an ad counts until it should have been shown."""
+        rules, by_event = self.rules, {"cpm": "", "cpc": "click", "cpcv": "view"}
+        expected = by_event[share.data.get("pricing", "cpm")]
+        self.check(pays_on == expected, "what is paid for", f"{pays_on}, expected {expected}")
+        own_ms = share.data.get("reservation_ms", 600_000 if pays_on else None)
+        longest_ms = rules.dedupe_ms - rules.lateness_ms - rules.late_grace_ms
+        life_ms = rules.reservation_ms if own_ms is None else min(own_ms, longest_ms)
+        self.check(
+            deadline_ms == time_ms + life_ms,
+            "a reservation's deadline",
+            f"{deadline_ms} of a request at {time_ms}",
+        )
+        if pays_on:
+            self.check(
+                shown_by_ms == time_ms + rules.reservation_ms, "shown by", f"{shown_by_ms} of {time_ms}"
+            )
 
     def _judge_caps(self, person: Person, show: Show, share: Share) -> None:
         caps = share.data.get("caps", [])
@@ -285,26 +304,26 @@ class UserAudit:
             )
             self._close((decision, slot), campaign, day, price)
             self._move(campaign, day, price - charged, -price, charged)
-            self._shown(person, decision, slot)
+            self._billed(person, decision, slot)
         elif name in ("hold", "lapse"):
             self._hold(name, *args)
         elif name in ("late", "owe"):
             decision, slot, campaign, day, amount = args[:5]
             self.late += 1
-            self._shown(person, decision, slot)
+            self._billed(person, decision, slot)
             if name == "late":
                 self._move(campaign, day, -amount, 0, amount)
             else:
                 share = self.shares[campaign]
                 self.check(share.book(day)[0] < amount, "late is paid where it can be", f"{campaign} {args}")
                 share.owed[decision, slot] = (day, amount, args[5])
-        elif name in ("hold", "lapse"):
-            campaign, day, _, amount = args
-            amount = amount if name == "hold" else -amount
-            share = self.shares[campaign]
-            share.held_back[day] = share.held_back.get(day, 0) + amount
-            self.check(share.held_back[day] >= 0, "no amount is negative", f"{campaign} {share.held_back}")
-            self._move(campaign, day, -amount, amount, 0)
+        elif name == "shown":
+            self._shown(person, (args[0], args[1]))
+        elif name == "mark":
+            for show in self._shows(person, (args[0], args[1])):
+                blind = self._record.get("assumed") is not None
+                self.check(blind or args[2] not in show.marks, "an event counts once", f"{args}")
+                show.marks.add(args[2])
         elif name in ("paid", "unfund"):
             self._pay(name, *args)
         elif name == "opt":
@@ -312,13 +331,14 @@ class UserAudit:
             if person is not None:
                 (person.opt_outs.discard if kind == "opt-in" else person.opt_outs.add)((scope, value))
         elif name == "define":
-            data, zone, treasury = args
+            data, zone, treasury, *by_day = args
             known = self.shares.get(data["campaign_id"])
             if known is None:
-                self.shares[data["campaign_id"]] = Share(data, zone, treasury)
+                known = self.shares[data["campaign_id"]] = Share(data, zone, treasury)
             else:
                 self.check(known.treasury == treasury, "a campaign keeps its treasury", data["campaign_id"])
                 known.data, known.zone = data, zone
+            known.by_day = bool(by_day)
         elif name == "status":
             campaign, _, reasons = args
             share = self.shares[campaign]
@@ -368,13 +388,29 @@ class UserAudit:
         )
         share.asks.add(day)
 
-    def _shown(self, person: Person | None, decision: str, slot: int) -> None:
+    def _billed(self, person: Person | None, decision: str, slot: int) -> None:
         place = (decision, slot)
-        self.check(place not in self.settled, "an impression is booked once", str(place))
+        self.check(place not in self.settled, "what is paid for is booked once", str(place))
         self.settled.add(place)
-        for show in person.shows if person is not None else ():
-            if (show.decision_id, show.slot) == place:
+        for show in self._shows(person, place):
+            show.billing_ms = SHOWN
+            if show.pays_on == "impression":
                 show.deadline_ms = SHOWN
+
+    def _shown(self, person: Person | None, place: Place) -> None:
+        blind = self._record.get("assumed") is not None
+        for show in self._shows(person, place):
+            self.check(
+                blind or (show.pays_on != "impression" and show.deadline_ms != SHOWN),
+                "an impression that moves no money counts once",
+                str(place),
+            )
+            show.deadline_ms = SHOWN
+
+    def _shows(self, person: Person | None, place: Place) -> list[Show]:
+        if person is None:
+            return []
+        return [show for show in person.shows if (show.decision_id, show.slot) == place]
 
     def _pay(self, name: str, decision: str, slot: int, campaign: str, day: int, amount: int) -> None:
         share = self.shares[campaign]
@@ -408,19 +444,24 @@ class UserAudit:
             return None if record.get("assumed") is not None else "duplicate" if known else "decided"
         if record["topic"] != "impressions":
             return None
-        if value.get("type", "impression") != "impression" or record.get("assumed") is not None:
+        if record.get("assumed") is not None:
             return None
         if person is None:
             return "misrouted"
+        kind = value.get("type", "impression")
         watermark_ms = self._watermark_after(value["time_ms"])
         place = (value["decision_id"], value["slot"])
         entry = self.open.get(place)
-        if entry is not None and entry[0] > watermark_ms:
-            return "settled"
-        show = next((s for s in reversed(person.shows) if (s.decision_id, s.slot) == place), None)
+        show = next(reversed(self._shows(person, place)), None)
         if show is None or show.time_ms + self.rules.dedupe_ms <= watermark_ms:
             return "orphan"
-        if show.deadline_ms == SHOWN:
+        if kind != show.pays_on:
+            if kind == "impression":
+                return "duplicate" if show.deadline_ms == SHOWN else "counted"
+            return "duplicate" if kind in show.marks else kind
+        if entry is not None and entry[0] > watermark_ms:
+            return "settled"
+        if show.billing_ms == SHOWN:
             return "duplicate"
         price = value.get("price_micros")
         charged = show.price if price is None else min(price, show.price)
@@ -431,8 +472,7 @@ class UserAudit:
         freed = sum(
             e[3] for e in self.open.values() if e[0] <= watermark_ms and e[1:3] == (show.campaign, show.day)
         )
-        held_back = self.shares[show.campaign].held_back.get(show.day, 0)
-        return "late_funded" if lease + freed + held_back >= charged else "owed"
+        return "late_funded" if lease + freed >= charged else "owed"
 
     def _watermark_after(self, time_ms: int) -> int:
         """Where an event that is never refused leaves the watermark."""
@@ -478,8 +518,33 @@ class UserAudit:
         self.check(
             refusals == ({refusal} - {None}), "refused for its time", f"{refusals}, expected {refusal}"
         )
+        self._judge_pod(request, filled)
         for loser in decision.get("losers", ()):
             self._judge_loser(loser, filled)
+
+    def _judge_pod(self, request: dict[str, Any], filled: list[dict[str, Any]]) -> None:
+        """What several ads of one request may be together."""
+        pod, slots = request.get("pod"), request.get("slots")
+        if pod is None and slots is None:
+            return
+        offered = {c["creative_id"]: c for c in request["candidates"]}
+        creatives = [slot["winner"]["creative_id"] for slot in filled]
+        self.check(len(creatives) == len(set(creatives)), "no creative twice in a pod", f"{creatives}")
+        domains = [offered[name].get("advertiser_domain") for name in creatives]
+        apart = pod is None or pod["separate_advertisers"]
+        if apart and None not in domains:
+            self.check(len(domains) == len(set(domains)), "advertisers are apart in a pod", f"{domains}")
+        if pod is None:
+            return
+        dynamic = [slot["winner"] for slot in filled if slot["slot"] >= (slots or 0)]
+        self.check(len(dynamic) <= pod["max_ads"], "no more ads than a pod takes", f"{dynamic}")
+        length_ms = sum(winner["duration_ms"] for winner in dynamic)
+        self.check(length_ms <= pod["total_duration_ms"], "a pod is no longer than its time", f"{dynamic}")
+        for winner in dynamic:
+            data = self.shares[winner["campaign_id"]].data
+            rate = data["expected_rate_ppm"] if "pricing" in data else 1_000_000
+            value = winner["price_micros"] * rate // 1_000_000
+            self.check(value >= pod["floor_micros"], "no ad below a pod's floor", f"{winner}")
 
     def _judge_loser(self, loser: dict[str, Any], filled: list[dict[str, Any]]) -> None:
         share = self.shares.get(loser["campaign_id"])

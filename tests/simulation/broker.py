@@ -12,7 +12,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.loop import Process, VirtualLoop
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.runtime.ports import AppendUnknown, Fetch, LedgerEntry, Output, RawEvent
 
 T = TypeVar("T")
@@ -35,6 +35,10 @@ class Broker:
         self.moments: dict[tuple[str, int], list[int]] = {}
         """(Topic, or shard of a ledger, partition) → for each message, how many had landed anywhere before it."""
         self._landed = 0
+        self.lost_entries: dict[str, list[LedgerEntry]] = {}
+        """Ledger messages that were acknowledged and lost."""
+        self.lost_events: dict[tuple[str, int], list[RawEvent]] = {}
+        """The same of topics."""
         self.last_call: dict[tuple[str, int], int] = {}
         """Where topics ended when the workers were told to stop: what came before had to be consumed."""
         self.on_output: Callable[[str, int, RawEvent], None] | None = None
@@ -75,6 +79,23 @@ class Broker:
         self.landings.append((shard, len(entries) - 1))
         self._moment(shard, 0)
         return len(entries) - 1
+
+    def lose_ledger_tail(self, shard: str, count: int) -> None:
+        """The last messages of a ledger are gone, though they were acknowledged; their offsets are given anew."""
+        entries = self.ledgers.get(shard, [])
+        end = max(0, len(entries) - count)
+        self.lost_entries.setdefault(shard, []).extend(entries[end:])
+        del entries[end:]
+        del self.moments.get((shard, 0), [])[end:]
+        self.landings = [(name, offset) for name, offset in self.landings if name != shard or offset < end]
+
+    def lose_tail(self, topic: str, partition: int, count: int) -> None:
+        """The same of a topic's partition."""
+        events = self.topics.get((topic, partition), [])
+        end = max(0, len(events) - count)
+        self.lost_events.setdefault((topic, partition), []).extend(events[end:])
+        del events[end:]
+        del self.moments.get((topic, partition), [])[end:]
 
     def _moment(self, name: str, partition: int) -> None:
         self.moments.setdefault((name, partition), []).append(self._landed)
@@ -118,7 +139,7 @@ class Network:
         def arrive() -> None:
             try:
                 result = effect()
-            except Unavailable as error:
+            except (Unavailable, Halted) as error:
                 self.loop.later(faults.delay_s(), fail, error)
                 return
             self._hazard(self.process)
@@ -173,6 +194,9 @@ class SimLog:
             return Fetch({name: [] for name in positions}, {})
 
         def read() -> Fetch:
+            for name, at in positions.items():
+                if at > broker.end(name, partition):
+                    raise Halted(self._shard, "input_lost", f"{name} ends before {at}")
             blind = broker.away or faults.hit("fetch_blind")
             left = max_events
             events: dict[str, list[RawEvent]] = {}

@@ -44,11 +44,18 @@ _EVENTS: Final = (
     "store_tail_loss",
     "store_wipe",
     "store_old_copy",
+    "store_bucket_lost",
     "log_away",
     "two_owners",
     "move",
 )
 """What happens to the whole from time to time."""
+
+
+_LOSSES: Final = ("ledger", "ledger", "ledger", "side", "inputs")
+"""The tail of a shard's ledger; of the side messages to it; of an input from outside."""
+_NOT_WITH_LOSSES: Final = ("append_late", "append_twice", "publish_late", "publish_twice")
+"""What was sent before a person accepted a loss does not land after it: they have waited for that."""
 
 
 @dataclass(slots=True)
@@ -59,6 +66,9 @@ class Faults:
     rates: dict[str, float] = field(default_factory=dict)
     events: list[tuple[float, str]] = field(default_factory=list)
     """Seconds → what happens then."""
+    losses: list[tuple[float, str]] = field(default_factory=list)
+    """Seconds → what of its acknowledged messages the log loses then. Few runs have any: what a person has accepted
+    cannot be held against the rules that are judged in all others."""
     on: bool = True
 
     def hit(self, fault: str) -> bool:
@@ -87,3 +97,12 @@ def draw_faults(rng: random.Random, load_s: float) -> Faults:
             faults.events.append((rng.uniform(1.5, load_s), name))
     faults.events.sort()
     return faults
+
+
+def draw_losses(rng: random.Random, faults: Faults, load_s: float) -> None:
+    """Gives one seed in eight a log that loses what it had acknowledged."""
+    if rng.random() < 0.125:
+        for name in _NOT_WITH_LOSSES:
+            faults.rates.pop(name, None)
+        kinds = rng.choices(_LOSSES, k=rng.randint(1, 3))
+        faults.losses = sorted((rng.uniform(3.0, load_s), kind) for kind in kinds)

@@ -160,6 +160,14 @@ RUNTIME: Final = (
         "",
     ),
     one(
+        "lost-bucket-believed",
+        "A bucket that the store lost alone is not taken for empty",
+        MemoryStore,
+        "_whole",
+        "len(present.buckets.get(bucket, ())) != present.counts.get(bucket, 0) for bucket in buckets",
+        "False for bucket in buckets",
+    ),
+    one(
         "any-store-state",
         "*Cold reads must come with the confirmed pair",
         Trail,

@@ -53,6 +53,14 @@ class StoreServer:
         else:
             shards.clear()
 
+    def lose_bucket(self) -> None:
+        """One bucket of one shard is gone, the rest stays."""
+        rng = self.faults.rng
+        shards = [shard for _, shard in sorted(self.memory._shards.items()) if shard.buckets]
+        if shards:
+            buckets = rng.choice(shards).buckets
+            del buckets[rng.choice(sorted(buckets))]
+
     def _go_back(self, copies: list[dict[str, _Shard]]) -> None:
         if not copies:
             return

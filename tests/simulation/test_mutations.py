@@ -19,6 +19,7 @@ _SLOW = {
     "never-exhausted",
     "no-catch-up",
     "old-day-keeps-money",
+    "rolled-over-twice",
 }
 
 

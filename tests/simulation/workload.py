@@ -46,7 +46,7 @@ class Workload:
     partitions: int
     epoch_ms: int
     rules: Rules
-    accounts: dict[str, str] = field(default_factory=dict)
+    accounts: dict[str, dict[str, Any]] = field(default_factory=dict)
     campaigns: list[dict[str, Any]] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     people: list[dict[str, str]] = field(default_factory=list)
@@ -54,6 +54,8 @@ class Workload:
     """Where most accounts are."""
     midnight: bool = False
     """Whether a day ends there within the run."""
+    rich: bool = False
+    """Whether accounts have budgets, and there are pods, prices by click and view, and days that roll over."""
     _seen: dict[int, int] = field(default_factory=dict)
     """Partition of ``decisions`` → the last number taken by the client below."""
     _requests: list[tuple[float, dict[str, Any], bytes]] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Workload:
         else:
             delay_s = rng.uniform(9.0, 20.0)
         routing, price = body["routing_id"], slot["winner"]["price_micros"]
+        billable = slot["winner"].get("billable")
         event: dict[str, Any] = {
             "decision_id": body["decision_id"],
             "slot": slot["slot"],
@@ -100,6 +103,14 @@ class Workload:
         if rng.random() < 0.1:
             event["slot"] += rng.choice((0, 5))
         found = [self._arrival(now_s + delay_s, topics.IMPRESSIONS, routing, event)]
+        if billable is not None and rng.random() < 0.7:
+            # Now and then before the impression, and long after it.
+            paid_s = now_s + max(0.05, delay_s + rng.uniform(-0.3, 3.0))
+            paid = {**event, "type": billable, "time_ms": self._event_ms(paid_s)}
+            found += [
+                self._arrival(paid_s + again, topics.IMPRESSIONS, routing, paid)
+                for again in (0.0, rng.uniform(0, 4))[: 1 + (rng.random() < 0.2)]
+            ]
         if rng.random() < 0.2:
             found.append(
                 self._arrival(now_s + delay_s + rng.uniform(0, 4), topics.IMPRESSIONS, routing, event)
@@ -142,10 +153,15 @@ class Workload:
     def _plan_campaigns(self) -> None:
         rng = self.rng
         for number in range(rng.randint(1, 2)):
-            self.accounts[f"a{number}"] = self.zone if rng.random() < 0.7 else rng.choice(_ZONES)
-        for account, zone in self.accounts.items():
-            body = {"account": {"account_id": account, "time_zone": zone}}
-            self._command(0.05, account, "account", **body)
+            zone = self.zone if rng.random() < 0.7 else rng.choice(_ZONES)
+            account: dict[str, Any] = {"account_id": f"a{number}", "time_zone": zone}
+            if self.rich and rng.random() < 0.5:
+                account["budget_micros"] = 1000 * rng.choice((5, 15, 40)) + rng.choice((0, 300))
+            if self.rich and rng.random() < (0.5 if self.midnight else 0.2):
+                account["daily_budget_micros"] = 1000 * rng.choice((4, 8, 20)) + rng.choice((0, 300))
+            self.accounts[f"a{number}"] = account
+        for name, account in self.accounts.items():
+            self._command(0.05, name, "account", account=account)
         for number in range(rng.randint(1, 4)):
             campaign = self._draw_campaign(f"c{number}")
             self.campaigns.append(campaign)
@@ -166,6 +182,13 @@ class Workload:
             campaign["min_price_micros"] = max(1, price // 2)
         if rng.random() < (0.7 if self.midnight else 0.3):
             campaign["daily_budget_micros"] = price * rng.choice((3, 6, 15)) + rng.choice((0, price // 3))
+            if self.rich and rng.random() < 0.5:
+                campaign["daily_policy"] = "rollover"
+        if self.rich and rng.random() < 0.4:
+            campaign["pricing"] = rng.choice(("cpc", "cpcv"))
+            campaign["expected_rate_ppm"] = rng.choice((300_000, 1_000_000))
+        if self.rich and rng.random() < 0.3:
+            campaign["reservation_ms"] = rng.choice((2_000, 3_500, 9_000))
         if rng.random() < 0.2:
             campaign["start_ms"] = self.epoch_ms + rng.randint(-5_000, 3_000)
             campaign["end_ms"] = self.epoch_ms + rng.randint(12_000, 40_000)
@@ -234,7 +257,17 @@ class Workload:
             request["deadline_ms"] = request["time_ms"] - 10
         if rng.random() < 0.2:
             request["slots"] = rng.randint(1, 3)
-        request["candidates"] = [self._draw_candidate() for _ in range(rng.randint(1, 4))]
+        if self.rich and rng.random() < 0.3:
+            request["pod"] = {
+                "total_duration_ms": rng.choice((30_000, 60_000)),
+                "max_ads": rng.randint(1, 4),
+                "floor_micros": rng.choice((0, 0, 900)),
+                "separate_advertisers": rng.random() < 0.5,
+                "separate_categories": rng.random() < 0.3,
+            }
+        request["candidates"] = [
+            self._draw_candidate() for _ in range(rng.randint(1, 4 + 4 * ("pod" in request)))
+        ]
         key = self._routing(request)
         first = self._arrival(at_s, topics.AD_REQUESTS, key, request)
         self.arrivals.append(first)
@@ -260,6 +293,10 @@ class Workload:
             candidate["price_micros"] = campaign["price_micros"] // 2
         if rng.random() < 0.2:
             candidate["categories"] = [rng.choice(_CATEGORIES)]
+        if self.rich:
+            number = int(candidate["creative_id"][-1])
+            candidate["duration_ms"] = (15_000, 20_000, 30_000)[number]
+            candidate["advertiser_domain"] = f"{number % 2}.example"
         return candidate
 
     def _plan_opt_out(self) -> None:
@@ -283,8 +320,25 @@ class Workload:
         at_s = rng.uniform(1, LOAD_S)
         self.arrivals.append(Arrival(at_s, topic, rng.randrange(self.partitions), key, value))
 
+    def _plan_account_commands(self) -> None:
+        rng = self.rng
+        for name, account in self.accounts.items():
+            for _ in range(rng.randint(0, 3)):
+                at_s = rng.uniform(3, LOAD_S)
+                kind = rng.choice(("top-up", "credit", "decrease", "account"))
+                if kind != "account":
+                    amount = rng.choice((1000, 5000, 300, 100_000 if kind == "decrease" else 2000))
+                    self._command(at_s, name, kind, amount_micros=amount)
+                    continue
+                changed = dict(account)
+                for budget in changed.keys() & {"budget_micros", "daily_budget_micros"}:
+                    changed[budget] = max(1000, changed[budget] + 1000 * rng.randint(-4, 6))
+                self._command(at_s, name, "account", account=changed)
+
     def _plan_commands(self) -> None:
         rng = self.rng
+        if self.rich:
+            self._plan_account_commands()
         for _ in range(rng.randint(2, 9)):
             campaign = rng.choice(self.campaigns)
             at_s = rng.uniform(3, LOAD_S)
@@ -357,6 +411,7 @@ def draw_workload(rng: random.Random) -> Workload:
         early_lease_ms=rng.choice((0, 2_000)),
         lease_divisor=rng.choice((1, 2, 3)),
     )
-    workload = Workload(rng, partitions, epoch_ms, rules, zone=zone, midnight=midnight)
+    rich = rng.random() < 0.5
+    workload = Workload(rng, partitions, epoch_ms, rules, zone=zone, midnight=midnight, rich=rich)
     workload.plan()
     return workload

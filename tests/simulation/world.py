@@ -16,19 +16,23 @@ from typing import Any, Final
 
 import structlog
 from tests.simulation.broker import Broker, Network, SimLog
-from tests.simulation.faults import Faults, draw_faults
+from tests.simulation.faults import Faults, draw_faults, draw_losses
 from tests.simulation.loop import Process, Stuck, VirtualLoop
 from tests.simulation.store import SimStore, StoreServer
 from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import Halted
+from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.core.machine import Machine
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
+from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
+from adgovernor.runtime.observer import Silent
 from adgovernor.runtime.ports import RawEvent
+from adgovernor.runtime.recover import recover
 from adgovernor.runtime.settings import EngineSettings
+from adgovernor.runtime.world import StartOver, World
 
 PREFIX: Final = "sim"
 SETTLE_S: Final = 45.0
@@ -70,6 +74,7 @@ class SimWorld:
         self.loop = VirtualLoop()
         self.workload: Workload = draw_workload(random.Random(f"workload {seed}"))
         self.faults: Faults = draw_faults(random.Random(f"faults {seed}"), LOAD_S)
+        draw_losses(random.Random(f"losses {seed}"), self.faults, LOAD_S)
         self.partitions = self.workload.partitions
         self.broker = Broker(self.loop, self.workload.epoch_ms, self.faults)
         self.broker.on_output = self._on_output
@@ -80,6 +85,11 @@ class SimWorld:
         self.owners: dict[int, Worker] = {}
         """Partition → the worker that ought to own its two shards."""
         self.kills = 0
+        self.halts: dict[str, int] = {}
+        """Shard → how often a person has looked at it and accepted a loss."""
+        self._mending: set[str] = set()
+        self._looked_at: list[asyncio.Task[None]] = []
+        self.operator = Process("operator", self.loop)
         self._births = 0
         self._last_arrival_s = 0.0
         rng = self.rng
@@ -130,6 +140,8 @@ class SimWorld:
         self._spread()
         for at_s, event in self.faults.events:
             self.loop.later(at_s, self._befall, event)
+        for at_s, kind in self.faults.losses:
+            self.loop.later(at_s, self._lose, kind)
         self._copy_soon()
         healed_s = LOAD_S + 2.0
         await self._until(lambda: False, healed_s)
@@ -164,9 +176,9 @@ class SimWorld:
         """Ends every task, so that nothing is left pending."""
         self.loop.over = True
         tasks: list[asyncio.Task[None]] = []
-        for worker in (*self.workers, *self.graves):
-            worker.process.bury()
-            tasks += worker.process.tasks
+        for process in (self.operator, *(worker.process for worker in (*self.workers, *self.graves))):
+            process.bury()
+            tasks += process.tasks
         left = [task for task in tasks if not task.done()]
         for _ in range(20):
             if not left:
@@ -209,24 +221,26 @@ class SimWorld:
             self._start(worker, shard)
 
     def _start(self, worker: Worker, shard: str) -> None:
-        if shard in worker.engines or worker.process.dead or self.loop.over:
+        if shard in worker.engines or worker.process.dead or self.loop.over or shard in self._mending:
             return
         network = Network(self.loop, worker.process, self.faults, self._hazard)
-        rules = self.workload.rules
-
-        def machine() -> Machine:
-            return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
-
         engine = ShardEngine(
             shard,
-            machine,
+            lambda: self._machine(shard),
             SimLog(self.broker, shard, network),
             SimStore(self.server, network),
             _Clock(self.broker, worker.skew_ms),
-            EngineSettings(prefix=PREFIX, partitions=self.partitions, owner=worker.name, **self.settings),
+            self._engine_settings(worker.name),
             rng=random.Random(self.rng.getrandbits(64)),
         )
         worker.engines[shard] = (engine, worker.process.spawn(engine.run()))
+
+    def _machine(self, shard: str) -> Machine:
+        rules = self.workload.rules
+        return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+
+    def _engine_settings(self, owner: str) -> EngineSettings:
+        return EngineSettings(prefix=PREFIX, partitions=self.partitions, owner=owner, **self.settings)
 
     def _hazard(self, process: Process) -> None:
         """A step of input or output: the worker may be killed or stopped here."""
@@ -299,6 +313,8 @@ class SimWorld:
             self.server.wipe()
         elif event == "store_old_copy":
             self.server.restore_old_copy()
+        elif event == "store_bucket_lost":
+            self.server.lose_bucket()
         elif event == "log_away":
             self.broker.away_until_s = now_s + rng.choice((0.2, 1.0, 3.0))
         elif len(self.workers) > 0:
@@ -311,6 +327,68 @@ class SimWorld:
                 # A clean hand-over tells the old owner at once; with two owners it takes a while.
                 delay_s = 0.0 if event == "move" else rng.uniform(0.2, 4.0)
                 self.loop.later(delay_s, self._tell_owned, before)
+
+    def _lose(self, kind: str) -> None:
+        """The log loses what it had acknowledged last."""
+        if not self.faults.on:
+            return
+        rng, partition = self.rng, self.rng.randrange(self.partitions)
+        if kind == "ledger":
+            shard = rng.choice((topics.user_shard, topics.treasury_shard))(partition)
+            self.broker.lose_ledger_tail(shard, rng.choice((1, 2, 5, 20)))
+        elif kind == "side":
+            self.broker.lose_tail(
+                rng.choice((topics.DIRECTIVES, topics.REPORTS)), partition, rng.randint(1, 5)
+            )
+        else:
+            self.broker.lose_tail(rng.choice(topics.PUBLIC_INPUTS), partition, rng.randint(1, 8))
+
+    def _summon(self, shard: str) -> None:
+        """A person looks at a halted shard: all its owners are stopped, and what is lost is accepted."""
+        if shard in self._mending:
+            return
+        self._mending.add(shard)
+        self.halts[shard] = self.halts.get(shard, 0) + 1
+        for worker in self.workers:
+            if shard in worker.engines:
+                engine, task = worker.engines.pop(shard)
+                task.cancel()
+                worker.stopping.append((engine, task))
+        for worker in self.graves:
+            worker.engines.pop(shard, None)
+        self.loop.later(1.0, self._mend, shard)
+
+    def _mend(self, shard: str) -> None:
+        self.operator.spawn(self._recover(shard))
+
+    async def _recover(self, shard: str) -> None:
+        faults = Faults(random.Random(self.rng.getrandbits(64)))
+        network = Network(self.loop, self.operator, faults, lambda process: None)
+        log, store = SimLog(self.broker, shard, network), SimStore(self.server, network)
+        clock, rng = _Clock(self.broker, 0), random.Random(self.rng.getrandbits(64))
+        settings, observer = self._engine_settings("operator"), Silent()
+        world = World(shard, lambda: self._machine(shard), log, store, clock, settings, observer, rng)
+        while True:
+            try:
+                await recover(world, why="simulated", positions=self._positions_kept(shard))
+                break
+            except (Unavailable, StartOver):
+                await asyncio.sleep(0.3)
+        self._mending.discard(shard)
+        partition = topics.partition_of_shard(shard)
+        if self.owners[partition].process.dead:
+            return  # Whoever takes its place starts the shard.
+        self._start(self.owners[partition], shard)
+
+    def _positions_kept(self, shard: str) -> dict[str, int]:
+        """Where reading goes on of inputs that end before the place that the ledger has reached."""
+        walk, positions = Walk(PREFIX, shard), dict[str, int]()
+        for entry in self.broker.ledgers.get(shard, []):
+            block = walk.step(entry)
+            if block is not None:
+                positions = block.header.positions
+        ends = {name: self.broker.end(name, topics.partition_of_shard(shard)) for name in positions}
+        return {name: end for name, end in ends.items() if end < positions[name]}
 
     def _copy_soon(self) -> None:
         if self.faults.on:
@@ -342,7 +420,11 @@ class SimWorld:
                 if not task.done() or task.cancelled() or worker.process.dead:
                     continue
                 error = task.exception()
-                if isinstance(error, Halted):
+                if isinstance(error, Halted) and self.faults.losses:
+                    if task not in self._looked_at:
+                        self._looked_at.append(task)
+                        self._summon(engine.shard)
+                elif isinstance(error, Halted):
                     self.problems.append(f"halt: {error}")
                 elif error is not None:
                     self.problems.append(f"crash: {worker.name} {engine.shard}: {error!r}")

@@ -1,0 +1,138 @@
+"""Rules of accounts with budgets, days that roll over, pods, and prices by click and view, broken one at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.simulation.mutation import one
+
+from adgovernor.core import person_ops, podplan
+from adgovernor.core.accounts import TreasuryCampaign
+from adgovernor.core.funds import AccountFund
+from adgovernor.core.releases import Releases
+from adgovernor.core.selection import Selector
+from adgovernor.core.treasury import Treasury
+from adgovernor.core.user_shard import UserShard
+
+MONEY: Final = (
+    one(
+        "account-unbounded",
+        "An account's campaigns together lease no more than its budget",
+        TreasuryCampaign,
+        "room",
+        "room if self.account is None else max(0, min(room, self.account.room(day)))",
+        "room",
+    ),
+    one(
+        "account-day-unbounded",
+        "An account's campaigns together lease no more of a day than its daily budget",
+        AccountFund,
+        "day_room",
+        "max(0, daily - self.leased_by_day.get(day, 0))",
+        "daily",
+    ),
+    one(
+        "account-spends-its-leases",
+        "An account's decrease takes only what is not leased",
+        Treasury,
+        "_account_money",
+        "taken = min(what.amount_micros, fund.total_room())",
+        "taken = min(what.amount_micros, fund.topped_up)",
+    ),
+    one(
+        "account-exhausted-too-soon",
+        "An account is exhausted only when less than one price is left of its money",
+        Releases,
+        "_refuse",
+        "if clean and fund.total_room() + idle < one",
+        "if fund.total_room() < one",
+    ),
+    one(
+        "account-top-up-lost",
+        "An account's top-up is money, once",
+        Treasury,
+        "_account_money",
+        'self.emit(["account_money", account_id, what.amount_micros])',
+        'self.emit(["account_money", account_id, what.amount_micros // 2])',
+    ),
+    one(
+        "rolled-over-twice",
+        "All days up to any day together spend no more than their daily budgets together",
+        TreasuryCampaign,
+        "day_budget",
+        "max(0, self._allowed(day) - before)",
+        "self._allowed(day)",
+    ),
+    one(
+        "impressions-pay-for-all",
+        "A price by click or view is paid by that alone",
+        UserShard,
+        "_engagement",
+        'pays_on = reservation[6] or "impression"',
+        'pays_on = "impression"',
+    ),
+    one(
+        "clicks-pay-twice",
+        "A click is paid once",
+        person_ops,
+        "billed",
+        "            events.deadline_ms = SHOWN\n",
+        "            pass\n",
+    ),
+    one(
+        "shown-forgotten",
+        "An impression that moves no money counts once",
+        person_ops,
+        "shown",
+        "        serving.deadline_ms = SHOWN\n",
+        "        pass\n",
+    ),
+    one(
+        "reservations-too-long",
+        "No reservation outlives the memory of its decision",
+        Selector,
+        "_reserve",
+        "min(share.life_ms, shard.rules.longest_reservation_ms())",
+        "share.life_ms",
+    ),
+    one(
+        "pod-uncapped",
+        "Caps hold within a pod, too",
+        podplan,
+        "_capped",
+        "beside=others",
+        "beside={}",
+    ),
+    one(
+        "pod-overspends",
+        "The ads of a pod draw on one lease",
+        podplan,
+        "_candidate",
+        "charge_micros=entry.price",
+        "charge_micros=0",
+    ),
+    one(
+        "pod-of-one-advertiser",
+        "No two ads of one advertiser domain in a pod",
+        podplan,
+        "_spec",
+        'advertiser_separation="pod" if pod is None or pod.separate_advertisers else "none"',
+        'advertiser_separation="none"',
+    ),
+    one(
+        "pod-below-its-floor",
+        "No ad below a pod's floor",
+        podplan,
+        "_spec",
+        "floor_micros=pod.floor_micros",
+        "floor_micros=0",
+    ),
+    one(
+        "pod-too-many",
+        "No more ads in a pod than it takes",
+        podplan,
+        "_spec",
+        "max_ads=pod.max_ads",
+        "max_ads=12",
+    ),
+)
