@@ -258,8 +258,7 @@ class Audit:
                 machine.load(key, None)
             machine.begin_fold(block.header.height, block.header.now_ms, block.header.drained)
             if block.header.recovery is not None:
-                sent = block.header.recovery.get("sent", {})
-                machine.recover({name: (pair[0], pair[1]) for name, pair in sent.items()})
+                machine.recover(block.header.recovery)
             for record in block.records:
                 personal = record.personal
                 machine.fold(record.draft(), personal.get("routing"), personal.get("session"))

@@ -6,10 +6,13 @@ from typing import Final
 
 from tests.simulation.mutation import Mutation
 from tests.simulation.mutations_core import CORE
+from tests.simulation.mutations_loss import LOSS
 from tests.simulation.mutations_money import MONEY
 from tests.simulation.mutations_runtime import RUNTIME
 
-MUTATIONS: Final[dict[str, Mutation]] = {mutation.name: mutation for mutation in (*RUNTIME, *CORE, *MONEY)}
+MUTATIONS: Final[dict[str, Mutation]] = {
+    mutation.name: mutation for mutation in (*RUNTIME, *CORE, *MONEY, *LOSS)
+}
 
 UNNEEDED: Final[dict[str, str]] = {
     "*height, prev_chain and shard, each alone": (

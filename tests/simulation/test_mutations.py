@@ -15,11 +15,15 @@ _SLOW = {
     "debts-for-ever",
     "dirty-round-counts",
     "idle-not-counted",
+    "lost-history-is-required",
+    "lost-money-comes-back",
+    "missing-not-sent-again",
     "money-lifts-manual",
     "never-exhausted",
     "no-catch-up",
     "old-day-keeps-money",
     "rolled-over-twice",
+    "witness-ignored",
 }
 
 

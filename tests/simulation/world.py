@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.observer import Silent
 from adgovernor.runtime.ports import RawEvent
-from adgovernor.runtime.recover import recover
+from adgovernor.runtime.recover import recover, resend
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.world import StartOver, World
 
@@ -340,6 +340,10 @@ class SimWorld:
             self.broker.lose_tail(
                 rng.choice((topics.DIRECTIVES, topics.REPORTS)), partition, rng.randint(1, 5)
             )
+            # A gap stays until the sources send what is missing again: somebody sees the alarm and has them do so.
+            for source in (topics.treasury_shard, topics.user_shard):
+                for number in range(self.partitions):
+                    self.loop.later(LOAD_S + 8.0 - self.loop.time(), self._resend, source(number))
         else:
             self.broker.lose_tail(rng.choice(topics.PUBLIC_INPUTS), partition, rng.randint(1, 8))
 
@@ -361,19 +365,30 @@ class SimWorld:
     def _mend(self, shard: str) -> None:
         self.operator.spawn(self._recover(shard))
 
-    async def _recover(self, shard: str) -> None:
+    def _resend(self, shard: str) -> None:
+        self.operator.spawn(self._maintain(lambda: resend(self._operators(shard), 1)))
+
+    async def _maintain(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Does what a person does until it works."""
+        while True:
+            try:
+                await work()
+            except (Unavailable, StartOver):
+                await asyncio.sleep(0.3)
+            else:
+                return
+
+    def _operators(self, shard: str) -> World:
         faults = Faults(random.Random(self.rng.getrandbits(64)))
         network = Network(self.loop, self.operator, faults, lambda process: None)
         log, store = SimLog(self.broker, shard, network), SimStore(self.server, network)
         clock, rng = _Clock(self.broker, 0), random.Random(self.rng.getrandbits(64))
         settings, observer = self._engine_settings("operator"), Silent()
-        world = World(shard, lambda: self._machine(shard), log, store, clock, settings, observer, rng)
-        while True:
-            try:
-                await recover(world, why="simulated", positions=self._positions_kept(shard))
-                break
-            except (Unavailable, StartOver):
-                await asyncio.sleep(0.3)
+        return World(shard, lambda: self._machine(shard), log, store, clock, settings, observer, rng)
+
+    async def _recover(self, shard: str) -> None:
+        world = self._operators(shard)
+        await self._maintain(lambda: recover(world, why="simulated", positions=self._positions_kept(shard)))
         self._mending.discard(shard)
         partition = topics.partition_of_shard(shard)
         if self.owners[partition].process.dead:
@@ -408,6 +423,10 @@ class SimWorld:
                 self._give(partition, self.rng.choice(self.workers))
         for worker in self.workers:
             self._tell_owned(worker)
+        if self.faults.losses:
+            # A shard without input does not notice what its ledger lost until it is taken over.
+            for worker in list(self.workers):
+                self._kill(worker)
 
     # --- Looking on -------------------------------------------------------------------------------------------
 

@@ -34,6 +34,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
         "Run",
         "Start a halted shard again after a loss that was looked into.",
     ),
+    "resend": (
+        "recover_commands",
+        "resend",
+        "Run",
+        "Publish again what a shard has sent, where topics lost messages.",
+    ),
     "campaigns": (
         "campaigns_commands",
         "campaigns_app",

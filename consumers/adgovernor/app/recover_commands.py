@@ -1,8 +1,11 @@
-"""``adgovernor recover``: a halted shard starts again, after a person has looked."""
+"""``adgovernor recover``: a halted shard starts again, after a person has looked; ``adgovernor resend``: what topics
+lost is sent again."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
     from adgovernor.core.machine import Machine
     from adgovernor.runtime.recover import Recovery
+    from adgovernor.runtime.world import World
 
 
 def recover(
@@ -43,8 +47,7 @@ def recover(
 
     Example: adgovernor recover u3 --accept-loss --why "both replicas of ledger 3 burnt, INC-77"
     """
-    if shard[:1] not in ("u", "t") or not shard[1:].isdigit():
-        raise BadInput(f"{shard!r} is no shard; shards are named u0, u1… (users) and t0, t1… (treasuries)")
+    _check_shard(shard)
     if not accept_loss or not why.strip():
         raise BadInput(
             f"recovering {shard} accepts that what its ledger lost is gone: decisions and spend of that time are "
@@ -59,6 +62,7 @@ def recover(
                 "epoch": done.epoch,
                 "height": done.height,
                 "next_dn": done.dn,
+                "taken": done.taken,
                 "positions": done.positions,
             }
         )
@@ -66,7 +70,38 @@ def recover(
     typer.echo(f"{shard} begins epoch {done.epoch} at height {done.height}")
     for topic, number in sorted(done.dn.items()):
         typer.echo(f"  {topic} goes on with number {number}, behind what the lost tail had published")
+    for source, (number, _) in sorted(done.taken.items()):
+        typer.echo(f"  message {number + 1} of {source} counts, whatever it continues")
     typer.echo("restart the shard's worker; its part of Redis is built up from the ledger")
+
+
+def resend(
+    context: typer.Context,
+    shard: Annotated[str, typer.Argument(help="The shard that sent: such as t0 or u3.")],
+    since: Annotated[
+        int, typer.Option(metavar="HEIGHT", min=1, help="The first block whose messages are sent again.")
+    ] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Publish again all that a shard's ledger says it has sent: outputs, and messages to other shards.
+
+    For topics that lost messages although they had acknowledged them; the metric adgovernor_records_total with kind
+    directive_gap or report_gap tells of such a gap between shards. Readers take what they miss and ignore the rest,
+    so it does no harm, and workers may go on meanwhile.
+
+    Example: adgovernor resend t0 --since 48000
+    """
+    _check_shard(shard)
+    count = run_async(_resend(settings_of(context), shard, since))
+    if as_json:
+        print_json({"shard": shard, "since": since, "messages": count})
+    else:
+        typer.echo(f"{count} messages of {shard} were sent again")
+
+
+def _check_shard(shard: str) -> None:
+    if shard[:1] not in ("u", "t") or not shard[1:].isdigit():
+        raise BadInput(f"{shard!r} is no shard; shards are named u0, u1… (users) and t0, t1… (treasuries)")
 
 
 def _positions(shard: str, given: list[str]) -> dict[str, int]:
@@ -83,6 +118,28 @@ def _positions(shard: str, given: list[str]) -> dict[str, int]:
 
 
 async def _recover(settings: Settings, shard: str, why: str, positions: dict[str, int]) -> Recovery:
+    from adgovernor.runtime.recover import recover as begin_epoch
+    from adgovernor.runtime.world import StartOver
+
+    async with _world(settings, shard) as world:
+        try:
+            return await begin_epoch(world, why=why, positions=positions)
+        except StartOver as error:
+            raise Unavailable(
+                f"{error}: another owner writes {shard}; stop its workers and run this again"
+            ) from error
+
+
+async def _resend(settings: Settings, shard: str, since: int) -> int:
+    from adgovernor.runtime.recover import resend as send_again
+
+    async with _world(settings, shard) as world:
+        return await send_again(world, since)
+
+
+@asynccontextmanager
+async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
+    """What maintenance of a shard works with."""
     from adgovernor.contracts.topics import is_treasury, partition_of_shard
     from adgovernor.core.treasury import Treasury
     from adgovernor.core.user_shard import UserShard
@@ -90,9 +147,8 @@ async def _recover(settings: Settings, shard: str, why: str, positions: dict[str
     from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
     from adgovernor.runtime.kafka_reader import KafkaReaders
     from adgovernor.runtime.observer import Silent
-    from adgovernor.runtime.recover import recover as begin_epoch
     from adgovernor.runtime.topics_admin import partition_count
-    from adgovernor.runtime.world import StartOver, World
+    from adgovernor.runtime.world import World
     from adgovernor.stores.redis import RedisStore
 
     connection = settings.kafka.connection()
@@ -118,11 +174,7 @@ async def _recover(settings: Settings, shard: str, why: str, positions: dict[str
         random.SystemRandom(),
     )
     try:
-        return await begin_epoch(world, why=why, positions=positions)
-    except StartOver as error:
-        raise Unavailable(
-            f"{error}: another owner writes {shard}; stop its workers and run this again"
-        ) from error
+        yield world
     finally:
         await log.close()
         await readers.close()

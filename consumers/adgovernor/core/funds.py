@@ -79,6 +79,13 @@ class AccountFund:
         """The less of both."""
         return min(self.total_room(), self.day_room(day))
 
+    def unspent(self, day: int, spent: int) -> int:
+        """What is not yet spent of the day's budget, or (0) of all."""
+        budget = self.account.daily_budget_micros if day else self.account.budget_micros
+        if budget is None:
+            return _UNBOUNDED
+        return (budget if day else self.topped_up) - spent
+
     def lease(self, day: int, amount: int) -> None:
         """A campaign's money was leased; a negative amount came back."""
         self.leased += amount

@@ -8,6 +8,7 @@ that does not fit means that the two sides do not share one history: the shard h
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -16,6 +17,9 @@ from adgovernor.contracts.errors import Halted
 from adgovernor.core.machine import Links
 
 FIRST: Final = (0, "")
+ANY: Final = "*"
+"""In place of a hash: a person accepted that what came before is not known any more, so the next message of that
+number counts whatever it continues."""
 
 
 def message_hash(previous: str, number: int, payload: dict[str, Any]) -> str:
@@ -45,10 +49,10 @@ def verdict(links: Links, shard: str, message: dict[str, Any]) -> str:
     if message["number"] > number + 1:
         return "gap"
     if message["number"] <= number:
-        if message["number"] == number and message["hash"] != previous:
+        if message["number"] == number and previous not in (message["hash"], ANY):
             raise _mismatch(shard, message)
         return "repeated"
-    if message_hash(previous, message["number"], message["payload"]) != message["hash"]:
+    if previous != ANY and message_hash(previous, message["number"], message["payload"]) != message["hash"]:
         raise _mismatch(shard, message)
     return "take"
 
@@ -60,6 +64,28 @@ def _mismatch(shard: str, message: dict[str, Any]) -> Halted:
         f"message {message['number']} of {message['source']} does not continue the messages taken before it: "
         f"one of the two ledgers lost its tail; look at both, then run: adgovernor recover {shard} --accept-loss",
     )
+
+
+def recover(links: Links, recovery: Mapping[str, Any]) -> None:
+    """See `machine.Machine.recover`."""
+    for known, word in ((links.sent, "sent"), (links.taken, "taken")):
+        known.update({shard: (number, digest) for shard, (number, digest) in recovery.get(word, {}).items()})
+
+
+def accept(links: Links, shard: str, messages: Iterable[dict[str, Any]]) -> dict[str, tuple[int, str]]:
+    """Goes through messages that wait to be taken. The sources whose messages do not continue those taken, each with
+    what must count as taken of it (see `ANY`) so that the shard can go on. Moves ``links`` on."""
+    accepted: dict[str, tuple[int, str]] = {}
+    for message in messages:
+        source = message["source"]
+        try:
+            what = verdict(links, shard, message)
+        except Halted:
+            accepted.setdefault(source, (message["number"] - 1, ANY))
+            what = "take"
+        if what == "take":
+            links.taken[source] = (message["number"], message["hash"])
+    return accepted
 
 
 def encode_links(links: Links) -> dict[str, Any]:

@@ -118,8 +118,9 @@ class Machine(Protocol):
         cannot be read any more (then only what concerns nobody is applied)."""
         ...
 
-    def recover(self, sent: Mapping[str, tuple[int, str]]) -> None:
-        """Goes on behind side messages (destination → number, hash) that a lost part of the ledger had sent."""
+    def recover(self, recovery: Mapping[str, Any]) -> None:
+        """Begins a new epoch as its first block says: ``sent`` (destination → number, hash) are side messages that a
+        lost part of the ledger had sent, ``taken`` (source → number, hash) what counts as taken from now on."""
         ...
 
     def take_changes(self) -> dict[str, set[str]]:

@@ -108,8 +108,8 @@ class Releases(TreasuryState):
             if known.round is not None and not known.round.waiting:
                 self._end_round(known)
             self._serve(known)
-            self._look_for_exhaustion(known)
             self._leave_exhausted(known, topped_up=False)
+            self._look_for_exhaustion(known)
             self._pass_thresholds(known)
         funds = {
             known.campaign.account_id: known.account
@@ -364,6 +364,8 @@ class Releases(TreasuryState):
         for known in members:
             if known.reasons:
                 self._leave_exhausted(known, topped_up=False)
+                # Its own money was not looked at while its account's was the reason.
+                self._look_for_exhaustion(known)
             elif known.asks:
                 self._serve(known)
             if known.reasons or not known.one_price:
@@ -419,13 +421,14 @@ class Releases(TreasuryState):
         one = known.one_price
         members = self.campaigns_of(fund.account.account_id)
         threshold = max(one * self.rules.partitions, fund.topped_up // 100)
-        room = fund.total_room()
-        nothing_out = fund.leased == sum(member.spent for member in members)
+        spent = sum(member.spent for member in members)
+        room = min(fund.total_room(), fund.unspent(0, spent))
+        nothing_out = fund.leased == spent
         if room >= one and (topped_up or room >= threshold or nothing_out):
             reasons.discard("account")
         day = known.exhausted_day
-        room = fund.day_room(day)
         used = sum(member.spent_by_day.get(day, 0) for member in members)
+        room = min(fund.day_room(day), fund.unspent(day, used))
         nothing_out = fund.leased_by_day.get(day, 0) == used
         if room >= one and (topped_up or room >= threshold or nothing_out):
             reasons.discard("account_day")
@@ -479,12 +482,13 @@ class Releases(TreasuryState):
         threshold = max(one * self.rules.partitions, known.topped_up // 100)
         reasons = set(known.reasons)
         if "exhausted" in reasons:
-            room = known.unleased
+            # More is reported as spent than was leased only after a loss that a person accepted.
+            room = min(known.unleased, known.unleased + known.outstanding)
             if room >= one and (topped_up or room >= threshold or known.outstanding == 0):
                 reasons.discard("exhausted")
         if "day" in reasons:
             day = known.exhausted_day
-            room = known.own_room(day)
+            room = min(known.own_room(day), known.day_budget(day) - known.spent_by_day.get(day, 0))
             spent_all = known.leased_by_day.get(day, 0) == known.spent_by_day.get(day, 0)
             if room >= one and (topped_up or room >= threshold or spent_all):
                 reasons.discard("day")

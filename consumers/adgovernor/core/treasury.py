@@ -20,6 +20,7 @@ from adgovernor.contracts.campaigns import (
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import inputs, links
+from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund, account_data
 from adgovernor.core.leases import campaign_data
 from adgovernor.core.machine import Input, Poison
@@ -305,10 +306,13 @@ class Treasury(Releases):
         self._advance(payload["watermark_ms"])
         for item in payload["items"]:
             campaign_id = item["campaign_id"]
-            known = self.campaigns[campaign_id]
+            known = self.campaigns.get(campaign_id)
+            if known is None:
+                draft.result.setdefault("unaccounted", []).append([campaign_id])
+                continue
             self._touched[campaign_id] = None
             for day, amount in item.get("returned", ()):
-                self.emit(["returned", campaign_id, source, day, amount])
+                self._take_back(draft, known, source, day, amount)
             for row in item.get("books", ()):
                 self.emit(["report", campaign_id, source, row])
             for ask in item.get("asks", ()) if not known.reasons else ():
@@ -320,6 +324,16 @@ class Treasury(Releases):
                 and source in known.round.waiting
             ):
                 self.emit(["replied", campaign_id, source])
+
+    def _take_back(self, draft: Draft, known: TreasuryCampaign, shard: str, day: int, amount: int) -> None:
+        """Takes money that comes back. More than was leased comes only where one of the two ledgers lost its tail and
+        a person accepted that: what nobody remembers to have leased is not money, and is said so."""
+        campaign_id = known.campaign.campaign_id
+        leased = min(amount, known.leased.get(shard, {}).get(day, 0))
+        if leased < amount:
+            draft.result.setdefault("unaccounted", []).append([campaign_id, day, amount - leased])
+        if leased:
+            self.emit(["returned", campaign_id, shard, day, leased])
 
 
 def _own_id(what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str:

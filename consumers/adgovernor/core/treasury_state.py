@@ -130,9 +130,9 @@ class TreasuryState:
             self.links.sent[destination] = (number, digest)
             self._mark("core", "state")
 
-    def recover(self, sent: Mapping[str, tuple[int, str]]) -> None:
+    def recover(self, recovery: Mapping[str, Any]) -> None:
         """See `machine.Machine.recover`."""
-        self.links.sent.update(sent)
+        links.recover(self.links, recovery)
         self._mark("core", "state")
 
     def _mark(self, bucket: str, name: str) -> None:

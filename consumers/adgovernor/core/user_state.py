@@ -161,9 +161,9 @@ class UserState(PodStates):
         """Marks what is neither a person nor a campaign nor a reservation as changed."""
         self._mark("core", "state")
 
-    def recover(self, sent: Mapping[str, tuple[int, str]]) -> None:
+    def recover(self, recovery: Mapping[str, Any]) -> None:
         """See `machine.Machine.recover`."""
-        self.links.sent.update(sent)
+        links.recover(self.links, recovery)
         self.touch_core()
 
     def _mark(self, bucket: str, name: str) -> None:

@@ -389,7 +389,7 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
     header = block.header
     machine.begin_fold(header.height, header.now_ms, header.drained)
     if header.recovery is not None:
-        machine.recover({name: (pair[0], pair[1]) for name, pair in header.recovery.get("sent", {}).items()})
+        machine.recover(header.recovery)
     for record in block.records:
         personal = record.personal
         machine.fold(record.draft(), personal.get("routing"), personal.get("session"))

@@ -114,6 +114,22 @@ def test_an_accounts_day_ends_at_its_midnight() -> None:
     assert _show(world, 30, "c0", "c1", prefix="s") == 5
 
 
+def test_a_campaign_spent_up_while_its_account_is_does_not_resume() -> None:
+    """A campaign whose own money went while its account had none is exhausted when its account has some again."""
+    world = _world(budget_micros=3_000)
+    assert _show(world, 2, "c0") == 2
+    decisions = (world.request(f"never-shown-{n}", world.now_ms + SECOND, "c1") for n in range(9))
+    assert any(winner_of(decision) is not None for decision in decisions)
+    assert _show(world, 5, "c0", "c1", prefix="s") == 0
+    unleased = world.money("c0")["unleased"]
+    assert world.command("decrease", campaign_id="c0", amount_micros=unleased, time_ms=world.now_ms)[
+        "accepted"
+    ]
+    world.command("pause", campaign_id="c1", time_ms=world.now_ms)
+    world.settle(world.now_ms + HOUR)
+    assert world.treasuries[0].campaigns["c0"].reasons == ("exhausted",)
+
+
 def test_currencies_are_never_mixed() -> None:
     """A campaign of another currency than its account's budget is refused, and so is such a budget."""
     world = _world(campaigns=0, budget_micros=5_000, currency="EUR")

@@ -1,0 +1,54 @@
+"""What is done about a log that lost acknowledged messages, undone one rule at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.simulation.mutation import one
+
+from adgovernor.core import links
+from adgovernor.core.treasury import Treasury
+from adgovernor.runtime import recover
+
+LOSS: Final = (
+    one(
+        "lost-money-comes-back",
+        "After an accepted loss: what nobody remembers to have leased is not money",
+        Treasury,
+        "_take_back",
+        "leased = min(amount, known.leased.get(shard, {}).get(day, 0))",
+        "leased = amount",
+    ),
+    one(
+        "lost-history-is-required",
+        "After an accepted loss: the next message of a shard that lost its own counts",
+        links,
+        "accept",
+        'accepted.setdefault(source, (message["number"] - 1, ANY))',
+        "pass",
+    ),
+    one(
+        "numbers-of-lost-outputs-again",
+        "After an accepted loss: outputs go on behind what was published",
+        recover,
+        "_ahead",
+        "dn[witness.topic] = witness.number + 1",
+        "pass",
+    ),
+    one(
+        "numbers-of-lost-messages-again",
+        "After an accepted loss: side messages go on behind what was sent",
+        recover,
+        "_ahead",
+        "jumped[witness.destination] = (witness.number, witness.digest)",
+        "pass",
+    ),
+    one(
+        "missing-not-sent-again",
+        "What a side topic lost is sent again",
+        recover,
+        "resend",
+        "await world.log.publish(outputs, world.settings.publish_deadline_s)",
+        "pass",
+    ),
+)
