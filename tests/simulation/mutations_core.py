@@ -39,7 +39,7 @@ CORE: Final = (
         "spend-without-lease",
         "Only leased money is reserved",
         Selector,
-        "_judge",
+        "judge",
         "if price > (0 if book is None else book.lease)",
         "if False",
     ),

@@ -95,7 +95,8 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
 
 
 async def resend(world: World, first: int) -> int:
-    """Publishes again what every block from height ``first`` on sends, side messages included; how many messages.
+    """Publishes again what every block from height ``first`` on sends, side messages included (of a sealed block these
+    alone); how many messages.
     Readers take what they miss and ignore the rest, so it does no harm, also while a worker owns the shard.
 
     Raises:
@@ -106,6 +107,9 @@ async def resend(world: World, first: int) -> int:
         reached = walk.height
         async for block, _ in walk_ledger(world, walk):
             outputs = outputs_of(block) if block.header.height >= first else []
+            if any(isinstance(record.data.get("personal"), str) for record in block.records):
+                # What is sealed cannot be told again without the keys; what shards tell each other names nobody.
+                outputs = [output for output in outputs if output.topic in topics.SIDE_TOPICS]
             if outputs:
                 await world.log.publish(outputs, world.settings.publish_deadline_s)
                 count += len(outputs)

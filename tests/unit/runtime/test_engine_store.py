@@ -17,7 +17,7 @@ from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.runtime.observer import Silent
 from adgovernor.runtime.ports import RawEvent
-from adgovernor.runtime.recover import recover
+from adgovernor.runtime.recover import recover, resend
 from adgovernor.stores.base import NOTHING, Meta, Tip
 
 
@@ -466,3 +466,68 @@ async def test_recovery_goes_on_behind_directives_that_were_sent() -> None:
     await deployment.settle()
     assert deployment.decisions()[-1]["slots"][0]["winner"]["campaign_id"] == "c2"
     await deployment.stop()
+
+
+async def test_what_a_side_topic_lost_is_sent_again() -> None:
+    """A directive that its topic lost leaves a gap, after which nothing is taken; sent again, everything is."""
+    deployment = Deployment(1, store_deadline_s=0.05)
+    deployment.broker = Truncated(1, deployment.clock)
+    deployment.campaign("c1")
+    deployment.start()
+    await deployment.settle()
+    await deployment.stop()
+    kept = deployment.broker.end(topics.DIRECTIVES, 0)
+    deployment.campaign("c2")
+    deployment.start(["t0"])
+    await deployment.settle()
+    deployment.broker.cut(topics.DIRECTIVES, 0, kept)
+    deployment.campaign("c3")
+    deployment.start(["u0"])
+    await deployment.settle()
+    kinds = [record.data["result"]["kind"] for block in deployment.ledger("u0") for record in block.records]
+    assert "directive_gap" in kinds
+    assert await resend(deployment.world("t0"), 1) > 0
+    await deployment.settle()
+    deployment.request("r1", campaigns=("c2",))
+    deployment.request("r2", campaigns=("c3",))
+    await deployment.settle()
+    winners = [body["slots"][0]["winner"]["campaign_id"] for body in deployment.decisions()]
+    assert winners == ["c2", "c3"]
+    await deployment.stop()
+
+
+async def test_a_treasury_goes_on_when_money_comes_back_twice() -> None:
+    """A user shard that lost the end of its ledger returns money again: the treasury takes what it had leased, and
+    records the rest as unaccounted."""
+    deployment = Deployment(1, store_deadline_s=0.05)
+    deployment.broker = Truncated(1, deployment.clock)
+    deployment.campaign("c1", budget=10_000)
+    deployment.start()
+    await deployment.settle()
+    kept = deployment.broker.end(topics.LEDGER, 0)
+    await pause(deployment, "first")
+    await deployment.stop()
+    deployment.broker.cut(topics.LEDGER, 0, kept)
+    with pytest.raises(Halted):
+        await deployment.engine("u0").run()
+    told = await recover(deployment.world("u0"), why="a disk was lost")
+    assert "t0" in told.sent
+    deployment.start()
+    await deployment.settle()
+    records = [record for block in deployment.ledger("t0") for record in block.records]
+    unaccounted = [r.data["result"]["unaccounted"] for r in records if "unaccounted" in r.data["result"]]
+    assert len(unaccounted) == 1
+    await deployment.stop()
+
+
+async def pause(deployment: Deployment, command_id: str) -> None:
+    """Pauses the campaign by hand, so that its idle money is returned."""
+    command = {
+        "command": "pause",
+        "account_id": "account-c1",
+        "command_id": command_id,
+        "time_ms": deployment.clock.time_ms,
+        "campaign_id": "c1",
+    }
+    deployment.broker.produce(topics.CAMPAIGNS, None, b"account-c1", orjson.dumps(command))
+    await deployment.settle()
