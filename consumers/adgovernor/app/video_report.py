@@ -245,7 +245,9 @@ def vmap_lines(answer: Json) -> Iterator[str]:
         offset = found["offset"]
         when = f"{offset:g} s" if isinstance(offset, float) else str(offset)
         kind = found["source"]["kind"] if found["source"] is not None else "no source"
-        yield f"break {found['breakId']} at {when}: {kind}, {found['ad'] or 'no ad'}"
+        # A tag that nobody asked says its kind itself.
+        what = found["ad"] or f"{kind}, no ad"
+        yield f"break {found['breakId']} at {when}: {what if what.startswith(kind) else f'{kind}, {what}'}"
         if found["ads"]:
             yield f"  ads {', '.join(str(ad_id) for ad_id in found['ads'])}"
         for event, urls in found["trackers"].items():

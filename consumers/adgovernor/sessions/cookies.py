@@ -6,6 +6,7 @@ The jar is the session's alone and dies with it. Time is passed in.
 from __future__ import annotations
 
 import ipaddress
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -150,6 +151,22 @@ class CookieJar:
         if cookie.path == path:
             return True
         return path.startswith(cookie.path) and (cookie.path.endswith("/") or path[len(cookie.path)] == "/")
+
+
+class CookieJars:
+    """The jars of many sessions, the least recently used forgotten beyond *most*."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._jars: OrderedDict[str, CookieJar] = OrderedDict()
+
+    def of(self, session_id: str) -> CookieJar:
+        """The session's own jar."""
+        jar = self._jars.setdefault(session_id, CookieJar())
+        self._jars.move_to_end(session_id)
+        if len(self._jars) > self._most:
+            self._jars.popitem(last=False)
+        return jar
 
 
 def _is_within(host: str, domain: str) -> bool:

@@ -11,6 +11,7 @@ from adgovernor.contracts.ads import Ad, PlayableAd
 from adgovernor.contracts.events import Click, Impression
 from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
+from adgovernor.sessions.cookies import CookieJars
 from adgovernor.sessions.fetch import Fetcher, FetchLimits
 from adgovernor.sessions.request_macros import RequestMacros
 from adgovernor.sessions.retry import RetryPolicy
@@ -21,6 +22,8 @@ from adgovernor.video import MacroValue, TrackedUri
 
 class Playback:
     """Fires the tracking of resolved ads, and publishes their impressions and clicks.
+
+    Each session has its own cookies, and its requests carry the device's headers as far as the context knows them.
 
     An async context manager; tracking that waits is sent when the context ends, within its bound. The impression is
     published first and waited for: the shard counts it once, however often it comes.
@@ -34,10 +37,14 @@ class Playback:
         retry: RetryPolicy | None = None,
         fetch: FetchLimits | None = None,
         tracking: TrackingLimits | None = None,
+        max_sessions: int = 10_000,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._publisher = publisher
         self._clock_ms = clock_ms
+        self._transport = transport
+        self._fetch = fetch
+        self._jars = CookieJars(max_sessions)
         self._sender = TrackingSender(Fetcher(transport, fetch), dict, retry=retry, limits=tracking)
 
     async def __aenter__(self) -> Self:
@@ -110,7 +117,13 @@ class Playback:
         )
         values = {**RequestMacros(known)(), **_own_values(ad.ads[place])}
         tracked = tuple(TrackedUri(uri, uri) for uri in uris)
-        return self._sender.fire(tracked, (ad.decision_id, ad.slot, place, event), values)
+        return self._sender.fire(
+            tracked,
+            (ad.decision_id, ad.slot, place, event),
+            values,
+            fetcher=Fetcher(self._transport, self._fetch, self._jars.of(known.session_id)),
+            headers=known.device_headers(),
+        )
 
 
 def _own_values(ad: PlayableAd) -> dict[str, MacroValue]:

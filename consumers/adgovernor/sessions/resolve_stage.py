@@ -14,7 +14,7 @@ import contextlib
 import random
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
@@ -28,7 +28,7 @@ from adgovernor.contracts.decisions import Decision, Winner
 from adgovernor.contracts.errors import AdGovernorError, Unavailable
 from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
-from adgovernor.sessions.cookies import CookieJar
+from adgovernor.sessions.cookies import CookieJars
 from adgovernor.sessions.fetch import Fetcher, FetchLimits
 from adgovernor.sessions.governor import SessionChange
 from adgovernor.sessions.playable import ad_errors, playable_ads
@@ -170,7 +170,7 @@ class ResolveStage:
         self._lanes: dict[int, _Lane] = {}
         self._kept: Mapping[int, Position] = {}
         self._gate = asyncio.Semaphore(self._settings.concurrent)
-        self._jars: OrderedDict[str, CookieJar] = OrderedDict()
+        self._jars = CookieJars(self._settings.max_sessions)
         self._contract = contract_of(topics.ADS)
 
     def stop(self) -> None:
@@ -352,7 +352,7 @@ class ResolveStage:
         # Said again after a crash, a transaction is the same one to whoever hears of it.
         name = uuid.uuid5(uuid.NAMESPACE_URL, f"{decision.decision_id}/{slot}")
         macros = RequestMacros(context, rng=self._rng, transaction_id=str(name))
-        fetcher = Fetcher(self._transport, self._settings.fetch, self._jar(person))
+        fetcher = Fetcher(self._transport, self._settings.fetch, self._jars.of(person))
         resolver = ChainResolver(fetcher, self._settings.chain)
         for attempt in range(1, self._settings.retry.attempts + 1):
             resolution = await resolver.resolve(tag_url, macros)
@@ -368,15 +368,9 @@ class ResolveStage:
                 macros(),
                 code=error.code,
                 message=error.message,
+                fetcher=fetcher,
             )
         return resolution
-
-    def _jar(self, person: str) -> CookieJar:
-        jar = self._jars.setdefault(person, CookieJar())
-        self._jars.move_to_end(person)
-        if len(self._jars) > self._settings.max_sessions:
-            self._jars.popitem(last=False)
-        return jar
 
     async def _publish(self, ad: Ad) -> None:
         key, value = self._contract.key(ad).encode(), self._contract.encode(ad)

@@ -55,6 +55,8 @@ class _Beacon:
     values: Mapping[str, MacroValue]
     code: int | None
     message: str | None
+    fetcher: Fetcher
+    headers: Headers
 
 
 class TrackingSender:
@@ -117,11 +119,14 @@ class TrackingSender:
         *,
         code: int | None = None,
         message: str | None = None,
+        fetcher: Fetcher | None = None,
+        headers: Headers | None = None,
     ) -> int:
         """Queue *uris* for *occasion* (which ad, which event); returns how many were taken.
 
         The n-th address of an occasion is taken once, however often the occasion is fired. *values* add to the macros
-        of the request; *code* and *message* fill in the error macros. A full queue drops and counts.
+        of the request; *code* and *message* fill in the error macros. *fetcher* and *headers* are given where they are
+        not the sender's own but another session's. A full queue drops and counts.
 
         Raises :class:`SessionNotStartedError` outside the context.
         """
@@ -134,7 +139,16 @@ class TrackingSender:
                 self.stats.duplicates += 1
                 continue
             try:
-                self._queue.put_nowait(_Beacon(uri, values or {}, code, message))
+                self._queue.put_nowait(
+                    _Beacon(
+                        uri,
+                        values or {},
+                        code,
+                        message,
+                        fetcher or self._fetcher,
+                        self._headers if headers is None else headers,
+                    )
+                )
             except asyncio.QueueFull:
                 self.stats.dropped += 1
                 continue
@@ -178,7 +192,7 @@ class TrackingSender:
             return
         for attempt in range(1, self._retry.attempts + 1):
             try:
-                await self._fetcher.fetch(url, self._headers)
+                await beacon.fetcher.fetch(url, beacon.headers)
             except BodyRefusedError:
                 # The server answered, so it has heard; what it answers means nothing (VAST 4.3 §2.3.4).
                 self.stats.sent += 1

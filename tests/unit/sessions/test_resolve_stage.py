@@ -14,7 +14,7 @@ from adgovernor import subscribe
 from adgovernor.app.embedded import Embedded
 from adgovernor.app.resolve_metrics import ResolveMetrics
 from adgovernor.contracts import topics
-from adgovernor.contracts.ads import Ad
+from adgovernor.contracts.ads import Ad, PlayableAd
 from adgovernor.contracts.campaigns import Campaign, UpsertCampaign
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.decisions import Decision
@@ -22,6 +22,7 @@ from adgovernor.contracts.errors import Gap, Unavailable
 from adgovernor.contracts.events import SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.publish import Publisher
+from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.errors import FetchTimeoutError
 from adgovernor.sessions.playback import Playback
 from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
@@ -295,6 +296,26 @@ async def test_one_persons_cookies_stay_with_them() -> None:
     assert [dict(r.headers).get("Cookie") for r in transport.requests] == [None, "seen=1"]
 
 
+async def test_errors_of_two_people_share_no_cookie() -> None:
+    """What an Error address sets for one person is not sent with another's, and is sent with their own."""
+    setting = HttpResponse(200, (("set-cookie", "seen=1; Path=/"),), b"")
+    transport = TableTransport({TAG: vast(errors=("http://e/",)), "http://e/": setting})
+    people = [decision(1, TAG), decision(2, TAG).model_copy(update={"routing_id": "v"}), decision(3, TAG)]
+
+    class Paced(Listed):
+        """One after the other, so that each finds what the ones before have left."""
+
+        async def __aiter__(self) -> AsyncIterator[Decision]:
+            for each in people:
+                await until(lambda: transport.urls.count("http://e/") == self._number)
+                self._number = each.dn
+                yield each
+
+    await stage(Paced([]), Taken(), transport).run()
+    cookies = [dict(r.headers).get("Cookie") for r in transport.requests if r.url == "http://e/"]
+    assert cookies == [None, None, "seen=1"]
+
+
 async def test_the_stage_tells_what_it_does() -> None:
     """Outcomes, codes and retries are counted, and the session's shard hears of its requests and positions."""
     metrics, taken = ResolveMetrics(process=False), Taken()
@@ -359,6 +380,46 @@ async def test_from_a_request_to_the_impression() -> None:
     assert report.green
     assert report.campaigns["c"]["spent_micros"] == 10
     assert {"http://i/brand", "http://i/w"} <= set(transport.urls)
+
+
+async def test_tracking_of_two_viewers_is_apart() -> None:
+    """A viewer's tracking carries their device's headers, and only the cookies that were set for them."""
+    transport = TableTransport({"http://i/": HttpResponse(200, (("set-cookie", "seen=1; Path=/"),), b"")})
+    shown = PlayableAd(ad_id="1", wrappers=0, impressions=("http://i/",), errors=())
+    viewers = [SessionContext.create(session_id=name, ip_address=f"192.0.2.{name}") for name in ("1", "2")]
+    async with Playback(_Deaf(), transport) as playback:  # type: ignore[arg-type]
+        for number, viewer in enumerate((*viewers, viewers[0])):
+            ad = Ad.model_validate(
+                {
+                    "decision_id": f"d{number}",
+                    "slot": 0,
+                    "routing_id": "u",
+                    "time_ms": 1,
+                    "deadline_ms": 1,
+                    "campaign_id": "c",
+                    "creative_id": "x",
+                    "tag_url": TAG,
+                    "session_id": viewer.session_id,
+                    "resolved_ms": 1,
+                    "ads": [shown],
+                }
+            )
+            assert await playback.fire_impression(ad, context=viewer) == 1
+            await until_sent(playback, number + 1)
+    sent = [dict(request.headers) for request in transport.requests]
+    assert [headers.get("Cookie") for headers in sent] == [None, None, "seen=1"]
+    assert [headers["X-Device-IP"] for headers in sent] == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
+
+
+async def until_sent(playback: Playback, number: int) -> None:
+    """Until so many addresses have answered."""
+    await until(lambda: playback.stats.sent == number)
+
+
+class _Deaf:
+    """Takes every impression."""
+
+    async def impression(self, event: object) -> None: ...
 
 
 class _Repeating:

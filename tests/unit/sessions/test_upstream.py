@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -114,14 +114,21 @@ class AccountingGovernor:
 
 async def test_a_session_that_is_not_started_says_so() -> None:
     """Every operation before create_session, and after close, is refused."""
-    async with UpstreamSession(URL, transport=TableTransport()) as session:
-        for call in (
+    async with UpstreamSession(URL, transport=TableTransport(), governor=AccountingGovernor()) as session:
+        calls: tuple[Callable[[], Awaitable[object]], ...] = (
             session.request,
             session.resolve,
             session.fetch_pod,
             session.close,
             session.get_session_state,
-        ):
+            lambda: session.update_session_state(SessionChange("1")),
+            lambda: session.check_frequency_cap("u", "c", 1),
+            lambda: session.remaining("u", "c", 1),
+            lambda: session.track_budget("c", 1),
+            lambda: session.get_budget("c"),
+            lambda: session.remaining_budget("c"),
+        )
+        for call in calls:
             with pytest.raises(SessionNotStartedError):
                 await call()
         await session.start_session(CONTEXT)
