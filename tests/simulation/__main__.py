@@ -1,4 +1,4 @@
-"""Runs the simulation: `python -m tests.simulation --seeds N [--from S] [--mutations [NAME...]] [-v]`.
+"""Runs the simulation: `python -m tests.simulation --seeds N [--from S] [--sealed] [--mutations [NAME...]] [-v]`.
 
 Without `--mutations` every seed must be clean; what is wrong with one is printed with the command that repeats it.
 With it, each broken rule (all, or those named) must be noticed within `--seeds` seeds (2,000 unless told).
@@ -24,13 +24,15 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mutations", nargs="*", metavar="NAME", help="break these rules, one at a time (none named: all)"
     )
+    parser.add_argument("--sealed", action="store_true", help="sealed ledgers, and people who are forgotten")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line a seed, and every violation")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     return parser.parse_args(words)
 
 
-def _seed(seed: int) -> Verdict:
-    return run_seed(seed)
+def _seed(task: tuple[int, bool]) -> Verdict:
+    seed, sealed = task
+    return run_seed(seed, sealed=sealed)
 
 
 def _mutation(task: tuple[str, int, int]) -> tuple[str, Verdict | None, float]:
@@ -41,13 +43,15 @@ def _mutation(task: tuple[str, int, int]) -> tuple[str, Verdict | None, float]:
 
 def _run_seeds(options: argparse.Namespace, pool: ProcessPoolExecutor) -> int:
     count, bad, began = options.seeds or 500, 0, time.monotonic()
-    for verdict in pool.map(_seed, range(options.first, options.first + count), chunksize=4):
+    tasks = [(seed, options.sealed) for seed in range(options.first, options.first + count)]
+    how = " --sealed" if options.sealed else ""
+    for verdict in pool.map(_seed, tasks, chunksize=4):
         if verdict.problems:
             bad += 1
             print(f"seed {verdict.seed}: {verdict.problems[0]}")
             for problem in verdict.problems[1:] if options.verbose else ():
                 print(f"    {problem}")
-            print(f"    again: python -m tests.simulation --from {verdict.seed} --seeds 1 -v")
+            print(f"    again: python -m tests.simulation --from {verdict.seed} --seeds 1 -v{how}")
         elif options.verbose:
             print(f"seed {verdict.seed}: clean ({verdict.fingerprint})")
     last = options.first + count - 1

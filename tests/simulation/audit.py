@@ -16,9 +16,9 @@ from tests.simulation.audit_chain import AuditBlock, Findings
 from tests.simulation.audit_loss import LossAudit
 from tests.simulation.audit_treasury import Fund, TreasuryAudit
 from tests.simulation.audit_users import Told, UserAudit
+from tests.simulation.sealed import BUCKETS, check_keys, opened
 from tests.simulation.world import PREFIX, SimWorld
 
-from adgovernor.contracts.ledger import parse_block
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.machine import Machine
 from adgovernor.core.treasury import Treasury
@@ -236,7 +236,7 @@ class Audit:
                 f"{shard} is at {tip.height} of {chain[-1].height}",
             )
             rebuilt = self._rebuild(shard, chain)
-            for bucket in sorted(set(rebuilt) | set(stored.buckets)):
+            for bucket in sorted((set(rebuilt) | set(stored.buckets)).difference(BUCKETS)):
                 left, right = rebuilt.get(bucket, {}), stored.buckets.get(bucket, {})
                 for name in sorted(set(left) | set(right)):
                     self.findings.check(
@@ -244,6 +244,10 @@ class Audit:
                         "the store equals a rebuild",
                         f"{shard} {bucket} {name}: {right.get(name)!r}, rebuilt {left.get(name)!r}",
                     )
+            if self.world.sealed and shard.startswith("u"):
+                values = [self.world.broker.ledgers[shard][block.offset].value for block in chain]
+                for problem in check_keys(self.world.broker, shard, values, stored.buckets.get("keys", {})):
+                    self.findings.fail("each person has a key, and nobody else has", problem)
             if self.users:
                 self._compare_money(shard, stored.buckets.get("campaigns", {}))
 
@@ -253,7 +257,7 @@ class Audit:
         changed: dict[str, set[str]] = {}
         entries = self.world.broker.ledgers[shard]
         for audited in chain:
-            block = parse_block(entries[audited.offset].value)
+            block = opened(self.world.broker, shard, entries[audited.offset].value)
             for key in machine.missing_for_fold(block.records):
                 machine.load(key, None)
             machine.begin_fold(block.header.height, block.header.now_ms, block.header.drained)

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from tests.simulation.broker import Broker
+from tests.simulation.sealed import opened_records
 
 from adgovernor.runtime.ports import RawEvent
 
@@ -120,6 +121,8 @@ def walk(broker: Broker, prefix: str, shard: str, findings: Findings) -> list[Au
         ):
             continue
         tip = data["chain"]
+        if any(isinstance(record.get("personal"), str) for record in data["records"]):
+            data["records"] = opened_records(broker, shard, entry.value)
         block = AuditBlock(shard, data, entry.offset, moments[entry.offset])
         if chain:
             findings.check(
@@ -212,7 +215,9 @@ def _collect(
 
 def check_outputs(broker: Broker, ledgers: Ledgers, findings: Findings) -> None:
     """A reader that takes last + 1 sees the ledger's outputs, each once and in order; nothing else is there."""
-    names = {topic for topic, _ in broker.topics} - set(_PUBLIC_INPUTS) - {"directives", "reports"}
+    names = (
+        {topic for topic, _ in broker.topics} - set(_PUBLIC_INPUTS) - {"directives", "reports", "person-keys"}
+    )
     for topic, partition in sorted({(t, p) for t, p in broker.topics if t in names} | set(ledgers.outputs)):
         lane = ledgers.outputs.get((topic, partition), [])
         taken = 0

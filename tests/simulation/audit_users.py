@@ -330,6 +330,9 @@ class UserAudit:
             kind, scope, value = args
             if person is not None:
                 (person.opt_outs.discard if kind == "opt-in" else person.opt_outs.add)((scope, value))
+        elif name == "erase":
+            if person is not None:
+                self.people[self._record["personal"]["routing"]] = Person()
         elif name == "define":
             data, zone, treasury, *by_day = args
             known = self.shares.get(data["campaign_id"])
@@ -441,6 +444,8 @@ class UserAudit:
                 return "decided"
             first_ms = person.requests.get(value["request_id"])
             known = first_ms is not None and first_ms + self.rules.dedupe_ms > self.watermark_ms
+            # Of somebody who was erased meanwhile, or of another person: one name, one reservation.
+            known = known or any(decision == value["request_id"] for decision, _ in self.open)
             return None if record.get("assumed") is not None else "duplicate" if known else "decided"
         if record["topic"] != "impressions":
             return None

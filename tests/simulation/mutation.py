@@ -35,6 +35,8 @@ class Mutation:
     owner: Any
     function: str
     changes: tuple[tuple[str, str], ...]
+    sealed: bool = False
+    """Whether it shows in sealed runs only."""
 
     def mutated(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The function as it is, and as the mutation has it."""

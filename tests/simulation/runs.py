@@ -27,10 +27,10 @@ class Verdict:
     fingerprint: str
 
 
-def run_seed(seed: int, mutation: Mutation | None = None) -> Verdict:
+def run_seed(seed: int, mutation: Mutation | None = None, *, sealed: bool = False) -> Verdict:
     """Runs and judges one seed. An auditor that cannot make sense of what it reads has found something, too."""
     with mutation.applied() if mutation is not None else contextlib.nullcontext():
-        world = SimWorld(seed)
+        world = SimWorld(seed, sealed=sealed)
         world.run()
     problems = world.problems
     if not problems:
@@ -46,14 +46,17 @@ def run_seed(seed: int, mutation: Mutation | None = None) -> Verdict:
 def first_failure(mutation: Mutation, first: int, count: int) -> Verdict | None:
     """The first of ``count`` seeds that notices a broken rule; None where none does."""
     for seed in range(first, first + count):
-        verdict = run_seed(seed, mutation)
+        verdict = run_seed(seed, mutation, sealed=mutation.sealed)
         if verdict.problems:
             return verdict
     return None
 
 
-def check_clean(first: int) -> None:
+def check_clean(first: int, *, sealed: bool = False) -> None:
     """Runs a batch of seeds; fails with the first that is not clean, and says how to run it again."""
     for seed in range(first, first + BATCH):
-        problems = run_seed(seed).problems
-        assert not problems, f"again: python -m tests.simulation --from {seed} --seeds 1 -v; {problems[0]}"
+        problems = run_seed(seed, sealed=sealed).problems
+        how = " --sealed" if sealed else ""
+        assert not problems, (
+            f"again: python -m tests.simulation --from {seed} --seeds 1 -v{how}; {problems[0]}"
+        )

@@ -18,6 +18,7 @@ import structlog
 from tests.simulation.broker import Broker, Network, SimLog
 from tests.simulation.faults import Faults, draw_faults, draw_losses
 from tests.simulation.loop import Process, Stuck, VirtualLoop
+from tests.simulation.sealed import SimKeyLog, seal
 from tests.simulation.store import SimStore, StoreServer
 from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
 
@@ -68,11 +69,14 @@ class _Clock:
 class SimWorld:
     """The run of one seed. After `run`, `problems` says what went wrong while it ran."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, sealed: bool = False) -> None:
         self.seed = seed
+        self.sealed = sealed
         self.rng = random.Random(f"world {seed}")
         self.loop = VirtualLoop()
         self.workload: Workload = draw_workload(random.Random(f"workload {seed}"))
+        if sealed:
+            seal(self.workload, random.Random(f"sealed {seed}"))
         self.faults: Faults = draw_faults(random.Random(f"faults {seed}"), LOAD_S)
         draw_losses(random.Random(f"losses {seed}"), self.faults, LOAD_S)
         self.partitions = self.workload.partitions
@@ -232,6 +236,7 @@ class SimWorld:
             _Clock(self.broker, worker.skew_ms),
             self._engine_settings(worker.name),
             rng=random.Random(self.rng.getrandbits(64)),
+            keys=SimKeyLog(self.broker, shard, network) if self.sealed and shard.startswith("u") else None,
         )
         worker.engines[shard] = (engine, worker.process.spawn(engine.run()))
 

@@ -16,6 +16,7 @@ What holds them together:
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -323,22 +324,26 @@ class Keyring:
                     key = PersonKey(event.offset, key_id, decode_key(event.value))
                     self._ahead[key.name] = key
                 self._walked = event.offset + 1
-            if events:
-                tries = 0
-            elif self._walked >= end:
-                return
-            else:
-                tries += 1
-                if tries >= _READ_TRIES:
-                    raise Unavailable(
-                        f"person-keys of {self._world.shard} shows nothing at offset {self._walked}, its end is {end}"
-                    )
+            # A key is acknowledged before a block names it, so an end before it is seen is not the topic's.
+            tries = 0 if events else tries + 1
+            if tries >= _READ_TRIES:
+                raise Unavailable(
+                    f"person-keys of {self._world.shard} shows nothing at offset {self._walked}, its end is {end}, and "
+                    f"the ledger names a key at {offset}; is a replica missing?"
+                )
+            if tries:
+                await asyncio.sleep(self._world.pause_s(tries))
 
     def _open(self, header: BlockHeader, index: int, record: ReadRecord, key: PersonKey) -> ReadRecord:
         try:
             return unseal(header, index, record, key)
         except Unreadable as error:
             raise self._world.halt("sealed_part", str(error)) from error
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether folded records are sealed with keys that are gone, and no erasure was met that ended them."""
+        return bool(self._missing)
 
     def check(self) -> None:
         """Raises `Halted` where folded records are sealed with keys that are gone though nobody was erased."""

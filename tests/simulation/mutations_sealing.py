@@ -1,0 +1,100 @@
+"""Rules of sealed ledgers (DESIGN, section 4, "Erasure"), broken one at a time."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tests.simulation.mutation import Mutation
+
+from adgovernor.core import person_ops
+from adgovernor.runtime import takeover
+from adgovernor.runtime.keyring import Keyring
+from adgovernor.runtime.publisher import Publisher
+
+
+def _sealed(name: str, rule: str, owner: Any, function: str, old: str, new: str) -> Mutation:
+    return Mutation(name, rule, owner, function, ((old, new),), sealed=True)
+
+
+SEALING: Final = (
+    _sealed(
+        "tombstone-before-outputs",
+        "A key ends once the outputs that it sealed are acknowledged",
+        Publisher,
+        "_run",
+        "                if outputs:\n",
+        """                if self._keyring is not None:
+                    await self._keyring.destroy_up_to(queue[blocks - 1][0])
+                if outputs:
+""",
+    ),
+    _sealed(
+        "no-tombstone-again",
+        "A takeover ends the keys whose end is not known to be acknowledged",
+        takeover,
+        "_republish",
+        "                await keyring.destroy(ends)\n",
+        "                pass\n",
+    ),
+    _sealed(
+        "an-end-is-the-end",
+        "An empty read is not absence: a key was acknowledged before a block names it",
+        Keyring,
+        "_walk",
+        "            tries = 0 if events else tries + 1\n",
+        """            if not events and self._walked >= end:
+                return
+            tries = 0 if events else tries + 1
+""",
+    ),
+    _sealed(
+        "forgotten-while-away",
+        "When the store is back, people have the keys that they had before",
+        Keyring,
+        "catch_up",
+        "        await self._read_people(unsure, trail)\n",
+        "",
+    ),
+    _sealed(
+        "erased-in-part",
+        "An erasure waits until all keys of the person are known",
+        Keyring,
+        "ready",
+        "return place if _subject(event) in self._unsure else place + 1",
+        "return place + 1",
+    ),
+    _sealed(
+        "key-for-later",
+        "Keys are first named in the order of their offsets: one that no block names is made anew",
+        Keyring,
+        "seal",
+        """            self._named.pop(name)
+            self._people.pop(key.subject or "", None)
+""",
+        "            del name, key\n",
+    ),
+    _sealed(
+        "place-is-lost",
+        "The store knows up to where keys were named",
+        Keyring,
+        "_reach",
+        "            self._position = offset + 1\n",
+        "            self._position = offset + 3\n",
+    ),
+    _sealed(
+        "key-after-erasure",
+        "Who comes back after an erasure gets a new key",
+        Keyring,
+        "_end",
+        "            self._people[subject] = []\n",
+        "",
+    ),
+    _sealed(
+        "state-after-erasure",
+        "An erasure removes what counts towards caps",
+        person_ops,
+        "erase",
+        "    person.servings = []\n    person.by_scope = {}\n",
+        "",
+    ),
+)
