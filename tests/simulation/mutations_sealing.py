@@ -40,11 +40,11 @@ SEALING: Final = (
         "an-end-is-the-end",
         "An empty read is not absence: a key was acknowledged before a block names it",
         Keyring,
-        "_walk",
-        "            tries = 0 if events else tries + 1\n",
-        """            if not events and self._walked >= end:
-                return
-            tries = 0 if events else tries + 1
+        "_read_on",
+        "            if events:\n",
+        """            if not events and start >= end:
+                return [RawEvent(named, None, None)]
+            if events:
 """,
     ),
     _sealed(

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adgovernor.app.console import (
-    EXIT_FOUND,
     AsJson,
     complain,
     money,
     print_json,
     print_table,
-    run_async,
-    settings_of,
 )
-from adgovernor.contracts import topics
-from adgovernor.contracts.errors import BadInput, Unavailable
+from adgovernor.app.giving import give, micros, new_id, now_ms, parsed
+from adgovernor.contracts.errors import BadInput
 
 if TYPE_CHECKING:
-    from adgovernor.app.settings import Settings
-    from adgovernor.contracts.campaigns import CampaignChange, Command
+    from adgovernor.contracts.campaigns import Command
 
 campaigns_app = typer.Typer(no_args_is_help=True)
 
@@ -88,15 +81,15 @@ def apply(
             continue
         data = command_of(line)
         if "command" not in line.data:
-            data["command_id"] = _new_id()
-        data.setdefault("time_ms", _now_ms())
+            data["command_id"] = new_id()
+        data.setdefault("time_ms", now_ms())
         try:
-            commands.append(_parsed(data))
+            commands.append(parsed(data))
         except BadInput as error:
             bad.append(f"{line.place}: {error}")
     for message in bad:
         complain(message)
-    _give(context, commands, wait, as_json, bad=bad)
+    give(context, commands, wait, as_json, bad=bad)
 
 
 @campaigns_app.command("top-up")
@@ -245,40 +238,6 @@ def show(context: typer.Context, campaign_id: CampaignId, as_json: AsJson = Fals
     show_campaign(context, campaign_id, as_json)
 
 
-# --- Giving commands -----------------------------------------------------------------------------------------
-
-
-def _new_id() -> str:
-    return f"cli-{uuid.uuid4().hex}"
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def _parsed(data: dict[str, Any]) -> Command:
-    import orjson
-
-    from adgovernor.contracts.catalogue import contract_of
-
-    parsed: Command = contract_of(topics.CAMPAIGNS).parse(orjson.dumps(data))
-    return parsed
-
-
-def _micros(amount: str) -> int:
-    from decimal import Decimal, InvalidOperation
-
-    from adgovernor.contracts.money import micros_of
-
-    try:
-        value = Decimal(amount)
-    except InvalidOperation as error:
-        raise BadInput(f"{amount!r} is no amount; give units of the currency, such as 250 or 0.5") from error
-    if not value.is_finite() or value <= 0 or value != round(value, 6):
-        raise BadInput(f"{amount} must be above 0 and have at most six decimal places")
-    return micros_of(value)
-
-
 def _account(context: typer.Context, campaign_id: str, account: str | None) -> str:
     if account is not None:
         return account
@@ -298,9 +257,9 @@ def _move(
     wait: float,
     as_json: bool,
 ) -> None:
-    micros = _micros(amount)
+    amount_micros = micros(amount)
     base = _base(context, command, campaign_id, account, command_id)
-    _give(context, [_parsed({**base, "amount_micros": micros})], wait, as_json)
+    give(context, [parsed({**base, "amount_micros": amount_micros})], wait, as_json)
 
 
 def _set(
@@ -312,7 +271,7 @@ def _set(
     wait: float,
     as_json: bool,
 ) -> None:
-    _give(context, [_parsed(_base(context, command, campaign_id, account, command_id))], wait, as_json)
+    give(context, [parsed(_base(context, command, campaign_id, account, command_id))], wait, as_json)
 
 
 def _base(
@@ -320,92 +279,8 @@ def _base(
 ) -> dict[str, Any]:
     return {
         "command": command,
-        "command_id": command_id or _new_id(),
+        "command_id": command_id or new_id(),
         "account_id": _account(context, campaign_id, account),
-        "time_ms": _now_ms(),
+        "time_ms": now_ms(),
         "campaign_id": campaign_id,
     }
-
-
-def _give(
-    context: typer.Context, commands: list[Command], wait: float, as_json: bool, bad: list[str] | None = None
-) -> None:
-    settings = settings_of(context)
-    answers = run_async(_give_and_wait(settings, commands, wait)) if commands else {}
-    rows = [_row(command, answers.get(command.command_id)) for command in commands]
-    if as_json:
-        print_json({"commands": rows, "bad": bad or []} if bad is not None else rows[0])
-    else:
-        for row in rows:
-            typer.echo(_told(row))
-    missing = [row["command_id"] for row in rows if row["outcome"] == "unanswered"]
-    if missing and wait > 0:
-        raise Unavailable(
-            f"{len(missing)} commands are published, but no worker answered within {wait:g} s; they take effect once "
-            "workers run (`adgovernor run`)"
-        )
-    if bad or any(row["outcome"] == "refused" for row in rows):
-        raise typer.Exit(EXIT_FOUND)
-
-
-async def _give_and_wait(
-    settings: Settings, commands: list[Command], wait: float
-) -> dict[str, CampaignChange]:
-    from adgovernor.contracts.catalogue import contract_of
-    from adgovernor.contracts.errors import Undecodable
-    from adgovernor.publish import Publisher
-    from adgovernor.subscribe import PartitionReader
-
-    contract = contract_of(topics.CAMPAIGN_CHANGES)
-    connection = settings.kafka.connection()
-    wanted = {command.command_id for command in commands}
-    answers: dict[str, CampaignChange] = {}
-    name = topics.full_name(settings.prefix, topics.CAMPAIGN_CHANGES)
-    async with PartitionReader(connection, name, client_id="adgovernor-campaigns") as changes:
-        # From before the commands are given, so that no answer is missed.
-        await changes.read_from(await changes.ends(changes.partitions()))
-        async with Publisher(connection, prefix=settings.prefix) as publisher:
-            await publisher.commands(commands)
-        clock = asyncio.get_running_loop().time
-        until = clock() + wait
-        while len(answers) < len(wanted) and clock() < until:
-            for message in await changes.read(500, min(0.2, max(0.01, until - clock()))):
-                try:
-                    change: CampaignChange = contract.parse(message.value or b"")
-                except Undecodable:
-                    # Somebody else's message is no answer to ours.
-                    continue
-                # A command that landed twice is refused the second time; the first answer is the one.
-                if change.command_id in wanted:
-                    answers.setdefault(change.command_id, change)
-    return answers
-
-
-def _row(command: Command, change: CampaignChange | None) -> dict[str, Any]:
-    name = getattr(command, "campaign_id", None)
-    if command.command == "upsert":
-        name = command.campaign.campaign_id
-    row: dict[str, Any] = {
-        "command": command.command,
-        "command_id": command.command_id,
-        "account_id": command.account_id,
-        "campaign_id": name,
-    }
-    if change is None:
-        return {**row, "outcome": "unanswered"}
-    return {
-        **row,
-        "outcome": "accepted" if change.accepted else "refused",
-        "reason": change.reason,
-        "topped_up_micros": change.topped_up_micros,
-    }
-
-
-def _told(row: dict[str, Any]) -> str:
-    what = f"{row['command']} {row['campaign_id'] or row['account_id']}: {row['outcome']}"
-    if row["outcome"] == "refused":
-        return f"{what}: {row['reason']}"
-    if row["outcome"] == "unanswered":
-        return f"{what} (--command-id {row['command_id']} gives it again)"
-    total = f", {money(row['topped_up_micros'])} in all" if row["campaign_id"] else ""
-    return what + total

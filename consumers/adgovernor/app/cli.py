@@ -46,6 +46,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
         "Campaigns",
         "Define campaigns; give and take money.",
     ),
+    "accounts": (
+        "accounts_commands",
+        "accounts_app",
+        "Campaigns",
+        "Give and take money of accounts with a budget of their own.",
+    ),
     "state": ("state_commands", "state_app", "Look", "Show what is true now: a person, a campaign, a shard."),
     "watch": ("watch_commands", "watch", "Look", "Show decisions and campaign events as they happen."),
     "publish": (

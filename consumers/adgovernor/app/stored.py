@@ -14,6 +14,7 @@ from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import caps
 from adgovernor.core.accounts import TreasuryCampaign
+from adgovernor.core.funds import AccountFund
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.rules import Rules
@@ -146,6 +147,14 @@ class StoredState:
             ]
         shares = await self._shares([known.campaign.campaign_id for _, known in found])
         return [CampaignMoney(known, shard, shares[known.campaign.campaign_id]) for shard, known in found]
+
+    async def accounts(self) -> list[AccountFund]:
+        """All accounts with the money above their campaigns."""
+        found: list[AccountFund] = []
+        for number in range(await self.partitions()):
+            treasury = await self.treasury(topics.treasury_shard(number))
+            found += treasury.accounts.values()
+        return found
 
     async def campaign(self, campaign_id: str) -> CampaignMoney:
         """One campaign.

@@ -45,6 +45,7 @@ from adgovernor.contracts.sealing import (
 )
 from adgovernor.core.machine import Fields, Input, Machine
 from adgovernor.runtime.key_log import KeyLog
+from adgovernor.runtime.ports import RawEvent
 from adgovernor.runtime.trail import Trail
 from adgovernor.runtime.world import World
 
@@ -315,24 +316,27 @@ class Keyring:
 
     async def _walk(self, offset: int) -> None:
         """Reads the topic on until an offset is behind."""
-        tries = 0
         while self._walked <= offset:
-            events, end = await self._log.read(self._walked, self._world.settings.read_bytes)
-            for event in events:
+            for event in await self._read_on(self._walked, offset, self._world.settings.read_bytes):
                 if event.value is not None:
                     key_id = (event.key or b"").decode("ascii", "replace")
                     key = PersonKey(event.offset, key_id, decode_key(event.value))
                     self._ahead[key.name] = key
                 self._walked = event.offset + 1
-            # A key is acknowledged before a block names it, so an end before it is seen is not the topic's.
-            tries = 0 if events else tries + 1
-            if tries >= _READ_TRIES:
-                raise Unavailable(
-                    f"person-keys of {self._world.shard} shows nothing at offset {self._walked}, its end is {end}, and "
-                    f"the ledger names a key at {offset}; is a replica missing?"
-                )
+
+    async def _read_on(self, start: int, named: int, max_bytes: int) -> list[RawEvent]:
+        """What the topic has from an offset on, at least one message: a key was acknowledged at ``named`` before the
+        ledger named it, and where compaction took that, its tombstone or a later message is there."""
+        for tries in range(_READ_TRIES):
             if tries:
                 await asyncio.sleep(self._world.pause_s(tries))
+            events, end = await self._log.read(start, max_bytes)
+            if events:
+                return events
+        raise Unavailable(
+            f"person-keys of {self._world.shard} shows nothing at offset {start}, its end is {end}, and the ledger "
+            f"names a key at {named}; is a replica missing?"
+        )
 
     def _open(self, header: BlockHeader, index: int, record: ReadRecord, key: PersonKey) -> ReadRecord:
         try:
@@ -386,10 +390,10 @@ class Keyring:
             secret, subject = orjson.loads(value)
             return PersonKey(offset_of(name), id_of(name), b64decode(secret), subject)
         # Ended by an erasure that the store has taken note of: if the topic still shows it, it is good.
-        events, _ = await self._log.read(offset_of(name), 1)
-        if events and events[0].offset == offset_of(name) and events[0].value is not None:
-            return PersonKey(events[0].offset, id_of(name), decode_key(events[0].value))
-        return None
+        event = (await self._read_on(offset_of(name), offset_of(name), 1))[0]
+        if event.offset != offset_of(name) or event.value is None:
+            return None
+        return PersonKey(event.offset, id_of(name), decode_key(event.value))
 
     # --- Ending keys ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,142 @@
+"""Giving commands to campaigns and accounts: published, and waited for until a worker accepted or refused them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from adgovernor.app.console import EXIT_FOUND, money, print_json, run_async, settings_of
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from adgovernor.app.settings import Settings
+    from adgovernor.contracts.campaigns import CampaignChange, Command
+
+
+def new_id() -> str:
+    """An id that no other command has."""
+    return f"cli-{uuid.uuid4().hex}"
+
+
+def now_ms() -> int:
+    """The clock, in milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def parsed(data: dict[str, Any]) -> Command:
+    """A command, checked. Raises `BadInput`."""
+    import orjson
+
+    from adgovernor.contracts.catalogue import contract_of
+
+    parsed: Command = contract_of(topics.CAMPAIGNS).parse(orjson.dumps(data))
+    return parsed
+
+
+def micros(amount: str) -> int:
+    """An amount in units of a currency as micros of it. Raises `BadInput`."""
+    from decimal import Decimal, InvalidOperation
+
+    from adgovernor.contracts.money import micros_of
+
+    try:
+        value = Decimal(amount)
+    except InvalidOperation as error:
+        raise BadInput(f"{amount!r} is no amount; give units of the currency, such as 250 or 0.5") from error
+    if not value.is_finite() or value <= 0 or value != round(value, 6):
+        raise BadInput(f"{amount} must be above 0 and have at most six decimal places")
+    return micros_of(value)
+
+
+def give(
+    context: typer.Context, commands: list[Command], wait: float, as_json: bool, bad: list[str] | None = None
+) -> None:
+    """Publishes commands and says what became of them; `typer.Exit` where not all is well.
+
+    Raises:
+        Unavailable: when no worker answers in time.
+    """
+    settings = settings_of(context)
+    answers = run_async(_give_and_wait(settings, commands, wait)) if commands else {}
+    rows = [_row(command, answers.get(command.command_id)) for command in commands]
+    if as_json:
+        print_json({"commands": rows, "bad": bad or []} if bad is not None else rows[0])
+    else:
+        for row in rows:
+            typer.echo(_told(row))
+    missing = [row["command_id"] for row in rows if row["outcome"] == "unanswered"]
+    if missing and wait > 0:
+        raise Unavailable(
+            f"{len(missing)} commands are published, but no worker answered within {wait:g} s; they take effect once "
+            "workers run (`adgovernor run`)"
+        )
+    if bad or any(row["outcome"] == "refused" for row in rows):
+        raise typer.Exit(EXIT_FOUND)
+
+
+async def _give_and_wait(
+    settings: Settings, commands: list[Command], wait: float
+) -> dict[str, CampaignChange]:
+    from adgovernor.contracts.catalogue import contract_of
+    from adgovernor.contracts.errors import Undecodable
+    from adgovernor.publish import Publisher
+    from adgovernor.subscribe import PartitionReader
+
+    contract = contract_of(topics.CAMPAIGN_CHANGES)
+    connection = settings.kafka.connection()
+    wanted = {command.command_id for command in commands}
+    answers: dict[str, CampaignChange] = {}
+    name = topics.full_name(settings.prefix, topics.CAMPAIGN_CHANGES)
+    async with PartitionReader(connection, name, client_id="adgovernor-campaigns") as changes:
+        # From before the commands are given, so that no answer is missed.
+        await changes.read_from(await changes.ends(changes.partitions()))
+        async with Publisher(connection, prefix=settings.prefix) as publisher:
+            await publisher.commands(commands)
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait
+        while len(answers) < len(wanted) and clock() < until:
+            for message in await changes.read(500, min(0.2, max(0.01, until - clock()))):
+                try:
+                    change: CampaignChange = contract.parse(message.value or b"")
+                except Undecodable:
+                    # Somebody else's message is no answer to ours.
+                    continue
+                # A command that landed twice is refused the second time; the first answer is the one.
+                if change.command_id in wanted:
+                    answers.setdefault(change.command_id, change)
+    return answers
+
+
+def _row(command: Command, change: CampaignChange | None) -> dict[str, Any]:
+    name = getattr(command, "campaign_id", None)
+    if command.command == "upsert":
+        name = command.campaign.campaign_id
+    row: dict[str, Any] = {
+        "command": command.command,
+        "command_id": command.command_id,
+        "account_id": command.account_id,
+        "campaign_id": name,
+    }
+    if change is None:
+        return {**row, "outcome": "unanswered"}
+    return {
+        **row,
+        "outcome": "accepted" if change.accepted else "refused",
+        "reason": change.reason,
+        "topped_up_micros": change.topped_up_micros,
+    }
+
+
+def _told(row: dict[str, Any]) -> str:
+    what = f"{row['command']} {row['campaign_id'] or row['account_id']}: {row['outcome']}"
+    if row["outcome"] == "refused":
+        return f"{what}: {row['reason']}"
+    if row["outcome"] == "unanswered":
+        return f"{what} (--command-id {row['command_id']} gives it again)"
+    total = f", {money(row['topped_up_micros'])} in all" if row["campaign_id"] else ""
+    return what + total
