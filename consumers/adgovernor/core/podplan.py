@@ -1,8 +1,8 @@
 """Several slots at once: from a request's slots and pod to the fill, under caps and leases.
 
 The fill (`podfill`) knows a pod's own rules. Two more bear on it here: money, as one fund for each campaign and
-day, and caps, where each ad of the pod counts for the caps of the others. A cap blocks only the campaigns that
-carry it, so it is checked on the filled set: an ad that it forbids there leaves, and the pod is filled again.
+day, and caps, where each ad of the pod counts for the caps of the others. Caps that are plain limits are the search's
+(`podcaps`); the others are checked on the filled set: an ad that one forbids there leaves, and the pod is filled again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.pod_requests import PodRules, PodSpec, SlotSpec
-from adgovernor.core import caps
+from adgovernor.core import caps, podcaps
 from adgovernor.core.breaks import PodAsk
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
@@ -79,11 +79,16 @@ def plan(
     Entries that lose get their reasons; those that come with reasons are not considered.
     """
     considered = [index for index, entry in enumerate(entries) if entry.reasons is None]
-    spec = _spec(ask, rules, most_ads, [entries[index] for index in considered], around)
+    fit = [entries[index] for index in considered]
+    keys, caps_left = podcaps.limits(fit, person, context)
+    spec = _spec(ask, rules, most_ads, fit, around, caps_left)
+    candidates = {
+        index: _candidate(entries[index], names) for index, names in zip(considered, keys, strict=True)
+    }
     blocked: dict[int, list[dict[str, Any]]] = {}
     while True:
         playing = [index for index in considered if index not in blocked]
-        result = fill(spec, [_candidate(entries[index]) for index in playing])
+        result = fill(spec, [candidates[index] for index in playing])
         chosen = [playing[placement.index] for placement in result.placements]
         worst = _capped(entries, chosen, person, context)
         if worst is None:
@@ -92,13 +97,17 @@ def plan(
         blocked[worst[0]] = worst[1]
     for index, reasons in blocked.items():
         entries[index].reasons = reasons
+    taken = _taken(entries, chosen, context)
     for loser in result.losers:
         entry = entries[playing[loser.index]]
-        codes = dict.fromkeys(_CODES.get(reason, reason) for reason in loser.reasons)
+        found: list[dict[str, Any]] = []
+        for code in dict.fromkeys(_CODES.get(reason, reason) for reason in loser.reasons):
+            if code == "capped":
+                found += podcaps.reasons(entry, person, context, taken) or ()
+            else:
+                found.append({"code": code})
         # A missing lease comes last, as for a single slot: it is what more money would mend.
-        entry.reasons = [
-            {"code": code} for code in sorted(codes, key=lambda code: code == "no_lease")
-        ] or None
+        entry.reasons = sorted(found, key=lambda reason: reason["code"] == "no_lease") or None
     slots, in_play = _slots(
         ask, [(placement.segment_id, playing[placement.index]) for placement in result.placements]
     )
@@ -126,6 +135,7 @@ def _spec(
     most_ads: int,
     entries: Sequence[Entry],
     around: tuple[PodNeighbour | None, PodNeighbour | None],
+    caps_left: dict[str, int],
 ) -> FillSpec:
     durations = {entry.candidate.duration_ms or 0 for entry in entries}
     segments = [_segment(str(number), slot, durations) for number, slot in enumerate(ask.slots)]
@@ -152,6 +162,7 @@ def _spec(
         after=around[1],
         blocked_categories=frozenset(rules.blocked_categories),
         blocked_advertisers=frozenset(domain.lower() for domain in rules.blocked_advertisers),
+        caps_left=caps_left,
         available_micros=available,
     )
 
@@ -191,7 +202,7 @@ def _fund(entry: Entry) -> str:
     return f"{entry.day}|{entry.candidate.campaign_id}"
 
 
-def _candidate(entry: Entry) -> PodCandidate:
+def _candidate(entry: Entry, cap_keys: tuple[str, ...]) -> PodCandidate:
     candidate = entry.candidate
     domain = candidate.advertiser_domain
     own = candidate.in_pod
@@ -204,20 +215,27 @@ def _candidate(entry: Entry) -> PodCandidate:
         advertiser_domains=(domain.lower(),) if domain else (),
         categories=tuple(entry.categories),
         funds=(_fund(entry),),
+        cap_keys=cap_keys,
         media_url="" if own is None else own.media_url or "",
         position=ANY if own is None else _PLACES[own.position],
         floor_micros=None if own is None else own.floor_micros,
     )
 
 
+def _taken(entries: Sequence[Entry], chosen: Sequence[int], context: caps.Context) -> dict[str, int]:
+    """How many of the chosen count in each scope."""
+    scopes: dict[str, int] = {}
+    for index in chosen:
+        for scope in podcaps.scopes_of(entries[index], context):
+            scopes[scope] = scopes.get(scope, 0) + 1
+    return scopes
+
+
 def _capped(
     entries: Sequence[Entry], chosen: Sequence[int], person: Person, context: caps.Context
 ) -> tuple[int, list[dict[str, Any]]] | None:
     """The cheapest chosen entry that a cap of its campaign forbids beside the others, with the reasons."""
-    scopes: dict[str, int] = {}
-    for index in chosen:
-        for scope in _scopes(entries[index], context):
-            scopes[scope] = scopes.get(scope, 0) + 1
+    scopes = _taken(entries, chosen, context)
     worst: tuple[int, list[dict[str, Any]]] | None = None
     for index in chosen:
         entry = entries[index]
@@ -225,31 +243,12 @@ def _capped(
         assert share is not None
         if not share.caps:
             continue
-        others = {scope: count - 1 for scope, count in scopes.items() if scope in _scopes(entry, context)}
-        reasons = caps.blockers(
-            person,
-            share.caps,
-            entry.candidate.creative_id,
-            entry.categories,
-            context,
-            share.time_zone,
-            beside=others,
-        )
+        own = podcaps.scopes_of(entry, context)
+        others = {scope: count - 1 for scope, count in scopes.items() if scope in own}
+        reasons = podcaps.reasons(entry, person, context, others)
         if reasons is not None and (worst is None or entry.value <= entries[worst[0]].value):
             worst = (index, reasons)
     return worst
-
-
-def _scopes(entry: Entry, context: caps.Context) -> list[str]:
-    share = entry.share
-    assert share is not None
-    return [
-        "creative:" + entry.candidate.creative_id,
-        "campaign:" + entry.candidate.campaign_id,
-        "advertiser:" + share.campaign.account_id,
-        *["category:" + category for category in entry.categories],
-        *["label:" + label for label in context.labels],
-    ]
 
 
 def _slots(ask: PodAsk, placed: Sequence[tuple[str, int]]) -> tuple[list[tuple[int, int | None]], list[int]]:

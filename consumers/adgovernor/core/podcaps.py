@@ -1,0 +1,104 @@
+"""Frequency caps inside one pod: how many ads more each cap lets in, for the search to respect from the start.
+
+A cap counts all servings in its scope and blocks only the campaigns that carry it. Where every candidate in the scope
+carries it, it is a plain limit on their number, and the search takes it as one. Where some do not, it is checked on the
+filled set instead (see `podplan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from adgovernor.core import caps
+from adgovernor.core.caps import CompiledCap, Context
+from adgovernor.core.history import Person
+from adgovernor.core.leases import CampaignShare
+
+
+class Entry(Protocol):
+    """What of a candidate is looked at here."""
+
+    candidate: Any
+    share: CampaignShare | None
+
+    @property
+    def categories(self) -> list[str]: ...
+
+
+def scopes_of(entry: Entry, context: Context) -> list[str]:
+    """Every scope that the ad would count in."""
+    share = entry.share
+    assert share is not None
+    return [
+        "creative:" + entry.candidate.creative_id,
+        "campaign:" + entry.candidate.campaign_id,
+        "advertiser:" + share.campaign.account_id,
+        *["category:" + category for category in entry.categories],
+        *["label:" + label for label in context.labels],
+    ]
+
+
+def limits(
+    entries: Sequence[Entry], person: Person, context: Context
+) -> tuple[list[tuple[str, ...]], dict[str, int]]:
+    """For each entry the names of the limits that it draws on, and how many ads each limit lets in."""
+    if not any(entry.share is not None and entry.share.caps for entry in entries):
+        return [() for _ in entries], {}
+    users: dict[str, int] = {}
+    """Scope → how many entries count in it."""
+    bearers: dict[str, list[int]] = {}
+    left: dict[str, int] = {}
+    scope_of: dict[str, str] = {}
+    for index, entry in enumerate(entries):
+        share = entry.share
+        assert share is not None
+        for scope in dict.fromkeys(scopes_of(entry, context)):
+            users[scope] = users.get(scope, 0) + 1
+        for compiled in share.caps:
+            if compiled.event is not None:
+                continue  # Clicks and views come after the pod; it adds none of them.
+            cap = compiled.cap
+            for scope in _scopes(compiled, entry, context):
+                name = f"{scope}|{cap.window}|{cap.length_ms}|{cap.limit}|{share.time_zone}"
+                if name not in left:
+                    left[name] = cap.limit - caps.count(person, cap, scope, context, share.time_zone)
+                    scope_of[name] = scope
+                bearers.setdefault(name, []).append(index)
+    keys: list[list[str]] = [[] for _ in entries]
+    for name, indices in bearers.items():
+        if len(set(indices)) == users[scope_of[name]] > left[name]:
+            for index in dict.fromkeys(indices):
+                keys[index].append(name)
+        else:
+            del left[name]
+    return [tuple(names) for names in keys], left
+
+
+def reasons(
+    entry: Entry, person: Person, context: Context, beside: Mapping[str, int]
+) -> list[dict[str, Any]] | None:
+    """Every cap that forbids the ad beside others; ``beside`` counts them by scope."""
+    share = entry.share
+    assert share is not None
+    return caps.blockers(
+        person,
+        share.caps,
+        entry.candidate.creative_id,
+        entry.categories,
+        context,
+        share.time_zone,
+        beside=beside,
+    )
+
+
+def _scopes(compiled: CompiledCap, entry: Entry, context: Context) -> list[str]:
+    """The scopes that a cap of the entry's campaign limits, for this ad in this request."""
+    if compiled.creative:
+        return ["creative:" + entry.candidate.creative_id]
+    if compiled.scope is None:
+        only = compiled.cap.label
+        return ["category:" + name for name in dict.fromkeys(entry.categories) if only in (None, name)]
+    if compiled.label is not None and compiled.label not in context.labels:
+        return []
+    return [compiled.scope]
