@@ -50,7 +50,16 @@ from adgovernor.sessions.resolver import ChainLimits, ChainResolver, Resolution,
 from adgovernor.sessions.retry import CircuitBreaker, Clock, RetryPolicy, is_retryable
 from adgovernor.sessions.tracking import Sleep, TrackingLimits, TrackingSender, TrackingStats
 from adgovernor.sessions.transport import Headers, Transport
-from adgovernor.video import Expectations, MacroValue, ResolvedAd, TrackedUri, VastError, expand, resolve_uri
+from adgovernor.video import (
+    Expectations,
+    MacroValue,
+    ResolvedAd,
+    TrackedUri,
+    VastError,
+    VmapFormatError,
+    expand,
+    resolve_uri,
+)
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -244,6 +253,17 @@ class UpstreamSession:
         :class:`~adgovernor.sessions.errors.FetchError`.
         """
         running = self._started()
+        fetched = await self._ask(running, path, params, headers)
+        await self._count(running)
+        return fetched
+
+    async def _ask(
+        self,
+        running: _Running,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> Fetched:
         sent = (*running.context.device_headers(), *(headers or {}).items())
         failure: FetchError | None = None
         for index, upstream in enumerate(filter(None, (self._url, self._fallback_url))):
@@ -251,12 +271,9 @@ class UpstreamSession:
                 self.stats.fallbacks += 1
             url = self._address(upstream, path, params, running.macros)
             try:
-                fetched = await self._attempt(running, url, sent)
+                return await self._attempt(running, url, sent)
             except FetchError as error:
                 failure = error
-                continue
-            await self._count_request(running)
-            return fetched
         assert failure is not None
         raise failure
 
@@ -290,10 +307,16 @@ class UpstreamSession:
 
         Errors that come up are fired. Raises :class:`~adgovernor.sessions.errors.FetchError` when neither upstream
         answers, and :class:`~adgovernor.video.VmapFormatError` for an answer that is neither VAST nor VMAP.
+        The positions that were filled, counted from 1 in play order, become part of the session's state.
         """
         running = self._started()
-        fetched = await self.request(path, params=params, headers=headers)
-        pod = await read_pod(fetched, running.resolver, running.macros)
+        fetched = await self._ask(running, path, params, headers)
+        try:
+            pod = await read_pod(fetched, running.resolver, running.macros)
+        except VmapFormatError:
+            await self._count(running)
+            raise
+        await self._count(running, tuple(range(1, len(pod.ads) + 1)))
         running.sender.fire_errors(pod.errors, uuid.uuid4())
         return pod
 
@@ -494,10 +517,10 @@ class UpstreamSession:
             _log.error("budget not reached", campaign_id=campaign_id, reason=str(error))
             return None
 
-    async def _count_request(self, running: _Running) -> None:
+    async def _count(self, running: _Running, positions: tuple[int, ...] = ()) -> None:
         if self._governor is None:
             return
-        change = SessionChange(change_id=str(uuid.uuid4()), requests=1)
+        change = SessionChange(change_id=str(uuid.uuid4()), requests=1, pod_positions=positions)
         try:
             await self._governor.update_session_state(running.context.session_id, change)
         except StateUnavailableError as error:

@@ -199,6 +199,13 @@ async def test_a_sequenced_wrapper_passes_on_its_sequence() -> None:
     assert [ad.sequence for ad in found.play] == [1, 2, 3]
 
 
+async def test_a_stand_alone_wrapper_leaves_the_sequence_of_its_ad() -> None:
+    """A Wrapper without a sequence has none to pass on: a pod of one ad below it stays a pod of one."""
+    outer = vast(wrapper("w", "b.xml", 'allowMultipleAds="true"'))
+    found = await resolve({"a.xml": outer, "b.xml": vast(inline("1", 1))})
+    assert [ad.sequence for ad in found.play] == [1]
+
+
 async def test_a_sequenced_wrapper_with_several_ads_keeps_their_sequences() -> None:
     """A pod within a pod plays in the Wrapper's place, in its own order."""
     found = await resolve(

@@ -106,9 +106,7 @@ class AccountingGovernor:
 
     async def update_session_state(self, session_id: str, change: SessionChange) -> SessionState:
         self._check()
-        self.state = SessionState(
-            self.state.request_count + change.requests, self.state.impressions + change.impressions
-        )
+        self.state = self.state.plus(change)
         return self.state
 
 
@@ -251,7 +249,7 @@ async def test_resolve_follows_wrappers_and_fires_errors() -> None:
 
 
 async def test_a_pod_is_fetched_as_vast_or_vmap() -> None:
-    """fetch_pod takes a VAST pod and a VMAP playlist alike."""
+    """fetch_pod takes a VAST pod and a VMAP playlist alike, and the session's state has the positions it filled."""
     playlist = (
         b'<VMAP version="1.0"><AdBreak timeOffset="start" breakType="linear"><AdSource><AdTagURI>/tag</AdTagURI>'
         b'</AdSource></AdBreak><AdBreak timeOffset="end" breakType="linear"><AdSource><AdTagURI>/gone</AdTagURI>'
@@ -265,13 +263,15 @@ async def test_a_pod_is_fetched_as_vast_or_vmap() -> None:
             "http://ads.example/tag": vast(inline("3")),
         }
     )
-    async with session_over(transport) as session:
+    async with session_over(transport, governor=AccountingGovernor()) as session:
         assert [ad.inline.id for ad in (await session.fetch_pod()).ads] == ["1", "2"]
+        assert await session.get_session_state() == SessionState(request_count=1, pod_positions=(1, 2))
         pod = await session.fetch_pod("/vmap")
         assert [ad.inline.id for ad in pod.ads] == ["3"]
         transport.replies[URL] = b"<html/>"
         with pytest.raises(VmapFormatError):
             await session.fetch_pod()
+        assert await session.get_session_state() == SessionState(request_count=3, pod_positions=(1, 2))
     assert "http://b/1008" in transport.urls
 
 
