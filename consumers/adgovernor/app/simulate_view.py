@@ -14,6 +14,8 @@ def line_of(name: str, body: dict[str, Any]) -> str:
     """One plain line for an event, such as ``decision r1: slot 0 c1/x at 0.001; c2 capped``."""
     if name == "decision":
         return f"decision {body['decision_id']}: {_slots(body)}{_losers(body)}"
+    if name == "pods":
+        return _pod(body)
     campaign = body.get("campaign_id", "")
     if name == "campaign-paused":
         return f"campaign-paused {campaign}: {', '.join(body['reasons'])} (episode {body['episode']})"
@@ -40,6 +42,16 @@ def _slots(body: dict[str, Any]) -> str:
             price = decimal_of(winner["price_micros"])
             parts.append(f"slot {slot['slot']} {winner['campaign_id']}/{winner['creative_id']} at {price}")
     return ", ".join(parts)
+
+
+def _pod(body: dict[str, Any]) -> str:
+    at = f" at {body['break_offset']}" if "break_offset" in body else ""
+    ads = ", ".join(
+        f"{ad['campaign_id']}/{ad['creative_id']}" + (" (shown)" if ad["delivered"] else "")
+        for ad in body["positions"]
+    )
+    unfilled = f", {body['unfilled']} unfilled" if body["unfilled"] else ""
+    return f"{body['type']} {body['pod_id']}{at}: {ads or 'nothing'}{unfilled}"
 
 
 def _losers(body: dict[str, Any]) -> str:

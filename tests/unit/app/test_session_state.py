@@ -85,10 +85,11 @@ async def test_a_stream_and_its_pods() -> None:
 
 async def test_an_abandoned_pod_is_said_when_time_has_passed() -> None:
     """With nobody asking any more, time alone abandons a pod and says so."""
-    rules = Rules(lateness_ms=0, reservation_ms=200)
+    rules = Rules(lateness_ms=3_000, reservation_ms=200)
     async with Embedded(partitions=1, rules=rules) as governor:
         await governor.command(define())
         decision = await governor.decide(request("r1", slots=(SlotSpec(), SlotSpec())))
+        assert all(slot.winner is not None for slot in decision.slots)
         shown = Impression(decision_id="r1", slot=0, routing_id="ann", time_ms=decision.time_ms + 1)
         await governor.publisher.impression(shown)
         events = []
