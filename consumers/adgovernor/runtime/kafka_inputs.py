@@ -97,7 +97,8 @@ class KafkaInputs:
         self._logical = {topics.full_name(prefix, name): name for name in names}
         self._places: dict[tuple[str, int], TopicPartition] = {}
         self._buffers: dict[TopicPartition, _Buffer] = {}
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: dict[TopicPartition, set[asyncio.Event]] = {}
+        """Who waits for input of a partition."""
         self._consumer = AIOKafkaConsumer(
             **connection.client_options(),
             client_id=client_id,
@@ -179,8 +180,7 @@ class KafkaInputs:
                     full.append(tp)
             if full:
                 consumer.pause(*full)
-            if found:
-                self._wake()
+            self._wake(found)
 
     # --- What shards ask --------------------------------------------------------------------------------------
 
@@ -196,7 +196,11 @@ class KafkaInputs:
         if max_wait_s > 0 and not any(fetch.events.values()):
             until = time.monotonic() + max_wait_s
             event = asyncio.Event()
-            self._waiting.add(event)
+            places = [
+                self._places[name, partition] for name in positions if (name, partition) in self._places
+            ]
+            for tp in places:
+                self._waiting.setdefault(tp, set()).add(event)
             try:
                 while not any(fetch.events.values()):
                     left = until - time.monotonic()
@@ -210,7 +214,8 @@ class KafkaInputs:
                         pass
                     fetch = self._collect(partition, positions, max_events)
             finally:
-                self._waiting.discard(event)
+                for tp in places:
+                    self._waiting[tp].discard(event)
         return fetch
 
     def _collect(self, partition: int, positions: Mapping[str, int], max_events: int) -> Fetch:
@@ -291,7 +296,7 @@ class KafkaInputs:
             consumer.pause(*assigned)
         self._buffers = {tp: _Buffer() for tp in assigned}
         self._places = {(self._logical[tp.topic], tp.partition): tp for tp in assigned}
-        self._wake()
+        self._wake(self._waiting)
         self._on_assigned()
 
     async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -314,11 +319,12 @@ class KafkaInputs:
             )
             buffer.paused = True
             self._consumer.pause(tp)
-            self._wake()
+            self._wake((tp,))
 
-    def _wake(self) -> None:
-        for event in self._waiting:
-            event.set()
+    def _wake(self, partitions: Iterable[TopicPartition]) -> None:
+        for tp in partitions:
+            for event in self._waiting.get(tp, ()):
+                event.set()
 
 
 def _consumed_to(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int:

@@ -1,9 +1,4 @@
-"""The log of one shard's owner, on Kafka.
-
-Two idempotent producers a shard, one for the ledger and one for what leaves it, so that an append does not wait
-behind outputs (the client has one request a broker in flight). After any error a producer is discarded: its sequence
-numbers may be broken, and what it has not sent must never be sent.
-"""
+"""The log of one shard's owner, on Kafka. `kafka_producers` says how shards share what they write with."""
 
 from __future__ import annotations
 
@@ -18,8 +13,8 @@ from aiokafka.errors import KafkaError
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Halted, Unavailable
-from adgovernor.publish.kafka import discard_producer, start_producer
 from adgovernor.runtime.kafka_inputs import InputLost, KafkaInputs
+from adgovernor.runtime.kafka_producers import KafkaProducers
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.ports import AppendUnknown, Fetch, LedgerEntry, Output, RawEvent
 
@@ -39,23 +34,15 @@ class KafkaLogOptions:
     """A larger output is not tried: its topic would refuse it for ever."""
 
 
-class _Producer:
-    """One producer, made when it is needed and discarded when it is in doubt."""
-
-    def __init__(self, connection: KafkaConnection, **options: Any) -> None:
-        self._connection = connection
-        self._options = options
-        self._producer: AIOKafkaProducer | None = None
-
-    async def get(self, deadline_s: float) -> AIOKafkaProducer:
-        if self._producer is None:
-            self._producer = await start_producer(self._connection, deadline_s, **self._options)
-        return self._producer
-
-    async def discard(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await discard_producer(producer)
+def producers_of(connection: KafkaConnection, options: KafkaLogOptions, client_id: str) -> KafkaProducers:
+    """The producers for the shards of one worker."""
+    return KafkaProducers(
+        connection,
+        client_id,
+        ledger_compression=options.ledger_compression,
+        output_compression=options.output_compression,
+        output_batch_bytes=_BATCH_BYTES,
+    )
 
 
 class KafkaShardLog:
@@ -68,22 +55,16 @@ class KafkaShardLog:
         options: KafkaLogOptions,
         inputs: KafkaInputs | None,
         readers: KafkaReaders,
+        producers: KafkaProducers | None = None,
     ) -> None:
+        """``producers``: shared with the other shards of a worker; left out: this shard's own."""
         self._shard = shard
         self._options = options
         self._inputs = inputs
         self._readers = readers
         self._partition = topics.partition_of_shard(shard)
         self._ledger_topic = self._name(topics.ledger_topic(shard))
-        self._ledger = _Producer(
-            connection, client_id=f"adgovernor-{shard}-ledger", compression_type=options.ledger_compression
-        )
-        self._outputs = _Producer(
-            connection,
-            client_id=f"adgovernor-{shard}-outputs",
-            compression_type=options.output_compression,
-            max_batch_size=_BATCH_BYTES,
-        )
+        self._producers = producers or producers_of(connection, options, f"adgovernor-{shard}")
         self._names: dict[str, str] = {}
 
     def _name(self, topic: str) -> str:
@@ -110,7 +91,7 @@ class KafkaShardLog:
         """See `ShardLog.append`."""
         try:
             async with asyncio.timeout(deadline_s):
-                producer = await self._ledger.get(deadline_s)
+                producer = await self._producers.ledgers.get(self._shard, deadline_s)
                 batch = producer.create_batch()
                 batch.append(key=None, value=block, timestamp=None)
                 batch.close()
@@ -118,12 +99,12 @@ class KafkaShardLog:
                 future.add_done_callback(_seen)
                 offset = int((await future).offset)
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
-            await self._ledger.discard()
+            await self._producers.ledgers.leave(self._shard, in_doubt=True)
             raise AppendUnknown(
                 f"{self._ledger_topic}[{self._partition}]: {error or 'no answer in time'!r}"
             ) from error
         if offset < 0:
-            await self._ledger.discard()
+            await self._producers.ledgers.leave(self._shard, in_doubt=True)
             raise AppendUnknown(f"{self._ledger_topic}[{self._partition}]: the broker gave no offset")
         return offset
 
@@ -150,7 +131,7 @@ class KafkaShardLog:
             places.setdefault((output.topic, output.partition), []).append(output)
         try:
             async with asyncio.timeout(deadline_s):
-                producer = await self._outputs.get(deadline_s)
+                producer = await self._producers.outputs.get(self._shard, deadline_s)
                 futures = []
                 for (topic, partition), messages in places.items():
                     name = self._names.get(topic)
@@ -163,7 +144,7 @@ class KafkaShardLog:
                 for future in futures:
                     await future
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
-            await self._outputs.discard()
+            await self._producers.outputs.leave(self._shard, in_doubt=True)
             raise Unavailable(
                 f"outputs of {self._shard} were not acknowledged: {error or 'no answer in time'!r}"
             ) from error
@@ -204,8 +185,8 @@ class KafkaShardLog:
 
     async def close(self) -> None:
         """See `ShardLog.close`."""
-        await self._ledger.discard()
-        await self._outputs.discard()
+        await self._producers.ledgers.leave(self._shard, in_doubt=False)
+        await self._producers.outputs.leave(self._shard, in_doubt=False)
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -27,7 +27,7 @@ from adgovernor.runtime.clock import WallClock
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.kafka_inputs import KafkaInputs, shards_of
 from adgovernor.runtime.kafka_keys import KafkaKeyLog
-from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
+from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog, producers_of
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.observer import Observer, Silent
 from adgovernor.runtime.ports import Clock
@@ -128,6 +128,8 @@ class Worker:
         self._stopping = False
         self._readers: KafkaReaders | None = None
         self._inputs: KafkaInputs | None = None
+        self._log_options = settings.log or KafkaLogOptions(settings.prefix)
+        self._producers = producers_of(connection, self._log_options, "adgovernor")
 
     # --- Asking -----------------------------------------------------------------------------------------------
 
@@ -246,8 +248,9 @@ class Worker:
 
     def _start_engine(self, shard: str) -> None:
         assert self._readers is not None
-        options = self._settings.log or KafkaLogOptions(self._settings.prefix)
-        log = KafkaShardLog(shard, self._connection, options, self._inputs, self._readers)
+        log = KafkaShardLog(
+            shard, self._connection, self._log_options, self._inputs, self._readers, self._producers
+        )
         keys = None
         if self._settings.sealing and not topics.is_treasury(shard):
             keys = KafkaKeyLog(shard, self._connection, self._settings.prefix, self._readers)

@@ -33,6 +33,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.typing import EncodableT
 
 from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.stores.redis_batch import Batches
 from adgovernor.stores.redis_cluster import Address, Cluster
 
 Topology = Literal["single", "sentinel", "cluster"]
@@ -182,6 +183,7 @@ class RedisClient:
         self.config = config
         self._sentinel: Sentinel | None = None
         self._servers: Redis | Cluster = self._connect()
+        self._batches = None if isinstance(self._servers, Cluster) else Batches(self._servers)
         self._gate = asyncio.Semaphore(config.connections)
         self._closed = False
 
@@ -223,8 +225,9 @@ class RedisClient:
 
     async def _send(self, at: str | Address, command: tuple[Argument, ...]) -> Any:
         async with self._asking():
-            if not isinstance(self._servers, Cluster):
-                return await self._servers.execute_command(*command)  # type: ignore[no-untyped-call]
+            if self._batches is not None:
+                return await self._batches.execute(command)
+            assert isinstance(self._servers, Cluster)
             if isinstance(at, str):
                 return await self._servers.execute(at, command)
             return await self._servers.execute_at(at, command)
