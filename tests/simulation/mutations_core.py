@@ -343,8 +343,8 @@ CORE: Final = (
         "Open reservations count",
         history.Serving,
         "counts",
-        "self.deadline_ms == SHOWN or self.deadline_ms > watermark_ms",
-        "self.deadline_ms == SHOWN",
+        "deadline_ms == SHOWN or deadline_ms > watermark_ms",
+        "deadline_ms == SHOWN",
     ),
     one(
         "opt-outs-ignored",
@@ -383,8 +383,8 @@ CORE: Final = (
         "A late impression is paid once: its tombstone is marked",
         person_ops,
         "billed",
-        "            serving.deadline_ms = SHOWN\n",
-        "            pass\n",
+        "        serving.bill()\n",
+        "        pass\n",
     ),
     one(
         "late-not-paid",

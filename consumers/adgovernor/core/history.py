@@ -17,7 +17,10 @@ Stored form: one JSON object, the keys short because there is one a person::
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any, Final
 
 import orjson
 
@@ -26,93 +29,91 @@ MOST_CHANGES = 256
 """Changes of one session whose repetition is noticed; a player makes a few at a time."""
 SHOWN = 0
 """``deadline_ms`` of a serving that was shown: it counts for good."""
+_DEADLINE: Final = 9
+_EVENTS: Final = 12
+"""Where a serving has, if it needs it, what else than its impression matters: [the event paid for where it is not the
+impression, the deadline of the money reserved for that (`SHOWN` once it is paid), {event: when it happened first}]."""
+_NOTHING: Final[Mapping[str, list[Serving]]] = MappingProxyType({})
 
 
-class Events:
-    """What else than its impression matters of a serving. Most have none of it."""
-
-    __slots__ = ("deadline_ms", "marks", "pays_on")
-
-    def __init__(self, pays_on: str = "", deadline_ms: int = 0, marks: dict[str, int] | None = None) -> None:
-        self.pays_on = pays_on
-        """``click`` or ``view`` where these are paid for; empty: the impression."""
-        self.deadline_ms = deadline_ms
-        """Of the reservation for that; `SHOWN` once it is paid."""
-        self.marks = marks or {}
-        """``click`` and ``view`` → when it happened first."""
+def _at(index: int) -> Any:
+    return property(itemgetter(index))
 
 
-class Serving:
-    """One ad shown, or about to be, to a person."""
+class Serving(list[Any]):
+    """One ad shown, or about to be, to a person. The list is the stored form itself, so that a person is written
+    without making each of their servings anew."""
 
-    __slots__ = (
-        "account",
-        "campaign",
-        "categories",
-        "creative",
-        "day",
-        "deadline_ms",
-        "decision_id",
-        "events",
-        "labels",
-        "price_micros",
-        "session",
-        "slot",
-        "time_ms",
-    )
+    __slots__ = ()
 
-    def __init__(
-        self,
-        time_ms: int,
-        decision_id: str,
-        slot: int,
-        creative: str,
-        campaign: str,
-        account: str,
-        categories: list[str],
-        labels: list[str],
-        session: str | None,
-        deadline_ms: int,
-        day: int,
-        price_micros: int,
-        events: list[Any] | None = None,
-    ) -> None:
-        self.time_ms = time_ms
-        self.decision_id = decision_id
-        self.slot = slot
-        self.creative = creative
-        self.campaign = campaign
-        self.account = account
-        self.categories = categories
-        self.labels = labels
-        self.session = session
-        self.deadline_ms = deadline_ms
-        self.day = day
-        self.price_micros = price_micros
-        self.events = None if events is None else Events(*events)
+    time_ms: int = _at(0)
+    decision_id: str = _at(1)
+    slot: int = _at(2)
+    creative: str = _at(3)
+    campaign: str = _at(4)
+    account: str = _at(5)
+    categories: list[str] = _at(6)
+    labels: list[str] = _at(7)
+    session: str | None = _at(8)
+    deadline_ms: int = _at(_DEADLINE)
+    """Of the reservation, or of the impression where something else is paid for; `SHOWN` once it was shown."""
+    day: int = _at(10)
+    price_micros: int = _at(11)
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Serving:
+        """From a row that others go on to use."""
+        serving = cls(row)
+        if len(serving) > _EVENTS:
+            pays_on, deadline_ms, *marks = serving[_EVENTS]
+            serving[_EVENTS] = [pays_on, deadline_ms, dict(*marks)]
+        return serving
 
     @property
     def pays_on(self) -> str:
         """The event that is paid for: ``impression``, ``click`` or ``view``."""
-        return "impression" if self.events is None else self.events.pays_on or "impression"
+        return "impression" if len(self) == _EVENTS else self[_EVENTS][0] or "impression"
 
     @property
     def billing_deadline_ms(self) -> int:
         """The deadline of the money reserved for it; `SHOWN` once it is paid."""
-        events = self.events
-        return self.deadline_ms if events is None or not events.pays_on else events.deadline_ms
+        if len(self) > _EVENTS and self[_EVENTS][0]:
+            return int(self[_EVENTS][1])
+        return self.deadline_ms
 
     def marked(self, event: str) -> int | None:
         """When it was clicked (``click``) or had played to its end (``view``)."""
-        return None if self.events is None else self.events.marks.get(event)
+        return self[_EVENTS][2].get(event) if len(self) > _EVENTS else None
+
+    def marks(self) -> Iterable[str]:
+        """What else than its impression has happened: ``click``, ``view``."""
+        return self[_EVENTS][2] if len(self) > _EVENTS else ()
+
+    def mark(self, event: str, time_ms: int) -> None:
+        """It was clicked, or seen to its end; the first time counts."""
+        if len(self) == _EVENTS:
+            self.append(["", 0, {}])
+        self[_EVENTS][2].setdefault(event, time_ms)
+
+    def show(self) -> None:
+        """It was shown."""
+        self[_DEADLINE] = SHOWN
+
+    def bill(self) -> None:
+        """What it is paid for has happened."""
+        if len(self) > _EVENTS and self[_EVENTS][0]:
+            self[_EVENTS][1] = SHOWN
+        else:
+            self[_DEADLINE] = SHOWN
 
     def lasts(self) -> bool:
         """Whether it is remembered beyond its request: it was shown, clicked or seen to its end."""
-        return self.deadline_ms == SHOWN or (self.events is not None and bool(self.events.marks))
+        return self[_DEADLINE] == SHOWN or bool(self.marks())
 
     def counts(self, watermark_ms: int) -> bool:
         """Whether it counts towards caps: shown, or reserved and not expired."""
-        return self.deadline_ms == SHOWN or self.deadline_ms > watermark_ms
+        deadline_ms = self[_DEADLINE]
+        return bool(deadline_ms == SHOWN or deadline_ms > watermark_ms)
 
     def scopes(self) -> list[str]:
         """Every scope that it counts in."""
@@ -123,27 +124,6 @@ class Serving:
             *["category:" + category for category in self.categories],
             *["label:" + label for label in self.labels],
         ]
-
-    def row(self) -> list[Any]:
-        """The stored form."""
-        row = [
-            self.time_ms,
-            self.decision_id,
-            self.slot,
-            self.creative,
-            self.campaign,
-            self.account,
-            self.categories,
-            self.labels,
-            self.session,
-            self.deadline_ms,
-            self.day,
-            self.price_micros,
-        ]
-        events = self.events
-        if events is not None:
-            row.append([events.pays_on, events.deadline_ms, events.marks])
-        return row
 
 
 class Visit:
@@ -203,7 +183,7 @@ class Person:
     """One person's state. Mutated by folds only."""
 
     __slots__ = (
-        "by_scope",
+        "_by_scope",
         "next_prune_ms",
         "ops",
         "opt_outs",
@@ -219,7 +199,7 @@ class Person:
         self.servings: list[Serving] = []
         self.totals: dict[str, int] = {}
         self.opt_outs: list[tuple[str, str | None]] = []
-        self.by_scope: dict[str, list[Serving]] = {}
+        self._by_scope: dict[str, list[Serving]] | None = None
         self.pods: dict[str, list[list[Any]]] = {}
         """Decision id → the pods of a stream that it filled (see `podstate.person_row`)."""
         self.visit: Visit | None = None
@@ -235,7 +215,7 @@ class Person:
             data = orjson.loads(value)
             person.requests = {key: tuple(entry) for key, entry in data.get("q", {}).items()}
             for row in data.get("s", ()):
-                person.add(Serving(*row))
+                person.add(Serving(row))
             person.totals = data.get("t", {})
             person.pods = data.get("p", {})
             if "v" in data:
@@ -249,7 +229,7 @@ class Person:
         if self.requests:
             data["q"] = self.requests
         if self.servings:
-            data["s"] = [serving.row() for serving in self.servings]
+            data["s"] = self.servings
         if self.totals:
             data["t"] = self.totals
         if self.opt_outs:
@@ -260,15 +240,22 @@ class Person:
             data["v"] = self.visit.row()
         return orjson.dumps(data) if data else None
 
+    @property
+    def by_scope(self) -> Mapping[str, list[Serving]]:
+        """The servings that count in each scope. Made when a cap first asks: most people are shown little."""
+        if self._by_scope is None:
+            if not self.servings:
+                return _NOTHING
+            self._by_scope = {}
+            for serving in self.servings:
+                _index(self._by_scope, serving)
+        return self._by_scope
+
     def add(self, serving: Serving) -> None:
         """Takes a serving."""
         self.servings.append(serving)
-        by_scope = self.by_scope
-        for scope in serving.scopes():
-            if scope in by_scope:
-                by_scope[scope].append(serving)
-            else:
-                by_scope[scope] = [serving]
+        if self._by_scope is not None:
+            _index(self._by_scope, serving)
 
     def find(self, decision_id: str, slot: int) -> Serving | None:
         """The serving of a decision's slot, newest first."""
@@ -311,10 +298,8 @@ class Person:
                 continue
             kept.append(serving)
         if len(kept) != len(self.servings):
-            self.servings = []
-            self.by_scope = {}
-            for serving in kept:
-                self.add(serving)
+            self.servings = kept
+            self._by_scope = None
         due = [entry[0] + dedupe_ms for entry in self.requests.values()]
         due += [
             serving.time_ms + (max(horizon_ms, dedupe_ms) if serving.lasts() else dedupe_ms)
@@ -326,15 +311,21 @@ class Person:
 
     def _add_to_totals(self, serving: Serving) -> None:
         totals = self.totals
-        prefixes = ["" if serving.deadline_ms == SHOWN else None]
-        if serving.events is not None:
-            prefixes += [event + "@" for event in serving.events.marks]
+        prefixes = [""] if serving.deadline_ms == SHOWN else []
+        prefixes += [event + "@" for event in serving.marks()]
         for scope in serving.scopes():
             for prefix in prefixes:
-                if prefix is not None:
-                    totals[prefix + scope] = totals.get(prefix + scope, 0) + 1
+                totals[prefix + scope] = totals.get(prefix + scope, 0) + 1
 
     def expect_prune(self, time_ms: int) -> None:
         """Something may be forgotten from this watermark on."""
         if time_ms < self.next_prune_ms:
             self.next_prune_ms = time_ms
+
+
+def _index(by_scope: dict[str, list[Serving]], serving: Serving) -> None:
+    for scope in serving.scopes():
+        if scope in by_scope:
+            by_scope[scope].append(serving)
+        else:
+            by_scope[scope] = [serving]

@@ -42,6 +42,12 @@ class Book:
         self.reserved = reserved
         self.spent = spent
 
+    def reserve(self, amount: int) -> None:
+        """Promises so much of the lease to a decision."""
+        self.lease -= amount
+        self.reserved += amount
+        assert self.lease >= 0 <= amount, "money became negative"
+
     def move(self, lease: int = 0, reserved: int = 0, spent: int = 0) -> None:
         """Adds these amounts; none may become negative."""
         self.lease += lease

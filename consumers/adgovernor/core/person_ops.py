@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adgovernor.core.history import SHOWN, Events, Person, Serving, Visit
+from adgovernor.core.history import Person, Serving, Visit
 
 
 def seen(
@@ -29,7 +29,7 @@ def seen(
 
 def reserve(person: Person, row: tuple[Any, ...], watermark: int, dedupe: int, horizon: int) -> None:
     """A serving is reserved."""
-    person.add(Serving(*row))
+    person.add(Serving.of(row))
     person.expect_prune(row[0] + dedupe)
 
 
@@ -37,7 +37,7 @@ def shown(person: Person, decision_id: str, slot: int, watermark: int, dedupe: i
     """It was shown."""
     serving = person.find(decision_id, slot)
     if serving is not None:
-        serving.deadline_ms = SHOWN
+        serving.show()
         person.expect_prune(serving.time_ms + dedupe)
     person.prune(watermark, dedupe, horizon)
 
@@ -46,11 +46,7 @@ def billed(person: Person, decision_id: str, slot: int, watermark: int, dedupe: 
     """What it is paid for has happened."""
     serving = person.find(decision_id, slot)
     if serving is not None:
-        events = serving.events
-        if events is not None and events.pays_on:
-            events.deadline_ms = SHOWN
-        else:
-            serving.deadline_ms = SHOWN
+        serving.bill()
         person.expect_prune(serving.time_ms + dedupe)
     person.prune(watermark, dedupe, horizon)
 
@@ -68,9 +64,7 @@ def mark(
     """It was clicked, or seen to its end; the first time counts."""
     serving = person.find(decision_id, slot)
     if serving is not None:
-        if serving.events is None:
-            serving.events = Events()
-        serving.events.marks.setdefault(event, time_ms)
+        serving.mark(event, time_ms)
         person.expect_prune(serving.time_ms + dedupe)
     person.prune(watermark, dedupe, horizon)
 

@@ -152,7 +152,7 @@ class PodRequest:
             )
             row |= {"winner": winner, "position": in_play[slot], **shared}
             if not self._own:
-                self._person.add(Serving(*shard.reserved_row))
+                self._person.add(Serving.of(shard.reserved_row))
             deadline_ms = max(deadline_ms, winner["deadline_ms"])
             positions[slot] = [
                 first + slot,

@@ -138,7 +138,7 @@ class UserShard(UserState):
 
     def emit(self, delta: list[Any]) -> None:
         self._draft.deltas.append(delta)
-        self.apply(delta)
+        self._ops[delta[0]](*delta[1:])
 
     def publish(self, topic: str, key: str, body: dict[str, Any]) -> None:
         """Says something in public, under a key that is nobody's name."""

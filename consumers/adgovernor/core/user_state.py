@@ -167,9 +167,9 @@ class UserState(PodStates):
         self.touch_core()
 
     def _mark(self, bucket: str, name: str) -> None:
-        if bucket in self._changed:
+        try:
             self._changed[bucket].add(name)
-        else:
+        except KeyError:
             self._changed[bucket] = {name}
 
     def _share(self, campaign: str) -> CampaignShare:
@@ -185,9 +185,10 @@ class UserState(PodStates):
         if person is None:
             person = self.persons[routing] = Person()
             person.ops = []
+        args += (self.watermark_ms, self.rules.dedupe_ms, self.horizon_ms)
         if person.ops is not None:
-            person.ops.append((op, *args, self.watermark_ms, self.rules.dedupe_ms, self.horizon_ms))
-        op(person, *args, self.watermark_ms, self.rules.dedupe_ms, self.horizon_ms)
+            person.ops.append((op, *args))
+        op(person, *args)
         self._mark("users", routing)
 
     # ------------------------------------------------------------------ one method a delta
@@ -226,10 +227,11 @@ class UserState(PodStates):
         pays_on: str = "",
     ) -> None:
         share = self._share(campaign)
-        share.book(day).move(lease=-price, reserved=price)
+        share.book(day).reserve(price)
         share.changed.add(day)
         pod = self._pod_micros[campaign] = self._pod_micros.get(campaign, 0) + price
-        share.dearest_micros = max(share.dearest_micros, pod)
+        if pod > share.dearest_micros:
+            share.dearest_micros = pod
         decision_id = self._request_id
         name = open_key(decision_id, slot)
         self._open(decision_id, name, (deadline_ms, campaign, day, price, self.height, self.index, pays_on))

@@ -294,18 +294,20 @@ class FrequencyCapper:
 
 def _serving(ad: _Ad) -> Serving:
     return Serving(
-        ad.time_ms,
-        ad.serving_id,
-        0,
-        ad.creative_id,
-        ad.limits.campaign_id,
-        ad.limits.advertiser_id,
-        list(ad.categories),
-        list(ad.labels),
-        ad.session_id,
-        SHOWN,
-        0,
-        0,
+        (
+            ad.time_ms,
+            ad.serving_id,
+            0,
+            ad.creative_id,
+            ad.limits.campaign_id,
+            ad.limits.advertiser_id,
+            list(ad.categories),
+            list(ad.labels),
+            ad.session_id,
+            SHOWN,
+            0,
+            0,
+        )
     )
 
 
