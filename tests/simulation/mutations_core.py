@@ -6,12 +6,11 @@ from typing import Final
 
 from tests.simulation.mutation import one
 
-from adgovernor.core import caps, history, person_ops
+from adgovernor.core import caps, history, person_ops, selection
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.releases import Releases
-from adgovernor.core.selection import Selector
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.treasury_state import TreasuryState
 from adgovernor.core.user_shard import UserShard
@@ -38,7 +37,7 @@ CORE: Final = (
     one(
         "spend-without-lease",
         "Only leased money is reserved",
-        Selector,
+        selection,
         "judge",
         "if price > (0 if book is None else book.lease)",
         "if False",

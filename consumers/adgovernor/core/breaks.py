@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, SlotSpec
-from adgovernor.contracts.requests import AdRequest
+from adgovernor.contracts.requests import PlainRequest
 from adgovernor.core.rules import Rules
 from adgovernor.video.vmap import (
     EndOffset,
@@ -51,7 +51,7 @@ class PodAsk:
         return len(self.slots) + (self.pod is not None)
 
 
-def with_breaks(request: AdRequest) -> AdRequest:
+def with_breaks(request: PlainRequest) -> PlainRequest:
     """The request with the breaks of its VMAP document in place of it.
 
     Raises:
@@ -84,7 +84,7 @@ def with_breaks(request: AdRequest) -> AdRequest:
     return request.model_copy(update={"breaks": tuple(found), "vmap": None})
 
 
-def pods_of(request: AdRequest) -> list[PodAsk]:
+def pods_of(request: PlainRequest) -> list[PodAsk]:
     """The pods asked for, in the order of the stream."""
     if request.breaks is None:
         return [PodAsk(_slots_of(request.slots, request.pod), request.pod)]
@@ -95,14 +95,14 @@ def pods_of(request: AdRequest) -> list[PodAsk]:
     return sorted(asks, key=lambda ask: _rank(ask.offset, alike))
 
 
-def slots_of(request: AdRequest) -> int:
+def slots_of(request: PlainRequest) -> int:
     """How many slots a decision on this request has at least."""
     if request.breaks is None and request.slots is None:
         return 1
     return sum(ask.least_slots() for ask in pods_of(request))
 
 
-def oversized(request: AdRequest, rules: Rules) -> tuple[str, int, int] | None:
+def oversized(request: PlainRequest, rules: Rules) -> tuple[str, int, int] | None:
     """What of the request is larger than configured: the field, what it has, and the most that it may have."""
     if len(request.candidates) > rules.most_candidates:
         return "candidates", len(request.candidates), rules.most_candidates
@@ -122,7 +122,7 @@ def _slots_of(slots: tuple[SlotSpec, ...] | None, pod: PodSpec | None) -> tuple[
     return slots if slots is not None else () if pod is not None else _ONE_SLOT
 
 
-def _of_break(request: AdRequest, spec: BreakSpec, number: int) -> PodAsk:
+def _of_break(request: PlainRequest, spec: BreakSpec, number: int) -> PodAsk:
     slots, pod, path = spec.slots, spec.pod, f"breaks[{number}]."
     if slots is None and pod is None:
         slots, pod, path = request.slots, request.pod, ""

@@ -29,6 +29,10 @@ class Context:
     watermark_ms: int
     first_slot: int = 0
     """Of the pod at hand: a request with several breaks has several pods."""
+    known: bool = True
+    """Whether the request says who the person is, beyond their session."""
+    degraded: bool = False
+    """Whether the person's history could not be read."""
 
 
 def horizon_ms(caps: tuple[Cap, ...]) -> int:

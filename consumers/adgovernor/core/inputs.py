@@ -13,14 +13,14 @@ from adgovernor.contracts.campaigns import Command
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.events import Engagement, Impression, UserEvent
 from adgovernor.contracts.ledger import is_plain_json
-from adgovernor.contracts.requests import AdRequest
+from adgovernor.contracts.requests import PlainRequest
 from adgovernor.core.breaks import with_breaks
 from adgovernor.core.machine import Input, Poison
 
 MAX_VALUE_BYTES: Final = 500_000
 """A larger input is poison: a block, and the message that carries it, must be able to hold it."""
 
-_request: Final[Callable[[bytes], AdRequest]] = AdRequest.__pydantic_validator__.validate_json
+_request: Final[Callable[[bytes], PlainRequest]] = PlainRequest.__pydantic_validator__.validate_json
 _impression: Final[Callable[[bytes], Impression]] = Impression.__pydantic_validator__.validate_json
 _engagement: Final[Callable[[bytes], Any]] = TypeAdapter(Engagement).validate_json
 _user_event: Final[Callable[[bytes], Any]] = TypeAdapter(UserEvent).validate_json

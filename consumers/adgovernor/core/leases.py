@@ -81,6 +81,7 @@ class CampaignShare:
         "late_credit_ppm",
         "least_price",
         "life_ms",
+        "never",
         "one_price",
         "owed",
         "paused",
@@ -142,6 +143,8 @@ class CampaignShare:
         self.caps_categories = any(cap.scope == "category" for cap in campaign.caps)
         self.knows_person = any(cap.window != "pod" for cap in campaign.caps)
         """Its caps need to know whom they count for."""
+        self.never = any(cap.limit == 0 for cap in campaign.caps)
+        """A cap forbids it to those who were shown nothing, too."""
         self._day = (0, 0, 0)
 
     def day_of(self, time_ms: int) -> int:

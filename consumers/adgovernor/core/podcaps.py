@@ -31,8 +31,8 @@ def scopes_of(entry: Entry, context: Context) -> list[str]:
     share = entry.share
     assert share is not None
     return [
-        "creative:" + entry.candidate.creative_id,
-        "campaign:" + entry.candidate.campaign_id,
+        "creative:" + entry.candidate["creative_id"],
+        "campaign:" + entry.candidate["campaign_id"],
         "advertiser:" + share.campaign.account_id,
         *["category:" + category for category in entry.categories],
         *["label:" + label for label in context.labels],
@@ -84,7 +84,7 @@ def reasons(
     return caps.blockers(
         person,
         share.caps,
-        entry.candidate.creative_id,
+        entry.candidate["creative_id"],
         entry.categories,
         context,
         share.time_zone,
@@ -95,7 +95,7 @@ def reasons(
 def _scopes(compiled: CompiledCap, entry: Entry, context: Context) -> list[str]:
     """The scopes that a cap of the entry's campaign limits, for this ad in this request."""
     if compiled.creative:
-        return ["creative:" + entry.candidate.creative_id]
+        return ["creative:" + entry.candidate["creative_id"]]
     if compiled.scope is None:
         only = compiled.cap.label
         return ["category:" + name for name in dict.fromkeys(entry.categories) if only in (None, name)]

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.pod_requests import PodRules, PodSpec, SlotSpec
+from adgovernor.contracts.requests import PlainCandidate
 from adgovernor.core import caps, podcaps
 from adgovernor.core.breaks import PodAsk
 from adgovernor.core.history import Person
@@ -42,7 +43,7 @@ USUAL_ADS: Final = 12
 class Entry(Protocol):
     """What of a candidate the plan needs."""
 
-    candidate: Any
+    candidate: PlainCandidate
     day: int
     price: int
     value: int
@@ -137,7 +138,7 @@ def _spec(
     around: tuple[PodNeighbour | None, PodNeighbour | None],
     caps_left: dict[str, int],
 ) -> FillSpec:
-    durations = {entry.candidate.duration_ms or 0 for entry in entries}
+    durations = {entry.candidate.get("duration_ms") or 0 for entry in entries}
     segments = [_segment(str(number), slot, durations) for number, slot in enumerate(ask.slots)]
     pod = ask.pod
     if pod is not None:
@@ -199,19 +200,19 @@ def _by_the_second(cpm_micros: int, duration_ms: int) -> int:
 
 
 def _fund(entry: Entry) -> str:
-    return f"{entry.day}|{entry.candidate.campaign_id}"
+    return f"{entry.day}|{entry.candidate['campaign_id']}"
 
 
 def _candidate(entry: Entry, cap_keys: tuple[str, ...]) -> PodCandidate:
     candidate = entry.candidate
-    domain = candidate.advertiser_domain
-    own = candidate.in_pod
+    domain = candidate.get("advertiser_domain")
+    own = candidate.get("in_pod")
     return PodCandidate(
-        candidate.campaign_id,
+        candidate["campaign_id"],
         entry.value,
-        candidate.duration_ms or 0,
+        candidate.get("duration_ms") or 0,
         charge_micros=entry.price,
-        creative_id=candidate.creative_id,
+        creative_id=candidate["creative_id"],
         advertiser_domains=(domain.lower(),) if domain else (),
         categories=tuple(entry.categories),
         funds=(_fund(entry),),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.pod_requests import PodRules
-from adgovernor.contracts.requests import AdRequest
+from adgovernor.contracts.requests import PlainRequest
 from adgovernor.core import podstate
 from adgovernor.core.breaks import PodAsk, oversized, pods_of
 from adgovernor.core.caps import Context
@@ -37,7 +37,7 @@ class PodRequest:
         self,
         shard: UserShard,
         selector: Selector,
-        request: AdRequest,
+        request: PlainRequest,
         person: Person,
         context: Context,
         own: bool,
@@ -54,7 +54,7 @@ class PodRequest:
         self._losers: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
 
-    def decide(self, known: bool, degraded: bool) -> dict[str, Any]:
+    def decide(self) -> dict[str, Any]:
         """The decision's body; reservations, pods and their events are emitted."""
         request = self._request
         if oversized(request, self._shard.rules) is not None:
@@ -66,10 +66,8 @@ class PodRequest:
             number = place + 1 if several else None
             # Where a break has no time of its own it comes right after the one before it.
             at_ms = max(at_ms, request.time_ms + (ask.offset_ms or 0))
-            entries = self._selector.candidacies(request)
             context = replace(self._context, first_slot=len(self._slots))
-            for entry in entries:
-                self._selector.judge(entry, self._person, context, known, degraded)
+            entries = self._selector.candidacies(request, self._person, context)
             order = self._order(ask, number, at_ms)
             filled = plan(
                 ask,
@@ -96,7 +94,7 @@ class PodRequest:
         }
         if self._losers:
             body["losers"] = self._losers
-        if degraded:
+        if self._context.degraded:
             body["degraded"] = True
         return body
 
@@ -147,8 +145,9 @@ class PodRequest:
                 continue
             entry = entries[index]
             entry.won = True
+            assert entry.share is not None
             winner = self._selector.reserve(
-                first + slot, entry, self._context.labels, request.time_ms, wait_ms
+                first + slot, entry.candidate, entry.share, entry.day, entry.price, self._context, wait_ms
             )
             row |= {"winner": winner, "position": in_play[slot], **shared}
             if not self._own:
@@ -162,7 +161,7 @@ class PodRequest:
                 winner["price_micros"],
                 winner["currency"],
                 winner.get("duration_ms"),
-                (entry.candidate.advertiser_domain or "").lower(),
+                (entry.candidate.get("advertiser_domain") or "").lower(),
             ]
         rows = [positions[slot] for slot in filled.in_play]
         shard.emit(["pod", number, about, list(order), deadline_ms, unfilled, rows])
@@ -188,8 +187,8 @@ class PodRequest:
     def _lose(self, index: int, entry: Candidacy, number: int | None) -> None:
         loser = {
             "candidate": index,
-            "campaign_id": entry.candidate.campaign_id,
-            "creative_id": entry.candidate.creative_id,
+            "campaign_id": entry.candidate["campaign_id"],
+            "creative_id": entry.candidate["creative_id"],
             "reasons": entry.reasons or [{"code": "outbid"}],
         }
         if number is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from adgovernor.contracts.requests import AdRequest, Candidate
+from adgovernor.contracts.requests import PlainCandidate, PlainRequest, price_of
 from adgovernor.core import caps
 from adgovernor.core.history import Person
 from adgovernor.core.leases import STATUS_CODES, CampaignShare
@@ -23,11 +23,11 @@ _UNKNOWN: Final = [{"code": "unknown_campaign"}]
 
 
 class Candidacy:
-    """A candidate under consideration."""
+    """A candidate of a request for pods, under consideration."""
 
-    __slots__ = ("_categories", "candidate", "day", "price", "reasons", "share", "value", "won")
+    __slots__ = ("candidate", "categories", "day", "price", "reasons", "share", "value", "won")
 
-    def __init__(self, candidate: Candidate, share: CampaignShare | None) -> None:
+    def __init__(self, candidate: PlainCandidate, share: CampaignShare | None) -> None:
         self.candidate = candidate
         self.share = share
         self.won = False
@@ -37,17 +37,7 @@ class Candidacy:
         """Of the billable event."""
         self.value = 0
         """The expected price of one impression: what candidates compete by."""
-        self._categories: list[str] | None = None
-
-    @property
-    def categories(self) -> list[str]:
-        """The campaign's categories and the creative's; most requests never need them for most candidates."""
-        if self._categories is None:
-            assert self.share is not None
-            self._categories = self.share.categories
-            if self.candidate.categories:
-                self._categories = list(dict.fromkeys([*self._categories, *self.candidate.categories]))
-        return self._categories
+        self.categories = _NO_CATEGORIES if share is None else categories_of(share, candidate)
 
 
 class Selector:
@@ -56,17 +46,23 @@ class Selector:
     def __init__(self, shard: UserShard) -> None:
         self._shard = shard
 
-    def select(self, request: AdRequest, routing: str, person: Person, degraded: bool) -> dict[str, Any]:
+    def select(self, request: PlainRequest, routing: str, person: Person, degraded: bool) -> dict[str, Any]:
         """The decision's body; reservations and asks are emitted."""
         shard = self._shard
-        time_ms = request.time_ms
         labels = request.labels
         if request.placement:
             labels = (*labels, "placement:" + request.placement)
         if len(labels) > 1:
             labels = tuple(dict.fromkeys(labels))  # Said twice, it still counts once.
-        context = caps.Context(request.request_id, time_ms, request.session_id, labels, shard.watermark_ms)
-        known = bool(request.household_id or request.user_id or request.device_id)
+        context = caps.Context(
+            request.request_id,
+            request.time_ms,
+            request.session_id,
+            labels,
+            shard.watermark_ms,
+            known=bool(request.household_id or request.user_id or request.device_id),
+            degraded=degraded,
+        )
         if (
             request.slots is not None
             or request.pod is not None
@@ -75,71 +71,91 @@ class Selector:
         ):
             # An audit judges by what was assumed; what this request reserves itself belongs to that too.
             own = shard.persons.get(routing) is person
-            return PodRequest(shard, self, request, person, context, own).decide(known, degraded)
-        entries = self.candidacies(request)
-        for entry in entries:
-            self.judge(entry, person, context, known, degraded)
-        slots: list[dict[str, Any]] = []
-        winner = _dearest(entries)
-        if winner is None:
-            slots.append({"slot": 0, "no_fill": "no_candidate"})
+            return PodRequest(shard, self, request, person, context, own).decide()
+        return self._select_one(request, person, context)
+
+    def _select_one(self, request: PlainRequest, person: Person, context: caps.Context) -> dict[str, Any]:
+        """For one unrestricted slot the highest price wins, ties in the order given."""
+        shard = self._shard
+        shares = shard.shares
+        time_ms = context.time_ms
+        found: list[list[dict[str, Any]] | None] = []
+        wanting: list[tuple[int, CampaignShare, int, int]] = []
+        best, highest = -1, -1
+        for place, candidate in enumerate(request.candidates):
+            share = shares.get(candidate["campaign_id"])
+            if share is None:
+                found.append(_UNKNOWN)
+                continue
+            price, value = prices(candidate, share)
+            day = share.day_of(time_ms) if share.daily else 0
+            reasons = judge(candidate, share, price, day, person, context)
+            found.append(reasons)
+            if reasons is None:
+                if value > highest:
+                    best, highest = place, value
+            elif reasons[-1]["code"] == "no_lease":
+                wanting.append((place, share, day, price))
+        if best < 0:
+            slot: dict[str, Any] = {"slot": 0, "no_fill": "no_candidate"}
         else:
-            winner.won = True
-            slots.append({"slot": 0, "winner": self.reserve(0, winner, labels, time_ms)})
-        body: dict[str, Any] = {"decision_id": request.request_id, "time_ms": time_ms, "slots": slots}
+            candidate = request.candidates[best]
+            share = shares[candidate["campaign_id"]]
+            price = prices(candidate, share)[0]
+            day = share.day_of(time_ms)
+            slot = {"slot": 0, "winner": self.reserve(0, candidate, share, day, price, context)}
+            wanting.append((best, share, day, 0))
+            wanting.sort(key=_place)
+        body: dict[str, Any] = {"decision_id": request.request_id, "time_ms": time_ms, "slots": [slot]}
         losers = [
             {
                 "candidate": place,
-                "campaign_id": entry.candidate.campaign_id,
-                "creative_id": entry.candidate.creative_id,
-                "reasons": entry.reasons or _OUTBID,
+                "campaign_id": candidate["campaign_id"],
+                "creative_id": candidate["creative_id"],
+                "reasons": found[place] or _OUTBID,
             }
-            for place, entry in enumerate(entries)
-            if not entry.won
+            for place, candidate in enumerate(request.candidates)
+            if place != best
         ]
         if losers:
             body["losers"] = losers
-        if degraded:
+        if context.degraded:
             body["degraded"] = True
-        for entry in entries:
-            if entry.share is None:
-                continue
-            if entry.won:
-                shard.ask_for(entry.share, entry.day, 0)
-            elif entry.reasons is not None and entry.reasons[-1]["code"] == "no_lease":
-                shard.ask_for(entry.share, entry.day, entry.price)
+        for _, share, day, price in wanting:
+            shard.ask_for(share, day, price)
         return body
 
-    def candidacies(self, request: AdRequest) -> list[Candidacy]:
+    def candidacies(self, request: PlainRequest, person: Person, context: caps.Context) -> list[Candidacy]:
+        """The candidates of a request, each with what speaks against it alone."""
         shares = self._shard.shares
-        time_ms = request.time_ms
         entries = []
         for candidate in request.candidates:
-            share = shares.get(candidate.campaign_id)
+            share = shares.get(candidate["campaign_id"])
             entry = Candidacy(candidate, share)
             entries.append(entry)
             if share is None:
+                entry.reasons = _UNKNOWN
                 continue
-            price = candidate.price_micros
-            if price is None:
-                price = candidate.price()
-            entry.price = entry.value = share.price if price is None else price
-            if share.pays_on:
-                _expect(entry, share)
-            if share.daily:
-                entry.day = share.day_of(time_ms)
+            entry.price, entry.value = prices(candidate, share)
+            entry.day = share.day_of(context.time_ms)
+            entry.reasons = judge(candidate, share, entry.price, entry.day, person, context)
         return entries
 
     def reserve(
-        self, slot: int, entry: Candidacy, labels: tuple[str, ...], time_ms: int, wait_ms: int = 0
+        self,
+        slot: int,
+        candidate: PlainCandidate,
+        share: CampaignShare,
+        day: int,
+        price: int,
+        context: caps.Context,
+        wait_ms: int = 0,
     ) -> dict[str, Any]:
         """Reserves a winner's price; the winner as the decision names it. ``wait_ms``: how long after the request its
         time to be shown comes."""
         shard = self._shard
-        share = entry.share
-        assert share is not None
         campaign = share.campaign
-        candidate = entry.candidate
+        time_ms = context.time_ms
         deadline_ms = shown_by_ms = time_ms + shard.rules.reservation_ms
         if share.life_ms is not None:
             deadline_ms = time_ms + min(share.life_ms, shard.rules.longest_reservation_ms())
@@ -147,26 +163,27 @@ class Selector:
             last_ms = time_ms + shard.rules.longest_reservation_ms()
             shown_by_ms = min(shown_by_ms + wait_ms, last_ms)
             deadline_ms = min(deadline_ms + wait_ms, last_ms)
+        creative = candidate["creative_id"]
         delta: list[Any] = [
             "reserve",
             slot,
             campaign.campaign_id,
-            entry.day,
-            entry.price,
+            day,
+            price,
             deadline_ms,
-            candidate.creative_id,
+            creative,
             campaign.account_id,
-            entry.categories,
-            list(labels),
+            categories_of(share, candidate),
+            context.labels,
         ]
         if share.pays_on:
             delta += [shown_by_ms, share.pays_on]
         shard.emit(delta)
         winner: dict[str, Any] = {
             "campaign_id": campaign.campaign_id,
-            "creative_id": candidate.creative_id,
+            "creative_id": creative,
             "account_id": campaign.account_id,
-            "price_micros": entry.price,
+            "price_micros": price,
             "currency": campaign.currency,
             "deadline_ms": deadline_ms,
         }
@@ -176,77 +193,87 @@ class Selector:
                 "billable": share.pays_on,
                 "billing_deadline_ms": deadline_ms,
             }
-        if candidate.duration_ms is not None:
-            winner["duration_ms"] = candidate.duration_ms
-        if candidate.tag_url is not None:
-            winner["tag_url"] = candidate.tag_url
+        for name in ("duration_ms", "tag_url"):
+            if (said := candidate.get(name)) is not None:
+                winner[name] = said
         return winner
 
-    def judge(
-        self, entry: Candidacy, person: Person, context: caps.Context, known: bool, degraded: bool
-    ) -> None:
-        """Finds every reason against a candidate alone; none: ``reasons`` is None. A missing lease comes
-        last, because it is what more money would mend."""
-        share = entry.share
-        if share is None:
-            entry.reasons = _UNKNOWN
-            return
-        reasons: list[dict[str, Any]] = []
-        paused = share.paused
-        if paused:
-            reasons.extend([{"code": STATUS_CODES[word]} for word in paused])
-        if not share.start_ms <= context.time_ms < share.end_ms and "flight" not in paused:
-            reasons.append({"code": "flight"})
-        price = entry.price
-        if price < share.least_price:
-            reasons.append({"code": "price_below_minimum"})
-        if person.opt_outs:
-            word = person.opted_out(share.campaign.account_id, entry.categories)
-            if word is not None:
-                reasons.append({"code": "opted_out", "scope": word})
-        if share.caps:
-            if (not known or degraded) and (code := _unknowable(share, person, context, known, degraded)):
-                reasons.append({"code": code})
-            else:
-                categories = entry.categories if share.caps_categories else _NO_CATEGORIES
-                blocked = caps.blockers(
-                    person, share.caps, entry.candidate.creative_id, categories, context, share.time_zone
-                )
-                if blocked is not None:
-                    reasons.extend(blocked)
-        if not paused:
-            book = share.books.get(entry.day)
-            if price > (0 if book is None else book.lease):
-                reasons.append({"code": "no_lease"})
-        entry.reasons = reasons or None
+
+def categories_of(share: CampaignShare, candidate: PlainCandidate) -> list[str]:
+    """The campaign's categories and the creative's."""
+    own = candidate.get("categories")
+    return list(dict.fromkeys([*share.categories, *own])) if own else share.categories
 
 
-def _dearest(entries: list[Candidacy]) -> Candidacy | None:
-    """For one unrestricted slot the highest price wins, ties in the order given."""
-    best: Candidacy | None = None
-    highest = -1
-    for entry in entries:
-        if entry.reasons is None and entry.value > highest:
-            best, highest = entry, entry.value
-    return best
+def prices(candidate: PlainCandidate, share: CampaignShare) -> tuple[int, int]:
+    """The price of the billable event, and what one impression is worth: that price, or by click or view its share at
+    the rate at which they are expected."""
+    price = candidate.get("price_micros")
+    if share.pays_on:
+        if price is None:
+            price = share.price
+        rate = candidate.get("expected_rate_ppm")
+        return price, price * (share.rate_ppm if rate is None else rate) // 1_000_000
+    if price is None:
+        price = price_of(candidate)
+        if price is None:
+            price = share.price
+    return price, price
 
 
-def _expect(entry: Candidacy, share: CampaignShare) -> None:
-    """The price by click or view, and what an impression is worth by the rate at which they are expected."""
-    candidate = entry.candidate
-    price, rate = candidate.price_micros, candidate.expected_rate_ppm
-    entry.price = share.price if price is None else price
-    entry.value = entry.price * (share.rate_ppm if rate is None else rate) // 1_000_000
+def judge(
+    candidate: PlainCandidate,
+    share: CampaignShare,
+    price: int,
+    day: int,
+    person: Person,
+    context: caps.Context,
+) -> list[dict[str, Any]] | None:
+    """Every reason against a candidate alone, or None. A missing lease comes last, because it is what more money would
+    mend."""
+    reasons: list[dict[str, Any]] = []
+    paused = share.paused
+    if paused:
+        reasons.extend([{"code": STATUS_CODES[word]} for word in paused])
+    if not share.start_ms <= context.time_ms < share.end_ms and "flight" not in paused:
+        reasons.append({"code": "flight"})
+    if price < share.least_price:
+        reasons.append({"code": "price_below_minimum"})
+    if person.opt_outs:
+        word = person.opted_out(share.campaign.account_id, categories_of(share, candidate))
+        if word is not None:
+            reasons.append({"code": "opted_out", "scope": word})
+    if share.caps:
+        if not (context.known and not context.degraded) and (code := _unknowable(share, person, context)):
+            reasons.append({"code": code})
+        elif person.servings or person.totals or share.never:
+            categories = categories_of(share, candidate) if share.caps_categories else _NO_CATEGORIES
+            blocked = caps.blockers(
+                person, share.caps, candidate["creative_id"], categories, context, share.time_zone
+            )
+            if blocked is not None:
+                reasons.extend(blocked)
+    if not paused:
+        book = share.books.get(day)
+        if price > (0 if book is None else book.lease):
+            reasons.append({"code": "no_lease"})
+    return reasons or None
 
 
-def _unknowable(
-    share: CampaignShare, person: Person, context: caps.Context, known: bool, degraded: bool
-) -> str | None:
+def _place(wanting: tuple[int, CampaignShare, int, int]) -> int:
+    return wanting[0]
+
+
+def _unknowable(share: CampaignShare, person: Person, context: caps.Context) -> str | None:
     """Why caps cannot be checked: nobody known to count for, or a history that is not known."""
     policies = share.campaign.policies
-    if not known and share.knows_person and (policies.no_identity != "session" or not context.session):
+    if (
+        not context.known
+        and share.knows_person
+        and (policies.no_identity != "session" or not context.session)
+    ):
         return "no_identity"
-    if degraded and policies.degraded != "open":
+    if context.degraded and policies.degraded != "open":
         served = len(person.by_scope.get("campaign:" + share.campaign.campaign_id, ()))
         if policies.degraded == "closed" or served >= policies.degraded_limit:
             return "state_unknown"

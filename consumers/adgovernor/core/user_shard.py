@@ -20,7 +20,7 @@ from adgovernor.contracts.events import (
     SessionUpdate,
 )
 from adgovernor.contracts.ledger import ERASURE, Draft, ReadRecord
-from adgovernor.contracts.requests import AdRequest
+from adgovernor.contracts.requests import PlainRequest
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import breaks, inputs, links, podevents
 from adgovernor.core.history import SHOWN, Person, Serving
@@ -104,7 +104,7 @@ class UserShard(UserState):
         self._routing = event.routing
         self._session = event.session
         what = event.event
-        if isinstance(what, AdRequest):
+        if isinstance(what, PlainRequest):
             self._request(draft, what, event, unknown, assumed)
         elif isinstance(what, Poison):
             draft.result = {"kind": "poison", "reason": what.reason}
@@ -196,7 +196,7 @@ class UserShard(UserState):
     # ------------------------------------------------------------------ ad requests
 
     def _request(
-        self, draft: Draft, request: AdRequest, event: Input, unknown: bool, assumed: dict[str, Any] | None
+        self, draft: Draft, request: PlainRequest, event: Input, unknown: bool, assumed: dict[str, Any] | None
     ) -> None:
         person = self._person(event.routing, unknown)
         if person is None:
@@ -242,10 +242,10 @@ class UserShard(UserState):
         body = self._selector.select(request, event.routing, person, degraded)
         draft.out.append([topics.DECISIONS, None, body])
 
-    def _no_fill(self, draft: Draft, request: AdRequest, code: str) -> None:
+    def _no_fill(self, draft: Draft, request: PlainRequest, code: str) -> None:
         draft.out.append([topics.DECISIONS, None, self.refused(request, code)])
 
-    def refused(self, request: AdRequest, code: str) -> dict[str, Any]:
+    def refused(self, request: PlainRequest, code: str) -> dict[str, Any]:
         """The body of a decision that fills nothing."""
         slots = range(breaks.slots_of(request))
         body: dict[str, Any] = {

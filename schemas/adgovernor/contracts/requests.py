@@ -5,9 +5,10 @@ Requests are decoded on the hot path: constraints here are those that pydantic c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Required
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, with_config
+from typing_extensions import TypedDict
 
 from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TagUrl, TimeMs
 from adgovernor.contracts.money import price_of_cpm
@@ -57,9 +58,34 @@ class Candidate(Contract):
         return None if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
 
 
-class AdRequest(Contract):
-    """A publisher asks what to show to somebody. Without ``slots``, ``pod``, ``breaks`` or ``vmap`` it asks for one
-    ad."""
+@with_config(Contract.model_config)
+class PlainCandidate(TypedDict, total=False):
+    """A `Candidate` as the hot path reads it: what is given, checked by the same types, without an object for each.
+    What is left out is absent."""
+
+    campaign_id: Required[Id]
+    creative_id: Required[Id]
+    price_micros: Micros | None
+    cpm_micros: Micros | None
+    expected_rate_ppm: RatePpm | None
+    duration_ms: DurationMs | None
+    categories: Many[str]
+    advertiser_domain: str | None
+    tag_url: TagUrl | None
+    in_pod: CandidateInPod | None
+
+
+def price_of(candidate: PlainCandidate) -> int | None:
+    """See `Candidate.price`."""
+    price = candidate.get("price_micros")
+    if price is not None:
+        return price
+    cpm = candidate.get("cpm_micros")
+    return None if cpm is None else price_of_cpm(cpm)
+
+
+class _Ask(Contract):
+    """All of a request but its candidates."""
 
     request_id: Id
     time_ms: TimeMs
@@ -88,7 +114,6 @@ class AdRequest(Contract):
     nothing of its own."""
     vmap: str | None = None
     """Instead of ``breaks``: a VMAP 1.0 or 1.0.1 document. Where ads come from in it is not looked at."""
-    candidates: Many[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
 
     @field_validator("slots", mode="before")
     @classmethod
@@ -98,3 +123,16 @@ class AdRequest(Contract):
     def routing_id(self) -> str:
         """The identity that this request is filed under (see ``routing``)."""
         return routing_id(self.household_id, self.user_id, self.device_id, self.session_id, self.request_id)
+
+
+class AdRequest(_Ask):
+    """A publisher asks what to show to somebody. Without ``slots``, ``pod``, ``breaks`` or ``vmap`` it asks for one
+    ad."""
+
+    candidates: Many[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
+
+
+class PlainRequest(_Ask):
+    """An `AdRequest` as the hot path reads it."""
+
+    candidates: Many[PlainCandidate] = Field(default=(), max_length=MOST_CANDIDATES)
