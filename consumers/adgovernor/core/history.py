@@ -203,7 +203,7 @@ class Person:
         self.pods: dict[str, list[list[Any]]] = {}
         """Decision id → the pods of a stream that it filled (see `podstate.person_row`)."""
         self.visit: Visit | None = None
-        self.next_prune_ms = 0
+        self.next_prune_ms = NEVER
         self.ops: list[tuple[Any, ...]] | None = None
         """Folded while the stored part was unknown, to be applied again on top of it; None once it is known."""
 
@@ -213,6 +213,7 @@ class Person:
         person = cls()
         if value is not None:
             data = orjson.loads(value)
+            person.next_prune_ms = 0
             person.requests = {key: tuple(entry) for key, entry in data.get("q", {}).items()}
             for row in data.get("s", ()):
                 person.add(Serving(row))

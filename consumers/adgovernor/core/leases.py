@@ -61,6 +61,7 @@ class CampaignShare:
 
     __slots__ = (
         "_day",
+        "_encoded",
         "asks",
         "books",
         "by_day",
@@ -70,7 +71,6 @@ class CampaignShare:
         "categories",
         "changed",
         "daily",
-        "data",
         "dearest_micros",
         "denied",
         "end_ms",
@@ -121,7 +121,7 @@ class CampaignShare:
         """Takes a new definition. ``by_day``: its account has a daily budget, so its money is booked by day."""
         self.by_day = by_day
         self.campaign = campaign
-        self.data = campaign_data(campaign)
+        self._encoded = orjson.Fragment(orjson.dumps(campaign_data(campaign)))
         self.time_zone = time_zone
         self.price = campaign.price()
         self.least_price = campaign.least_price()
@@ -214,7 +214,7 @@ class CampaignShare:
         """The stored form."""
         return orjson.dumps(
             {
-                "campaign": self.data,
+                "campaign": self._encoded,
                 "time_zone": self.time_zone,
                 "treasury": self.treasury,
                 "by_day": self.by_day,

@@ -22,7 +22,8 @@ def seen(
     horizon: int,
 ) -> None:
     """A request is remembered."""
-    person.prune(watermark, dedupe, horizon)
+    if watermark >= person.next_prune_ms:
+        person.prune(watermark, dedupe, horizon)
     person.requests[request_id] = (time_ms, height, index)
     person.expect_prune(time_ms + dedupe)
 

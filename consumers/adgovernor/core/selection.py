@@ -52,7 +52,7 @@ class Selector:
         labels = request.labels
         if request.placement:
             labels = (*labels, "placement:" + request.placement)
-        if len(labels) > 1:
+        if len(labels) > 1 and len(set(labels)) < len(labels):
             labels = tuple(dict.fromkeys(labels))  # Said twice, it still counts once.
         context = caps.Context(
             request.request_id,
@@ -60,8 +60,9 @@ class Selector:
             request.session_id,
             labels,
             shard.watermark_ms,
-            known=bool(request.household_id or request.user_id or request.device_id),
-            degraded=degraded,
+            0,
+            bool(request.household_id or request.user_id or request.device_id),
+            degraded,
         )
         if (
             request.slots is not None
@@ -231,33 +232,37 @@ def judge(
 ) -> list[dict[str, Any]] | None:
     """Every reason against a candidate alone, or None. A missing lease comes last, because it is what more money would
     mend."""
-    reasons: list[dict[str, Any]] = []
+    reasons: list[dict[str, Any]] | None = None
     paused = share.paused
     if paused:
-        reasons.extend([{"code": STATUS_CODES[word]} for word in paused])
+        reasons = [{"code": STATUS_CODES[word]} for word in paused]
     if not share.start_ms <= context.time_ms < share.end_ms and "flight" not in paused:
-        reasons.append({"code": "flight"})
+        reasons = _and(reasons, {"code": "flight"})
     if price < share.least_price:
-        reasons.append({"code": "price_below_minimum"})
+        reasons = _and(reasons, {"code": "price_below_minimum"})
     if person.opt_outs:
         word = person.opted_out(share.campaign.account_id, categories_of(share, candidate))
         if word is not None:
-            reasons.append({"code": "opted_out", "scope": word})
+            reasons = _and(reasons, {"code": "opted_out", "scope": word})
     if share.caps:
         if not (context.known and not context.degraded) and (code := _unknowable(share, person, context)):
-            reasons.append({"code": code})
+            reasons = _and(reasons, {"code": code})
         elif person.servings or person.totals or share.never:
             categories = categories_of(share, candidate) if share.caps_categories else _NO_CATEGORIES
             blocked = caps.blockers(
                 person, share.caps, candidate["creative_id"], categories, context, share.time_zone
             )
             if blocked is not None:
-                reasons.extend(blocked)
+                reasons = blocked if reasons is None else reasons + blocked
     if not paused:
         book = share.books.get(day)
         if price > (0 if book is None else book.lease):
-            reasons.append({"code": "no_lease"})
-    return reasons or None
+            reasons = _and(reasons, {"code": "no_lease"})
+    return reasons
+
+
+def _and(reasons: list[dict[str, Any]] | None, reason: dict[str, Any]) -> list[dict[str, Any]]:
+    return [reason] if reasons is None else [*reasons, reason]
 
 
 def _place(wanting: tuple[int, CampaignShare, int, int]) -> int:

@@ -415,8 +415,8 @@ class ShardEngine:
         size = 0
         tick = machine.open_block(spine.height + 1, now_ms, drained)
         if tick is not None:
-            written = _collect(rows, counts, 0, tick, None)
-            lines.append(encode_record(TICK, -1, digest_of(None, None), 0, written, b"{}"))
+            out = _collect(rows, counts, 0, tick, None)
+            lines.append(encode_record(TICK, -1, digest_of(None, None), 0, tick, b"{}", out))
             drafts.append(tick)
         decide, max_bytes, handled = machine.decide, settings.max_bytes, 0
         for event in chunk:
@@ -431,8 +431,9 @@ class ShardEngine:
                 event.offset,
                 digest_of(key, value),
                 0 if value is None else len(value),
-                _collect(rows, counts, len(lines), draft, event) if draft.out or draft.send else draft,
+                draft,
                 encode_personal(event.routing or None, event.session, key, value, event.is_json),
+                _collect(rows, counts, len(lines), draft, event) if draft.out or draft.send else None,
             )
             lines.append(line)
             drafts.append(draft)
@@ -531,8 +532,10 @@ class ShardEngine:
             memory.keyring.evict(keep, memory.trail)
 
 
-def _collect(rows: list[Row], counts: dict[str, int], index: int, draft: Draft, event: Input | None) -> Draft:
-    """Remembers what a record sends, for the time when its block counts; gives the draft as it is to be written. A
+def _collect(
+    rows: list[Row], counts: dict[str, int], index: int, draft: Draft, event: Input | None
+) -> list[Any]:
+    """Remembers what a record sends, for the time when its block counts; gives its ``out`` as it is to be written. A
     body is turned into JSON once, for the record and for its message."""
     routing = None if event is None else event.routing or None
     out: list[Any] = []
@@ -547,4 +550,4 @@ def _collect(rows: list[Row], counts: dict[str, int], index: int, draft: Draft, 
             out.append((topic, key, text))
             written.append((topic, key, orjson.Fragment(text)))
     rows.append((index, out, draft.send, routing, event))
-    return Draft(draft.result, draft.deltas, written, draft.send, draft.assumed)
+    return written

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -141,10 +141,24 @@ class Draft:
     """A record as ``decide`` makes it, before it is written. The lists are what `Record` documents."""
 
     result: dict[str, Any]
-    deltas: list[list[Any]] = field(default_factory=list)
-    out: list[list[Any]] = field(default_factory=list)
-    send: list[list[Any]] = field(default_factory=list)
-    assumed: dict[str, Any] | None = None
+    deltas: list[list[Any]]
+    out: list[list[Any]]
+    send: list[list[Any]]
+    assumed: dict[str, Any] | None
+
+    def __init__(
+        self,
+        result: dict[str, Any],
+        deltas: list[list[Any]] | None = None,
+        out: list[list[Any]] | None = None,
+        send: list[list[Any]] | None = None,
+        assumed: dict[str, Any] | None = None,
+    ) -> None:
+        self.result = result
+        self.deltas = [] if deltas is None else deltas
+        self.out = [] if out is None else out
+        self.send = [] if send is None else send
+        self.assumed = assumed
 
 
 @dataclass(slots=True)
@@ -206,16 +220,18 @@ class ReadBlock:
 
 def digest_of(key: bytes | None, value: bytes | None) -> str:
     """The digest of an input's bytes that its record holds."""
-    h = hashlib.sha256(key or b"")
-    h.update(b"\0")
-    h.update(value or b"")
-    return h.hexdigest()[:16]
+    return hashlib.sha256(b"%b\0%b" % (key or b"", value or b"")).hexdigest()[:16]
 
 
 def encode_personal(
     routing: str | None, session: str | None, key: bytes | None, value: bytes | None, is_json: bool
 ) -> bytes:
     """The personal part in its written form; ``is_json`` says that ``value`` has been parsed as JSON."""
+    if session is None and is_json and routing is not None and value is not None:
+        name = orjson.dumps(routing)
+        if name[1:-1] == key and b"\n" not in value:
+            # Nearly every event of a person is keyed by who they are.
+            return b'{"routing":%b,"key":%b,"value":%b}' % (name, name, value)
     head: dict[str, Any] = {}
     if routing is not None:
         head["routing"] = routing
@@ -235,8 +251,16 @@ def encode_personal(
     return b'%b%b"value":%b}' % (start, b"," if head else b"", value)
 
 
-def encode_record(topic: str, offset: int, digest: str, size: int, draft: Draft, personal: bytes) -> bytes:
-    """A record's line, without the joint to the next."""
+def encode_record(
+    topic: str,
+    offset: int,
+    digest: str,
+    size: int,
+    draft: Draft,
+    personal: bytes,
+    out: Sequence[Any] | None = None,
+) -> bytes:
+    """A record's line, without the joint to the next. ``out``: that of the draft, where it has been encoded."""
     data: dict[str, Any] = {
         "topic": topic,
         "offset": offset,
@@ -246,7 +270,7 @@ def encode_record(topic: str, offset: int, digest: str, size: int, draft: Draft,
         "deltas": draft.deltas,
     }
     if draft.out:
-        data["out"] = draft.out
+        data["out"] = draft.out if out is None else out
     if draft.send:
         data["send"] = draft.send
     if draft.assumed is not None:
