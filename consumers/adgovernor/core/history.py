@@ -258,6 +258,16 @@ class Person:
         if self._by_scope is not None:
             _index(self._by_scope, serving)
 
+    def erase(self) -> None:
+        """Forgets everything."""
+        self.requests = {}
+        self.servings = []
+        self._by_scope = None
+        self.totals = {}
+        self.opt_outs = []
+        self.pods = {}
+        self.visit = None
+
     def find(self, decision_id: str, slot: int) -> Serving | None:
         """The serving of a decision's slot, newest first."""
         for serving in reversed(self.servings):

@@ -83,13 +83,7 @@ def opt(
 
 def erase(person: Person, watermark: int, dedupe: int, horizon: int) -> None:
     """Everything is forgotten."""
-    person.requests = {}
-    person.servings = []
-    person.by_scope = {}
-    person.totals = {}
-    person.opt_outs = []
-    person.pods = {}
-    person.visit = None
+    person.erase()
 
 
 def visit(
