@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from adgovernor.contracts.requests import PlainCandidate
 from adgovernor.core import caps
 from adgovernor.core.caps import CompiledCap, Context
 from adgovernor.core.history import Person
@@ -19,7 +20,7 @@ from adgovernor.core.leases import CampaignShare
 class Entry(Protocol):
     """What of a candidate is looked at here."""
 
-    candidate: Any
+    candidate: PlainCandidate
     share: CampaignShare | None
 
     @property
