@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -334,6 +335,17 @@ async def until_shared(metrics: str, *, partitions: int) -> None:
             await asyncio.sleep(0.1)
 
 
+async def until_dealt(stages: tuple[str, ...], shares: list[int]) -> None:
+    """Until the stages have so many partitions, whoever has which."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while True:
+            texts = [await asyncio.to_thread(read, f"{stage}/metrics") for stage in stages]
+            found = [re.search(r"^adgovernor_resolve_partitions (\d+)", text, re.MULTILINE) for text in texts]
+            if sorted(int(each[1]) for each in found if each is not None) == shares:
+                return
+            await asyncio.sleep(0.1)
+
+
 async def test_stages_divide_the_work_and_take_over_what_is_left(deployment: Deployment) -> None:
     """A stage joins or leaves without an ad done twice; a killed one's share goes to another."""
     slow = {"s": 0.0}
@@ -371,16 +383,20 @@ async def test_stages_divide_the_work_and_take_over_what_is_left(deployment: Dep
             assert ads.repeated == 0
             assert sum(path == "/brand" for path in server.paths) == 60
 
-            # One is killed with its share under way.
-            with deployment.process("third", *arguments, starts="resolve stage starts") as (process, third):
-                await until_shared(third, partitions=1)
+            # One is killed with its share under way; another, which had none, or the first has it then.
+            with (
+                deployment.process("third", *arguments, starts="resolve stage starts") as (process, third),
+                deployment.process("fourth", *arguments, starts="resolve stage starts") as (_, fourth),
+            ):
+                await until_dealt((first, third, fourth), [0, 1, 1])
                 slow["s"] = 2.0
                 await ask(range(60, 90))
                 await until_asked(server, 90)
                 process.kill()
                 await asyncio.to_thread(process.wait, 10)
                 slow["s"] = 0.0
-            after = await collect(ads, 30)
+                after = await collect(ads, 30)
+                await until_dealt((first, fourth), [1, 1])
             await until_shared(first, partitions=2)
     names = [ad.decision_id for ad in (*before, *after)]
     assert sorted(names) == sorted(f"r{number}" for number in range(90))

@@ -7,6 +7,7 @@ other; what is asked is what the shards last wrote to the store.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -181,9 +182,9 @@ class StreamGovernor:
         with asking_state():
             _, machine, person = await self._person(session_id)
         visit = person.visit
+        unseen = self._unseen_of(session_id, [] if visit is None else visit.changes)
         if visit is not None and visit.until_ms <= machine.watermark_ms:
             visit = None
-        unseen = self._unseen_of(session_id, [] if visit is None else visit.changes)
         if visit is None and not unseen:
             return None
         known = visit or Visit()
@@ -198,9 +199,8 @@ class StreamGovernor:
         """See `SessionGovernor.update_session_state`."""
         with asking_state():
             await self._tell(session_id, change)
-        state = await self.get_session_state(session_id)
-        assert state is not None, "a change was just made"
-        return state
+        # Where the time to live is over already, the change stands alone.
+        return await self.get_session_state(session_id) or SessionState().plus(change)
 
     async def _tell(self, session_id: str, change: SessionChange) -> None:
         await self._decider.tell(session_update(session_id, change, self._clock_ms()))
@@ -227,8 +227,9 @@ class StreamGovernor:
         if session.visit is not None and change.change_id in session.visit.changes:
             return True
         _, machine, person = await self._person(routing_id)
+        tries = re.compile(re.escape(spend_id) + r"(?:~[0-9]+)?")
         for serving in person.servings:
-            if serving.decision_id.partition("~")[0] == spend_id and serving.counts(machine.watermark_ms):
+            if tries.fullmatch(serving.decision_id) and serving.counts(machine.watermark_ms):
                 await self._show(serving.decision_id, routing_id)
                 await self._tell(session_id, change)
                 return True

@@ -16,6 +16,7 @@ from adgovernor.app.embedded import Embedded
 from adgovernor.contracts.campaigns import Campaign, Cap, UpsertCampaign
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.requests import AdRequest, Candidate
+from adgovernor.core.rules import Rules
 from adgovernor.library import BudgetTracker, CampaignLimits, FrequencyCapper, limits
 from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
@@ -65,6 +66,17 @@ async def over_library(backend: InMemoryBackend) -> LibraryGovernor:
     return LibraryGovernor(capper, tracker, SessionStates(backend, deadline_s=0.2))
 
 
+def campaign_c() -> Campaign:
+    return Campaign(
+        campaign_id="c",
+        account_id="a",
+        currency="EUR",
+        budget_micros=1_000_000,
+        price_micros=PRICE,
+        caps=(Cap(length_ms=HOUR_MS, limit=3),),
+    )
+
+
 @pytest_asyncio.fixture(params=["library", "stream"])
 async def governor(request: pytest.FixtureRequest) -> AsyncIterator[SessionGovernor]:
     """Campaign ``c``: a budget of 1 EUR, three impressions an hour for each person."""
@@ -72,16 +84,8 @@ async def governor(request: pytest.FixtureRequest) -> AsyncIterator[SessionGover
         yield await over_library(InMemoryBackend())
         return
     async with Embedded(partitions=2) as embedded:
-        campaign = Campaign(
-            campaign_id="c",
-            account_id="a",
-            currency="EUR",
-            budget_micros=1_000_000,
-            price_micros=PRICE,
-            caps=(Cap(length_ms=HOUR_MS, limit=3),),
-        )
         await embedded.command(
-            UpsertCampaign(command="upsert", command_id="1", account_id="a", campaign=campaign)
+            UpsertCampaign(command="upsert", command_id="1", account_id="a", campaign=campaign_c())
         )
         yield _Settled(embedded)
 
@@ -196,6 +200,41 @@ async def test_a_spend_goes_on_where_it_stopped() -> None:
     governor = LibraryGovernor(capper, tracker, SessionStates(backend))
     assert (await governor.track_budget("s", "c", PRICE, "i", user_id="u")).accepted
     assert await governor.remaining_budget("c") == 3 * PRICE
+
+
+async def test_beside_the_stream_a_spend_goes_on_where_it_stopped() -> None:
+    """A spend that broke off after its decision is finished by another process, and a second time is nothing more."""
+    async with Embedded(partitions=2) as embedded:
+        await embedded.command(
+            UpsertCampaign(command="upsert", command_id="1", account_id="a", campaign=campaign_c())
+        )
+        request = AdRequest(
+            request_id="i~x",
+            time_ms=time.time_ns() // 1_000_000,
+            user_id="u",
+            session_id="s",
+            candidates=(Candidate(campaign_id="c", creative_id="c", price_micros=PRICE),),
+        )
+        assert (await embedded.decide(request)).slots[0].winner is not None
+        for _ in range(2):
+            governor = _Settled(embedded)
+            assert (await governor.track_budget("s", "c", PRICE, "i~x", user_id="u")).accepted
+            assert await governor.get_session_state("s") == SessionState(impressions=1, spend_micros=PRICE)
+        standing = await _Settled(embedded).get_budget("c")
+        assert standing is not None
+        assert (standing.spent_micros, standing.reserved_micros) == (PRICE, 0)
+
+
+async def test_beside_the_stream_a_session_ends() -> None:
+    """A session's state is gone after its time to live, for whoever changed it and for others."""
+    async with Embedded(partitions=2, rules=Rules(session_ttl_ms=0, lateness_ms=0)) as embedded:
+        await embedded.command(
+            UpsertCampaign(command="upsert", command_id="1", account_id="a", campaign=campaign_c())
+        )
+        governor = _Settled(embedded)
+        assert (await governor.update_session_state("s", SessionChange("1", requests=1))).request_count == 1
+        assert await governor.get_session_state("s") is None
+        assert await _Settled(embedded).get_session_state("s") is None
 
 
 async def test_a_session_survives_a_restart(tmp_path: Path) -> None:
