@@ -111,11 +111,11 @@ async def test_people_are_forgotten_and_the_money_agrees(
     await create_topics(connection, prefix, PARTITIONS)
     config = (await describe_topics(connection, prefix))[topics.PERSON_KEYS].config
     assert config["cleanup.policy"] == "compact"
-    history = KafkaHistory(connection, prefix)
     users = [f"viewer-{n}" for n in range(PEOPLE)]
     redis = Redis.from_url(redis_url)
     async with (
         asyncio.timeout(5 * WAIT_S),
+        KafkaHistory(connection, prefix) as history,
         Publisher(connection, prefix=prefix) as publisher,
         Subscriber[Decision](connection, topics.DECISIONS, prefix=prefix) as decisions,
     ):

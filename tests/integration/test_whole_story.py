@@ -143,9 +143,9 @@ async def prove(story: Story) -> Report:
     """The audit beside the running workers, once nothing is left to handle."""
     store = RedisStore(RedisConfig.from_url(story.redis), story.prefix)
     try:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(DEADLINE_S), KafkaHistory(story.kafka, story.prefix) as history:
             while True:
-                report = await audit(KafkaHistory(story.kafka, story.prefix), story.prefix, store)
+                report = await audit(history, story.prefix, store)
                 if not any("not handled" in note or "under way" in note for note in report.notes):
                     return report
                 await asyncio.sleep(1)
@@ -192,7 +192,8 @@ async def test_a_hundred_thousand_events_and_everything_that_can_fail(story: Sto
     assert report.counted["inputs"] > EVENTS
     assert seen == report.counted["outputs on decisions"]
     in_order(story)
-    await copy(KafkaHistory(story.kafka, story.prefix), tmp_path)
+    async with KafkaHistory(story.kafka, story.prefix) as history:
+        await copy(history, tmp_path)
     pauses_follow_resumes(tmp_path)
     caps_hold(tmp_path)
     await one_changed_byte_is_red(story, tmp_path)

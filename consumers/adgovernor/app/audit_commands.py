@@ -53,19 +53,19 @@ async def _audit(
     from adgovernor.audit.verify import audit as prove
     from adgovernor.stores.redis import RedisStore
 
-    history: History = KafkaHistory(settings.kafka.connection(), settings.prefix)
-    if from_folder is not None:
-        history = FolderHistory(from_folder)
-    elif copy_to is not None:
-        await copy(history, copy_to)
-        history = FolderHistory(copy_to)
-    if not with_store:
-        return await prove(history, settings.prefix, None)
-    store = RedisStore(settings.redis.config(), settings.prefix)
+    store = RedisStore(settings.redis.config(), settings.prefix) if with_store else None
     try:
-        return await prove(history, settings.prefix, store)
+        async with KafkaHistory(settings.kafka.connection(), settings.prefix) as kafka:
+            history: History = kafka
+            if from_folder is not None:
+                history = FolderHistory(from_folder)
+            elif copy_to is not None:
+                await copy(kafka, copy_to)
+                history = FolderHistory(copy_to)
+            return await prove(history, settings.prefix, store)
     finally:
-        await store.close()
+        if store is not None:
+            await store.close()
 
 
 def show(report: Report) -> None:

@@ -212,8 +212,8 @@ async def _on_servers(settings: Settings, plan: Plan, show: Show, *, kill: bool)
                     )
                     end = await _tell(stage, plan, show, kill=kill)
             show.note("the workers have stopped; reading the whole ledger to prove it")
-            history = KafkaHistory(connection, settings.prefix)
-            return end(await audit(history, settings.prefix, store))
+            async with KafkaHistory(connection, settings.prefix) as history:
+                return end(await audit(history, settings.prefix, store))
 
 
 @asynccontextmanager

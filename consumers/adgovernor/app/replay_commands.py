@@ -116,11 +116,11 @@ async def _in_order(settings: Settings, partitions: int) -> AsyncIterator[ReadBl
 
     connection = settings.kafka.connection()
     readers: dict[str, Any] = {}
-    history = KafkaHistory(connection, settings.prefix)
     keys = [Keys() for _ in range(partitions)]
-    for partition, found in enumerate(keys):
-        async for message in history.messages(topics.PERSON_KEYS, partition):
-            found.take(message.offset, message.key, message.value)
+    async with KafkaHistory(connection, settings.prefix) as history:
+        for partition, found in enumerate(keys):
+            async for message in history.messages(topics.PERSON_KEYS, partition):
+                found.take(message.offset, message.key, message.value)
     try:
         streams: list[_Stream] = []
         for ledger, shard_of in (

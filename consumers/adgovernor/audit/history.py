@@ -9,20 +9,20 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import orjson
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import BadInput, Unavailable
+from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
+from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.memory_log import MemoryBroker
-from adgovernor.subscribe.kafka import PartitionReader, RawMessage
+from adgovernor.subscribe.kafka import RawMessage
 
-_BATCH = 5_000
-_WAIT_S = 0.5
-_PATIENCE = 20
-"""Empty reads in a row, each of `_WAIT_S`, before a partition that promised more is given up."""
+_READ_BYTES = 8_000_000
+_PATIENCE = 10
+"""Empty reads in a row, each of a second, before a partition that promised more is given up."""
 
 
 class History(Protocol):
@@ -56,40 +56,65 @@ class MemoryHistory:
 
 
 class KafkaHistory:
-    """The history that a broker holds."""
+    """The history that a broker holds: one client reads all of it, one partition after the other. To be closed."""
 
     def __init__(self, connection: KafkaConnection | str, prefix: str) -> None:
-        self._connection = connection
         self._prefix = prefix
+        self._readers = KafkaReaders(KafkaConnection.of(connection), 1, "adgovernor-audit")
+        self._found: dict[str, int] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Lets the connection go."""
+        await self._readers.close()
 
     async def partitions(self) -> int:
         """See `History.partitions`."""
-        async with self._reader(topics.LEDGER) as reader:
-            return len(reader.partitions())
+        await self._find(topics.LEDGER)
+        return self._found[topics.LEDGER]
 
-    def _reader(self, topic: str) -> PartitionReader:
-        return PartitionReader(
-            self._connection, topics.full_name(self._prefix, topic), client_id="adgovernor-audit"
-        )
+    async def _find(self, topic: str) -> str:
+        """The topic's name on the broker. Raises `BadSettings` where it is not there."""
+        name = topics.full_name(self._prefix, topic)
+        if topic not in self._found:
+            names = [topics.full_name(self._prefix, each) for each in topics.ALL_TOPICS]
+            found = await self._readers.partitions(names)
+            self._found = {
+                each: found[full]
+                for each, full in zip(topics.ALL_TOPICS, names, strict=True)
+                if full in found
+            }
+        if topic not in self._found:
+            raise BadSettings(
+                f"topic {name} does not exist, or this user may not see it; make the topics with "
+                "`adgovernor topics create`, mend the prefix, or give this user READ on it"
+            )
+        return name
 
     async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
         """See `History.messages`."""
-        async with self._reader(topic) as reader:
-            end = (await reader.ends([partition]))[partition]
-            await reader.read_from({partition: start})
-            idle = 0
-            while reader.next[partition] < end:
-                found = await reader.read(_BATCH, _WAIT_S)
-                idle = 0 if found else idle + 1
-                if idle > _PATIENCE:
-                    at = reader.next[partition]
-                    raise Unavailable(
-                        f"{reader.full_name}[{partition}] shows nothing at offset {at}, but its end is {end}: is a "
-                        "replica missing?"
+        name = await self._find(topic)
+        at, idle, until = start, 0, -1
+        while until < 0 or at < until:
+            records, end = await self._readers.read(name, partition, at, _READ_BYTES)
+            until = end if until < 0 else until
+            idle = 0 if records else idle + 1
+            if idle > _PATIENCE and at < until:
+                raise Unavailable(
+                    f"{name}[{partition}] shows nothing at offset {at}, but its end is {until}: is a replica missing?"
+                )
+            for record in records:
+                if record.offset < until:
+                    headers = tuple(record.headers)
+                    yield RawMessage(
+                        partition, record.offset, record.timestamp, record.key, record.value, headers
                     )
-                for message in found:
-                    if message.offset < end:
-                        yield message
+                at = record.offset + 1
 
 
 class FolderHistory:

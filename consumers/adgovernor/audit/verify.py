@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from adgovernor.audit.history import History
 from adgovernor.audit.report import Report
+from adgovernor.audit.shelf import Shelf
 from adgovernor.audit.unsealing import Keys
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Halted
@@ -62,6 +63,7 @@ class Followed:
     keys: Keys = field(default_factory=Keys)
     """Of a sealed ledger."""
     epoch: int = 0
+    people: Shelf = field(default_factory=Shelf)
     broken: bool = False
     """Something was found that makes the rest of this shard meaningless."""
 
@@ -85,8 +87,7 @@ async def audit(history: History, prefix: str, store: Store | None) -> Report:
         if not one.broken:
             await _check_inputs(history, one, report)
             await _check_outputs(history, one, report)
-        one.outputs.clear()
-        one.taken.clear()
+        _rest(one)
     await _even_out(history, followed, report)
     await _check_keys(history, followed, report)
     _check_links(followed, report)
@@ -147,11 +148,22 @@ async def _read_keys(history: History, one: Followed, report: Report) -> None:
 async def _go_on(history: History, one: Followed, report: Report) -> bool:
     """Follows a shard from where it was left; whether there was more."""
     height = one.height
+    if isinstance(one.machine, UserShard):
+        one.people.take_out(one.machine)
     async for block, place in _blocks(history, one, report):
         _again(one, block, place, report)
         if one.broken:
             break
+    _rest(one)
     return one.height > height
+
+
+def _rest(one: Followed) -> None:
+    """Keeps of a shard that was read what all shards together are judged by."""
+    one.outputs.clear()
+    one.taken.clear()
+    if isinstance(one.machine, UserShard):
+        one.people.put_away(one.machine)
 
 
 async def _blocks(history: History, one: Followed, report: Report) -> AsyncIterator[tuple[ReadBlock, str]]:

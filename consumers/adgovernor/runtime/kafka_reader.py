@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Unavailable
@@ -59,6 +61,20 @@ class KafkaReaders:
                     size += len(record.value or b"")
             client.pause(tp)
             return records, end
+
+    async def partitions(self, names: Sequence[str]) -> dict[str, int]:
+        """How many partitions each of these topics has; those that are not there are left out. Asks about these alone,
+        and makes none.
+
+        Raises:
+            Unavailable: when no broker answers.
+        """
+        async with self._client("the topics") as consumer:
+            client = consumer._client
+            request = MetadataRequest(list(names), allow_auto_topic_creation=False)
+            found = ClusterMetadata()
+            found.update_metadata(await client.send(client.get_random_node(), request))
+            return {name: len(there) for name in names if (there := found.partitions_for_topic(name))}
 
     async def tail(self, topic: str, partition: int, count: int) -> list[Any]:
         """The last records of a partition, at most ``count``, oldest first. What is asked for at the same time is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,8 +13,12 @@ from engine_kit import Deployment
 
 from adgovernor.audit.history import FolderHistory, History, MemoryHistory, copy
 from adgovernor.audit.report import Report
+from adgovernor.audit.shelf import Shelf
 from adgovernor.audit.verify import audit
 from adgovernor.contracts import topics
+from adgovernor.core.history import Person
+from adgovernor.core.user_shard import UserShard
+from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.subscribe.kafka import RawMessage
 
 
@@ -59,6 +64,46 @@ async def test_a_true_history_is_green() -> None:
     assert report.counted["outputs on ad-requests.dlq"] == 5
     assert report.campaigns["c1"]["paused"] == ["exhausted"]
     assert report.counted["store fields"] > 20
+
+
+class Watching(MemoryHistory):
+    """Counts the people in memory whenever another ledger is begun."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.people: list[int] = []
+
+    async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
+        if topic == topics.LEDGER and start == 0:
+            gc.collect()
+            self.people.append(sum(1 for thing in gc.get_objects() if isinstance(thing, Person)))
+        async for message in super().messages(topic, partition, start):
+            yield message
+
+
+async def test_memory_holds_the_people_of_one_shard_at_a_time() -> None:
+    """Before the next ledger is read, nobody of the shards before it is in memory any more."""
+    world = await a_history(3)
+    history = Watching(world.broker)
+    report = await prove(world, history)
+    assert report.green, report.findings
+    assert history.people == [0, 0, 0]
+
+
+async def test_people_that_were_put_away_come_back_the_same() -> None:
+    """A shard that is followed further has the people that it had."""
+    world = await a_history(1)
+    machine = world.machine("u0")
+    assert isinstance(machine, UserShard)
+    _, buckets = await world.store.read_buckets("u0", ("users",))
+    for name, value in buckets["users"].items():
+        machine.load(name, value)
+    shelf = Shelf()
+    shelf.put_away(machine)
+    assert machine.persons == {}
+    shelf.take_out(machine)
+    assert {name: person.encode() for name, person in machine.persons.items()} == buckets["users"]
+    assert len(buckets["users"]) == 9
 
 
 async def test_a_shard_that_was_only_claimed_is_green() -> None:
