@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -153,6 +153,8 @@ class LocalKafka:
     bootstrap: str
     brokers: tuple[Supervised, ...]
     ports: tuple[int, ...]
+    listeners: Mapping[str, str] = field(default_factory=dict)
+    """Bootstrap address of each further listener, by name."""
 
     def start_again(self, index: int) -> None:
         """Start a broker that died, on its data, and wait until it serves."""
@@ -166,26 +168,46 @@ class LocalKafka:
 
 
 def start_kafka(
-    brokers: int = 1, *, jvm: Jvm = TEST_JVM, settings: Mapping[str, str] | None = None, kept: bool = False
+    brokers: int = 1,
+    *,
+    jvm: Jvm = TEST_JVM,
+    settings: Mapping[str, str] | None = None,
+    kept: bool = False,
+    listeners: Mapping[str, str] | None = None,
+    scram_users: Mapping[str, str] | None = None,
 ) -> LocalKafka:
     """Start a cluster of combined brokers and controllers on free ports and wait until all serve.
 
-    `settings` are laid over the broker's own. Raises ServerFailed when there is no Java, the jars cannot be fetched
+    `settings` are laid over the broker's own; `listeners` are further ones of the first broker, name to security
+    protocol; `scram_users` have these passwords. Raises ServerFailed when there is no Java, the jars cannot be fetched
     or a broker does not start, with the tail of its log.
     """
     fetch_jars()
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         try:
-            return _start_kafka(brokers, jvm, settings or {}, kept)
+            return _start_kafka(brokers, jvm, settings or {}, kept, listeners or {}, scram_users or {})
         except PortTaken:
             if attempt == _PORT_ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
 
 
-def _start_kafka(count: int, jvm: Jvm, settings: Mapping[str, str], kept: bool) -> LocalKafka:
-    chosen = free_ports(2 * count)
-    ports, controller_ports = chosen[:count], chosen[count:]
+def _start_kafka(
+    count: int,
+    jvm: Jvm,
+    settings: Mapping[str, str],
+    kept: bool,
+    listeners: Mapping[str, str],
+    scram_users: Mapping[str, str],
+) -> LocalKafka:
+    chosen = free_ports(2 * count + len(listeners))
+    ports, controller_ports = chosen[:count], chosen[count : 2 * count]
+    further = dict(zip(listeners, chosen[2 * count :], strict=True))
+    users = [
+        word
+        for name, password in scram_users.items()
+        for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
+    ]
     java = find_java()
     if java is None:
         raise ServerFailed(f"Kafka needs Java {OLDEST_JAVA} or newer and there is none")
@@ -215,6 +237,7 @@ def _start_kafka(count: int, jvm: Jvm, settings: Mapping[str, str], kept: bool) 
                 "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
                 "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
                 "log.dirs": str(directory / "data"),
+                **(_with_listeners(port, controller_port, listeners, further) if node == 1 else {}),
                 **settings,
             }
             properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
@@ -228,7 +251,7 @@ def _start_kafka(count: int, jvm: Jvm, settings: Mapping[str, str], kept: bool) 
             with broker.log.open("wb") as log:
                 formatting.append((broker, subprocess.Popen(
                     [*classes, *TEST_JVM.flags(), "kafka.tools.StorageTool", "format", "--cluster-id", cluster,
-                     "--initial-controllers", voters, "--config", str(properties)],
+                     "--initial-controllers", voters, "--config", str(properties), *users],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )))  # fmt: skip
         for broker, process in formatting:
@@ -247,7 +270,26 @@ def _start_kafka(count: int, jvm: Jvm, settings: Mapping[str, str], kept: bool) 
         for broker in started:
             broker.stop()
         raise
-    return LocalKafka(",".join(f"127.0.0.1:{port}" for port in ports), tuple(started), tuple(ports))
+    return LocalKafka(
+        ",".join(f"127.0.0.1:{port}" for port in ports),
+        tuple(started),
+        tuple(ports),
+        {name: f"127.0.0.1:{port}" for name, port in further.items()},
+    )
+
+
+def _with_listeners(
+    port: int, controller_port: int, protocols: Mapping[str, str], ports: Mapping[str, int]
+) -> dict[str, str]:
+    """The settings of a broker with further listeners."""
+    own = [f"PLAINTEXT://127.0.0.1:{port}", *(f"{name}://127.0.0.1:{at}" for name, at in ports.items())]
+    protocol_map = [COMMON_SETTINGS["listener.security.protocol.map"]]
+    protocol_map += [f"{name}:{protocol}" for name, protocol in protocols.items()]
+    return {
+        "listeners": ",".join([*own, f"CONTROLLER://127.0.0.1:{controller_port}"]),
+        "advertised.listeners": ",".join(own),
+        "listener.security.protocol.map": ",".join(protocol_map),
+    }
 
 
 _SEVERAL_BROKERS = {

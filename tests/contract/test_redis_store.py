@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from certificates import make_certificates, needs_openssl
 from store_kit import Proxy, meta, tip
 
 import servers
@@ -585,7 +584,7 @@ MINOR_RIGHTS = {"+ping", "+hscan"}
 """Those that a shard can live without: they are for `ping` and for reading large buckets."""
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates of this test")
+@needs_openssl
 async def test_tls_is_checked_on_both_sides(start_own_redis: StartRedis, tmp_path: Path) -> None:
     """With TLS, a server whose authority is not trusted is refused, and so is a client without a certificate."""
     make_certificates(tmp_path)
@@ -606,16 +605,3 @@ async def test_tls_is_checked_on_both_sides(start_own_redis: StartRedis, tmp_pat
         async with opened(RedisConfig.from_url(url, tls=tls)) as store:
             with pytest.raises(Unavailable):
                 await store.ping()
-
-
-def make_certificates(folder: Path) -> None:
-    """An authority, and a certificate of it for 127.0.0.1."""
-    subject = ["-nodes", "-newkey", "rsa:2048", "-subj"]
-    for command in (
-        ["req", "-x509", "-days", "2", *subject, "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"],
-        ["req", *subject, "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"],
-        ["x509", "-req", "-days", "2", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-         "-extfile", "names", "-out", "server.pem"],
-    ):  # fmt: skip
-        (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)

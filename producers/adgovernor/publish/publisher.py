@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self
 
@@ -11,7 +12,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Command
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import BadInput, BadSettings
+from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.contracts.events import Click, CompletedView, Impression, UserEvent
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.contracts.routing import partition_of
@@ -103,6 +104,9 @@ class Publisher:
         self._source = source
         self._counts: dict[str, int] = {}
         self._names: dict[str, str] = {}
+        self._turn = asyncio.Lock()
+        self._queued = 0
+        """How many calls wait for a topic's look-up or for room."""
         self._lanes: Carrier
         if isinstance(connection, (str, KafkaConnection)):
             self._lanes = Lanes(
@@ -226,15 +230,49 @@ class Publisher:
         partition: int | None,
         ticket: Ticket,
     ) -> None:
-        """Puts a message on its way; ``ticket`` knows when it is acknowledged. Waits only for buffer room."""
-        count = self._counts.get(topic) or await self.partitions(topic)
+        """Puts a message on its way; ``ticket`` knows when it is acknowledged. Waits only for its topic to be looked up
+        and for buffer room, and whoever comes later waits behind it: messages go in the order of the calls."""
+
+        def put() -> bool:
+            place = self._place(topic, key, partition)
+            return self._lanes.put_nowait(topic, self._names[topic], place, key, value, headers, ticket)
+
+        if not self._queued and topic in self._counts and put():
+            return
+        until = asyncio.get_running_loop().time() + self.deadline_s
+        self._queued += 1
+        try:
+            async with self._turn_by(until):
+                if topic not in self._counts:
+                    await self.partitions(topic)
+                while not put():
+                    await self._lanes.room(max(0.0, until - asyncio.get_running_loop().time()))
+        finally:
+            self._queued -= 1
+
+    @asynccontextmanager
+    async def _turn_by(self, until: float) -> AsyncIterator[None]:
+        """One caller at a time, first come first. Raises `Unavailable` where its turn does not come in time."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                f"{self._queued} calls wait for Kafka, and this one's turn did not come within {self.deadline_s:g} s; "
+                "the message was not published"
+            ) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _place(self, topic: str, key: bytes | None, partition: int | None) -> int:
+        count = self._counts[topic]
         if partition is None:
-            partition = partition_of(key or b"", count)
-        elif not 0 <= partition < count:
+            return partition_of(key or b"", count)
+        if not 0 <= partition < count:
             raise BadInput(f"topic {topic} has partitions 0 to {count - 1}, not {partition}")
-        name = self._names[topic]
-        while not self._lanes.put_nowait(topic, name, partition, key, value, headers, ticket):
-            await self._lanes.room(self.deadline_s)
+        return partition
 
     async def partitions(self, topic: str) -> int:
         """How many partitions the deployment has, as ``topic`` shows.

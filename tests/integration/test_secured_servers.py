@@ -1,0 +1,270 @@
+"""Whole workers, and the commands beside them, on every kind of server that settings can name: Redis behind Sentinel,
+Redis Cluster, Redis with TLS and a password, Kafka with client certificates, Kafka with SASL."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import make_certificates, needs_openssl
+
+import servers
+from supervised import free_ports
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+
+WAIT_S = 60.0
+PEOPLE = 40
+
+
+class Site:
+    """A deployment as its settings in the environment name it, and its workers."""
+
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")}
+        self.environment = plain | {
+            "ADGOVERNOR_PREFIX": f"s{uuid.uuid4().hex[:10]}",
+            "ADGOVERNOR_METRICS_HOST": "127.0.0.1",
+            "ADGOVERNOR_METRICS_PORT": "0",
+            **{f"ADGOVERNOR_{name}": value for name, value in settings.items()},
+        }
+        self.folder = folder
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """A command's standard output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "adgovernor.app.cli", *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, (arguments, done.stdout.decode(), done.stderr.decode(), self.logs())
+        return done.stdout.decode()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """A worker."""
+        with (self.folder / f"worker-{len(self.workers)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "adgovernor.app.cli", "run"],
+                env=self.environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+            )
+        self.workers.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Ends what still runs."""
+        for process in self.workers:
+            process.kill()
+            process.wait()
+
+    def logs(self) -> str:
+        """What the workers said last."""
+        return "\n".join(path.read_text()[-2000:] for path in sorted(self.folder.glob("worker-*.log")))
+
+    def until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The audit's report, once it is green and says what is wanted."""
+        until = time.monotonic() + WAIT_S
+        while True:
+            report: dict[str, Any] = json.loads(self.run("audit", "--json"))
+            if holds(report):
+                return report
+            assert time.monotonic() < until, (report, self.logs())
+            time.sleep(0.5)
+
+    def publish(self, first: int) -> None:
+        """A request of each person, of an id of its own."""
+        path = self.folder / f"requests-{first}.jsonl"
+        with path.open("w") as file:
+            for number in range(PEOPLE):
+                request = {
+                    "request_id": f"r{first + number}",
+                    "time_ms": int(time.time() * 1000),
+                    "user_id": f"user{number}",
+                    "candidates": [{"campaign_id": "c1", "creative_id": "x"}],
+                }
+                file.write(json.dumps(request) + "\n")
+        self.run("publish", "ad-requests", str(path))
+
+
+Start = Callable[[dict[str, str]], Site]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Makes a site whose workers end with the test."""
+    sites: list[Site] = []
+
+    def make(settings: dict[str, str]) -> Site:
+        sites.append(Site(tmp_path, settings))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.stop()
+
+
+def decided(count: int) -> Callable[[dict[str, Any]], bool]:
+    """Whether a report tells of so many decisions."""
+    return lambda report: report["counted"].get("outputs on decisions", 0) == count
+
+
+def assert_it_works(site: Site) -> None:
+    """A worker decides, is killed; another takes its shards over and decides; the audit is green throughout, Redis
+    included, and a cap that the first one counted for holds at the second."""
+    site.run("topics", "create", "--partitions", "2")
+    campaign = {
+        "campaign_id": "c1",
+        "account_id": "a1",
+        "budget_micros": 10**9,
+        "price_micros": 1000,
+        "caps": [{"scope": "campaign", "window": "lifetime", "limit": 1}],
+    }
+    (site.folder / "campaigns.json").write_text(json.dumps([campaign]))
+    first = site.start()
+    site.run("campaigns", "apply", "campaigns.json")
+    site.until(lambda report: report["campaigns"].get("c1", {}).get("lease_micros", 0) > 0)
+    site.publish(0)
+    report = site.until(decided(PEOPLE))
+    assert report["campaigns"]["c1"]["reserved_micros"] == PEOPLE * 1000
+    first.kill()
+    first.wait()
+    site.publish(PEOPLE)
+    site.start()
+    report = site.until(decided(2 * PEOPLE))
+    money = report["campaigns"]["c1"]
+    assert money["reserved_micros"] + money["spent_micros"] <= PEOPLE * 1000
+    assert "skipped" not in report["checks"]["store"]
+    assert report["findings"] == []
+
+
+def test_behind_sentinel(start: Start, kafka_bootstrap: str, local_sentinel: servers.LocalSentinel) -> None:
+    """A worker whose Redis is named by its Sentinels."""
+    hosts = ",".join(f"{host}:{port}" for host, port in local_sentinel.sentinels)
+    url = f"redis+sentinel://{hosts}/{local_sentinel.master_name}"
+    assert_it_works(start({"KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap, "REDIS__URL": url}))
+
+
+def test_on_a_cluster(start: Start, kafka_bootstrap: str, redis_cluster_url: str) -> None:
+    """A worker whose shards are spread over the masters of a Cluster."""
+    url = redis_cluster_url.replace("redis://", "redis+cluster://").removesuffix("/0")
+    assert_it_works(start({"KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap, "REDIS__URL": url}))
+
+
+@needs_openssl
+def test_redis_with_tls_and_a_password(start: Start, kafka_bootstrap: str, tmp_path: Path) -> None:
+    """A worker that trusts one authority, shows a certificate and gives a password; without it nothing goes."""
+    make_certificates(tmp_path)
+    require_local(redis=True)
+    files = {"cert": "server.pem", "key": "server.key", "ca-cert": "ca.pem"}
+    words = [word for kind, name in files.items() for word in (f"--tls-{kind}-file", str(tmp_path / name))]
+    (port,) = free_ports(1)
+    redis = servers.start_redis(settings=["--tls-port", str(port), *words])
+    servers.redis_command(redis.ports[0], "CONFIG", "SET", "requirepass", "geheim")
+    try:
+        settings = {
+            "KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap,
+            "REDIS__URL": f"rediss://127.0.0.1:{port}/0",
+            "REDIS__CA_FILE": str(tmp_path / "ca.pem"),
+            "REDIS__CERT_FILE": str(tmp_path / "server.pem"),
+            "REDIS__KEY_FILE": str(tmp_path / "server.key"),
+        }
+        assert "Authentication required" in start(settings).run("check", "--json", code=3)
+        assert_it_works(start({**settings, "REDIS__PASSWORD": "geheim"}))
+    finally:
+        redis.stop()
+
+
+@pytest.fixture(scope="module")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.LocalKafka, Path]]:
+    """A broker that clients reach by certificate (MTLS) or by name and password over TLS (SASL), and the folder of
+    the certificates."""
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    require_local(kafka=True)
+    (folder / "broker.pem").write_text(
+        (folder / "server.key").read_text() + (folder / "server.pem").read_text()
+    )
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    kafka = servers.start_kafka(
+        listeners={"MTLS": "SSL", "SASL": "SASL_SSL"},
+        scram_users={"worker": "geheim"},
+        settings={
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(folder / "broker.pem"),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(folder / "ca.pem"),
+            "listener.name.mtls.ssl.client.auth": "required",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
+        },
+    )
+    yield kafka, folder
+    kafka.stop()
+
+
+@needs_openssl
+def test_kafka_with_client_certificates(
+    start: Start, secured_kafka: tuple[servers.LocalKafka, Path], redis_url: str
+) -> None:
+    """A worker that shows a certificate; without one the broker refuses it."""
+    kafka, folder = secured_kafka
+    settings = {
+        "KAFKA__BOOTSTRAP_SERVERS": kafka.listeners["MTLS"],
+        "KAFKA__CA_FILE": str(folder / "ca.pem"),
+        "REDIS__URL": redis_url,
+    }
+    start(settings).run("topics", "list", code=3)
+    certificate = {
+        "KAFKA__CERT_FILE": str(folder / "server.pem"),
+        "KAFKA__KEY_FILE": str(folder / "server.key"),
+    }
+    assert_it_works(start(settings | certificate))
+
+
+@needs_openssl
+def test_kafka_with_sasl(
+    start: Start, secured_kafka: tuple[servers.LocalKafka, Path], redis_url: str
+) -> None:
+    """A worker that gives a name and a password over TLS (SCRAM); with a wrong password the broker refuses it."""
+    kafka, folder = secured_kafka
+    settings = {
+        "KAFKA__BOOTSTRAP_SERVERS": kafka.listeners["SASL"],
+        "KAFKA__CA_FILE": str(folder / "ca.pem"),
+        "KAFKA__USERNAME": "worker",
+        "REDIS__URL": redis_url,
+    }
+    start({**settings, "KAFKA__PASSWORD": "falsch"}).run("topics", "list", code=3)
+    assert_it_works(start({**settings, "KAFKA__PASSWORD": "geheim"}))
+
+
+@pytest.fixture
+def local_sentinel() -> Iterator[servers.LocalSentinel]:
+    """A master, a replica and three Sentinels."""
+    require_local(redis=True)
+    trio = servers.start_redis_sentinel()
+    yield trio
+    trio.stop()
+
+
+def require_local(*, kafka: bool = False, redis: bool = False) -> None:
+    """Skips where local servers cannot be had, unless the run insists on servers."""
+    try:
+        servers.require_local(kafka=kafka, redis=redis)
+    except servers.ServersUnavailable as error:
+        if os.environ.get(servers.REQUIRE_VARIABLE):
+            raise
+        pytest.skip(str(error))

@@ -1,0 +1,86 @@
+"""Messages go in the order of the calls, whatever the calls have to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import Unavailable
+from adgovernor.publish import Publisher
+from adgovernor.publish.lanes import Headers, Published, Ticket
+
+
+class Slow:
+    """A carrier whose look-ups end in the opposite order of their beginnings, with room for three messages."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes | None] = []
+        self.looks = 0
+        self.stuck = False
+        self._held: list[Ticket] = []
+
+    def carrier(self) -> Slow:
+        return self
+
+    async def open(self) -> None:
+        """It is always there."""
+
+    async def partitions(self, full_name: str) -> int:
+        self.looks += 1
+        await asyncio.sleep(0.05 / self.looks)
+        return 1
+
+    def put_nowait(
+        self,
+        topic: str,
+        full_name: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        ticket: Ticket,
+    ) -> bool:
+        if len(self._held) == 3 or self.stuck:
+            return False
+        self.taken.append(value)
+        ticket.waiting += 1
+        self._held.append(ticket)
+        asyncio.get_running_loop().call_later(0.001, self._acknowledge, topic)
+        return True
+
+    def _acknowledge(self, topic: str) -> None:
+        self._held.pop(0).acknowledged(Published(topic, 0, 0))
+
+    async def room(self, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout(deadline_s):
+                while len(self._held) == 3 or self.stuck:  # noqa: ASYNC110 - its own state, without an event
+                    await asyncio.sleep(0.0005)
+        except TimeoutError:
+            raise Unavailable("no room") from None
+
+    async def drain(self, deadline_s: float) -> None:
+        """Nothing is waited for."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_calls_made_at_once_go_in_their_order() -> None:
+    """The first calls, each of which would look the topic up, and those that wait for room, go in order."""
+    log = Slow()
+    values = [b"%d" % n for n in range(60)]
+    async with Publisher(log) as publisher:
+        await asyncio.gather(*(publisher.raw(topics.AD_REQUESTS, b"ann", value) for value in values))
+    assert log.taken == values
+    assert log.looks == 1
+
+
+async def test_calls_behind_one_that_waits_end_in_time() -> None:
+    """Where nothing is taken, every call ends within the deadline, not one after the other."""
+    log = Slow()
+    log.stuck = True
+    async with asyncio.timeout(5), Publisher(log, deadline_s=0.1) as publisher:
+        calls = (publisher.raw(topics.AD_REQUESTS, b"ann", b"x") for _ in range(100))
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(end) for end in ends] == [Unavailable] * 100
