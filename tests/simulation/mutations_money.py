@@ -76,15 +76,15 @@ MONEY: Final = (
         "A click is paid once",
         person_ops,
         "billed",
-        "            events.deadline_ms = SHOWN\n",
-        "            pass\n",
+        "        serving.bill()\n",
+        "        pass\n",
     ),
     one(
         "shown-forgotten",
         "An impression that moves no money counts once",
         person_ops,
         "shown",
-        "        serving.deadline_ms = SHOWN\n",
+        "        serving.show()\n",
         "        pass\n",
     ),
     one(
@@ -94,14 +94,6 @@ MONEY: Final = (
         "reserve",
         "time_ms + min(share.life_ms, shard.rules.longest_reservation_ms())",
         "time_ms + share.life_ms",
-    ),
-    one(
-        "pod-uncapped",
-        "Caps hold within a pod, too",
-        podplan,
-        "_capped",
-        "beside=others",
-        "beside={}",
     ),
     one(
         "pod-overspends",

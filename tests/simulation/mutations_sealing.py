@@ -94,7 +94,7 @@ SEALING: Final = (
         "An erasure removes what counts towards caps",
         person_ops,
         "erase",
-        "    person.servings = []\n    person.by_scope = {}\n",
-        "",
+        "    person.erase()\n",
+        "    kept = person.servings\n    person.erase()\n    for serving in kept:\n        person.add(serving)\n",
     ),
 )
