@@ -68,6 +68,12 @@ def test_longer_paths_come_first() -> None:
     assert jar.header("http://ads.example.com/x", NOW) == "b=2; a=1; c=3"
 
 
+def test_a_cookie_that_is_set_again_keeps_its_age() -> None:
+    """§5.3, step 11: the new one has the old one's creation time, so the order stays."""
+    jar = jar_with("a=1", "b=2", "a=3", url="http://h/")
+    assert jar.header("http://h/", NOW) == "a=3; b=2"
+
+
 def test_secure_cookies_stay_on_https() -> None:
     """A secure cookie is not sent over http, and http cannot set one."""
     jar = jar_with("a=1; Secure; Path=/", url="https://ads.example.com/")

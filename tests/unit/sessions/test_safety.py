@@ -89,6 +89,14 @@ async def test_only_the_public_addresses_of_a_host_are_used() -> None:
     assert await AddressPolicy(resolve=both).endpoints("h.example", 80) == [Endpoint("8.8.8.8", 80)]
 
 
+@pytest.mark.parametrize("address", ["224.0.0.1", "ff02::1", "255.255.255.255"])
+async def test_allowing_private_addresses_allows_no_group_of_hosts(address: str) -> None:
+    """Multicast and broadcast are never contacted."""
+    policy = AddressPolicy(allow_private=True, overrides={"h": HostOverride(address)})
+    with pytest.raises(AddressRefusedError):
+        await policy.endpoints("h", 80)
+
+
 async def test_an_override_replaces_the_name_and_not_the_check() -> None:
     """--resolve maps a host to an address and port; the address must still be allowed."""
     overrides = {"h.example": HostOverride("127.0.0.1", 81)}
