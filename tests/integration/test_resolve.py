@@ -430,3 +430,24 @@ async def test_a_session_beside_the_stream_spends_through_the_ledger(deployment:
                 while await another.get_session_state("s") != state:  # noqa: ASYNC110 - another process's work
                     await asyncio.sleep(0.1)
         await store.close()
+
+
+SESSION_EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "session_beside_stream.py"
+
+
+async def test_the_session_example_runs_beside_workers(deployment: Deployment) -> None:
+    """The first viewer is capped, the second gets the last impression, and the ledger's money is what was shown."""
+    with deployment.process("worker", "run", starts="worker starts"):
+        arguments = (deployment.kafka, deployment.redis, deployment.prefix)
+        shown = await asyncio.to_thread(
+            subprocess.check_output, [sys.executable, str(SESSION_EXAMPLE), *arguments], timeout=_PATIENCE_S
+        )
+    assert shown.decode().splitlines() == [
+        *["ann: plays brand-1"] * 2,
+        "ann: CapExceededError",
+        "ann: 3 requests, 2 impressions",
+        "bob: plays brand-1",
+        *["bob: BudgetExceededError"] * 2,
+        "bob: 3 requests, 1 impressions",
+        "spent: 0.06 EUR",
+    ]
