@@ -70,6 +70,7 @@ class CampaignShare:
         "caps_categories",
         "categories",
         "changed",
+        "currency",
         "daily",
         "dearest_micros",
         "denied",
@@ -123,6 +124,7 @@ class CampaignShare:
         self.campaign = campaign
         self._encoded = orjson.Fragment(orjson.dumps(campaign_data(campaign)))
         self.time_zone = time_zone
+        self.currency = campaign.currency
         self.price = campaign.price()
         self.least_price = campaign.least_price()
         self.one_price = campaign.one_price()

@@ -83,6 +83,7 @@ class Selector:
         found: list[list[dict[str, Any]] | None] = []
         wanting: list[tuple[int, CampaignShare, int, int]] = []
         best, highest = -1, -1
+        currency = request.currency
         for place, candidate in enumerate(request.candidates):
             share = shares.get(candidate["campaign_id"])
             if share is None:
@@ -91,6 +92,8 @@ class Selector:
             price, value = prices(candidate, share)
             day = share.day_of(time_ms) if share.daily else 0
             reasons = judge(candidate, share, price, day, person, context)
+            if share.currency != currency:
+                currency, reasons = _in_one_currency(currency, share, reasons)
             found.append(reasons)
             if reasons is None:
                 if value > highest:
@@ -130,6 +133,7 @@ class Selector:
         """The candidates of a request, each with what speaks against it alone."""
         shares = self._shard.shares
         entries = []
+        currency = request.currency
         for candidate in request.candidates:
             share = shares.get(candidate["campaign_id"])
             entry = Candidacy(candidate, share)
@@ -140,6 +144,8 @@ class Selector:
             entry.price, entry.value = prices(candidate, share)
             entry.day = share.day_of(context.time_ms)
             entry.reasons = judge(candidate, share, entry.price, entry.day, person, context)
+            if share.currency != currency:
+                currency, entry.reasons = _in_one_currency(currency, share, entry.reasons)
         return entries
 
     def reserve(
@@ -259,6 +265,16 @@ def judge(
         if price > (0 if book is None else book.lease):
             reasons = _and(reasons, {"code": "no_lease"})
     return reasons
+
+
+def _in_one_currency(
+    currency: str | None, share: CampaignShare, reasons: list[dict[str, Any]] | None
+) -> tuple[str | None, list[dict[str, Any]] | None]:
+    """The currency that the request's candidates compete in, and the reasons against one of another currency. The
+    first one without a reason decides, where the request does not."""
+    if currency is not None:
+        return currency, [{"code": "currency"}, *(reasons or ())]
+    return (share.currency if reasons is None else None), reasons
 
 
 def _and(reasons: list[dict[str, Any]] | None, reason: dict[str, Any]) -> list[dict[str, Any]]:

@@ -134,6 +134,8 @@ class Treasury(Releases):
             and what.campaign.currency != fund.account.currency
         ):
             return "account_currency"
+        if isinstance(what, UpsertCampaign) and 0 < what.campaign.price() < what.campaign.least_price():
+            return "price_below_minimum"
         if known is None:
             return None if isinstance(what, UpsertCampaign) else "unknown_campaign"
         if known.campaign.account_id != what.account_id:

@@ -30,7 +30,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     put_off    campaign, shard
     decrease   campaign, command id, command, left, taken   waits for the recall under way
     decreased  campaign                           none waits any more
-    status     campaign, episode, [reasons], day  asks and a recall under way are dropped when it pauses or resumes
+    status     campaign, episode, [reasons], day  asks are dropped when it pauses or resumes; a recall goes on
     threshold  campaign, percent
     opened     campaign, day                      first leases of the day were given
     paced      campaign, day, watermark, amount   the day's plan (0: the flight's) goes on from so much released

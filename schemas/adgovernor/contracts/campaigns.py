@@ -121,7 +121,9 @@ class Campaign(Contract):
     budget_micros: Micros
     """The total budget, absolute: an upsert moves only the difference to the previous one."""
     daily_budget_micros: Micros | None = None
-    """At most so much on one day of the account's time zone."""
+    """At most so much on one day of the account's time zone. A campaign whose day was used up goes on once the
+    watermark has passed midnight, so about the allowed lateness (10 s) after it: until then events of the old day may
+    come, and requests are refused (``daily_budget``)."""
     daily_policy: Literal["hard", "rollover"] = "hard"
     """What becomes of a day's unspent money. ``hard``: nothing, no day spends more than the daily budget.
     ``rollover``: it is added to the following days, counted from the flight's first day on (or the first day under
@@ -136,7 +138,7 @@ class Campaign(Contract):
     with pricing ``cpm``."""
     min_price_micros: Micros | None = None
     """The least price of one billable event, and the unit of leases; a cheaper candidate is refused. Left out:
-    the campaign's own price."""
+    the campaign's own price, which must not be below it."""
     expected_rate_ppm: RatePpm | None = None
     """How many of a million impressions are expected to be billed, where a candidate does not say: prices of unlike
     campaigns compete, and meet floors, as price × rate / 1,000,000 in whole micros, rounded down. Left out: 1,000,000,
@@ -290,8 +292,8 @@ class CampaignChange(_FromTreasury):
     accepted: bool
     reason: str | None = None
     """Why it was refused: ``duplicate``, ``unknown_campaign``, ``other_account``, ``too_little_unleased``,
-    ``account_currency`` (the campaign's is not its account's), ``campaign_currency`` (of a campaign that is there),
-    ``no_account_budget``…"""
+    ``price_below_minimum`` (the campaign's own), ``account_currency`` (the campaign's is not its account's),
+    ``campaign_currency`` (of a campaign that is there), ``no_account_budget``…"""
     topped_up_micros: Micros = 0
     """The campaign's, or for an account's command the account's, whole money after it: budget + top-ups + credits
     − decreases."""

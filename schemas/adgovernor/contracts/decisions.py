@@ -26,6 +26,7 @@ class ReasonCode(StrEnum):
     DAILY_BUDGET = "daily_budget"
     ACCOUNT_BUDGET = "account_budget"
     PRICE_BELOW_MINIMUM = "price_below_minimum"
+    CURRENCY = "currency"
     # The campaign.
     UNKNOWN_CAMPAIGN = "unknown_campaign"
     PAUSED = "paused"

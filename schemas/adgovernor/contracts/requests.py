@@ -103,6 +103,10 @@ class _Ask(Contract):
     """The publisher's own; stored with the request, never read."""
     deadline_ms: TimeMs | None = None
     """After this moment an answer is of no use; the request is then a no-fill (``deadline``)."""
+    currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    """ISO 4217: what prices compete in and floors are in; a candidate whose campaign has another is refused
+    (``currency``), since micros of two currencies cannot be compared. Left out: that of the first candidate that
+    nothing else speaks against."""
     slots: Many[SlotSpec] | None = Field(default=None, min_length=1, max_length=MOST_SLOTS)
     """The slots to fill, in order; a bare number N means N slots without restrictions. Together with ``pod``
     they come first (a hybrid pod)."""

@@ -464,3 +464,49 @@ def test_the_farthest_time_that_a_contract_allows_is_survived() -> None:
     world.request("r1", T0, "c1")
     decision = world.request("r2", limit, "c1")
     assert "slots" in decision
+
+
+# ---------------------------------------------------------------------- currencies
+
+
+def _two_currencies() -> World:
+    world = World()
+    world.campaign("usd", price_micros=1_000)
+    world.campaign("eur", price_micros=5_000, currency="EUR")
+    world.campaign("eur2", price_micros=6_000, currency="EUR")
+    return world
+
+
+@pytest.mark.parametrize("pod", [{}, {"slots": 2}], ids=["one", "pod"])
+def test_prices_of_two_currencies_do_not_compete(pod: dict[str, Any]) -> None:
+    """The first candidate without another reason says the currency; dearer ones of another are refused and named."""
+    world = _two_currencies()
+    decision = world.request("r1", T0, "usd", "eur", "eur2", **pod)
+    assert winner_of(decision) == "usd"
+    assert codes_of(decision, 1) == codes_of(decision, 2) == ["currency"]
+    world.command("pause", campaign_id="usd")
+    decision = world.request("r2", T0 + SECOND, "usd", "eur", "eur2")
+    assert winner_of(decision) == "eur2"
+    assert (codes_of(decision, 0), codes_of(decision, 1)) == (["paused"], ["outbid"])
+
+
+@pytest.mark.parametrize("pod", [{}, {"slots": 2}], ids=["one", "pod"])
+def test_a_request_may_say_its_currency(pod: dict[str, Any]) -> None:
+    """Then candidates of other currencies are refused, whatever else speaks against them, first or not."""
+    world = _two_currencies()
+    world.command("pause", campaign_id="usd")
+    decision = world.request("r1", T0, "usd", "eur", currency="EUR", **pod)
+    assert winner_of(decision) == "eur"
+    assert codes_of(decision, 0) == ["currency", "paused"]
+    assert _no_fill(world.request("r2", T0, "eur", currency="GBP")) == ["no_candidate"]
+
+
+def test_a_price_below_the_campaigns_own_least_is_refused() -> None:
+    """A candidate cheaper than the least price is refused; a campaign cheaper than its own never begins."""
+    world = World()
+    assert world.campaign("c0", price_micros=900, min_price_micros=1_000)["reason"] == "price_below_minimum"
+    assert world.campaign("c1", price_micros=1_000, min_price_micros=1_000)["accepted"]
+    assert codes_of(world.request("r1", T0, {"campaign_id": "c1", "price_micros": 999})) == [
+        "price_below_minimum"
+    ]
+    assert winner_of(world.request("r2", T0, {"campaign_id": "c1", "price_micros": 1_000})) == "c1"
