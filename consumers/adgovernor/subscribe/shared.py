@@ -111,17 +111,8 @@ class SharedSubscriber(Subscriber[EventT]):
         )
         self.handover: Handover = _Nobody()
         self._kept_by, self._members = KafkaConnection.of(connection), group
-        self._member = AIOKafkaConsumer(
-            **self._kept_by.client_options(),
-            client_id=client_id,
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            partition_assignment_strategy=[RangePartitionAssignor],
-            session_timeout_ms=session_timeout_ms,
-            heartbeat_interval_ms=max(100, session_timeout_ms // 6),
-            rebalance_timeout_ms=int(_HANDOVER_S * 1000),
-        )
+        self._session_timeout_ms = session_timeout_ms
+        self._consumer: AIOKafkaConsumer | None = None
         self._staying: asyncio.Task[None] | None = None
         self._share: frozenset[int] | None = None
         """What the group gave; None while it deals anew."""
@@ -129,13 +120,26 @@ class SharedSubscriber(Subscriber[EventT]):
         """How often shares have changed."""
         self._applied = 0
         self._dealt = asyncio.Event()
+        self._broken: Exception | None = None
+        """What went wrong while shares were handed over."""
 
     async def __aenter__(self) -> Self:
         await self._reader.open()
-        self._member.subscribe([self._reader.full_name], listener=_Listener(self))
+        self._consumer = AIOKafkaConsumer(
+            **self._kept_by.client_options(),
+            client_id=self._client_id,
+            group_id=self._members,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            partition_assignment_strategy=[RangePartitionAssignor],
+            session_timeout_ms=self._session_timeout_ms,
+            heartbeat_interval_ms=max(100, self._session_timeout_ms // 6),
+            rebalance_timeout_ms=int(_HANDOVER_S * 1000),
+        )
+        self._consumer.subscribe([self._reader.full_name], listener=_Listener(self))
         try:
             async with asyncio.timeout(_START_S):
-                await self._member.start()
+                await self._consumer.start()
         except BaseException as error:
             await self._close()
             if isinstance(error, KafkaError | OSError | TimeoutError):
@@ -151,8 +155,9 @@ class SharedSubscriber(Subscriber[EventT]):
         if self._staying is not None:
             self._staying.cancel()
             await asyncio.wait({self._staying})
-        # Leaving says so to the group, which then need not wait for the session to end.
-        await stop_consumer(self._member)
+        if self._consumer is not None:
+            # Leaving says so to the group, which then need not wait for the session to end.
+            await stop_consumer(self._consumer)
         await self._reader.close()
 
     async def commit(self, positions: Mapping[int, Position] | None = None) -> None:
@@ -162,6 +167,12 @@ class SharedSubscriber(Subscriber[EventT]):
         mine = {partition: at for partition, at in wanted.items() if partition in held}
         if mine:
             await self._commit(self._member, mine)
+
+    @property
+    def _member(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise BadInput("a shared subscriber is used inside its own 'async with'")
+        return self._consumer
 
     async def _stay(self) -> None:
         """Shows the group that this member lives, and fails as its consumer does."""
@@ -185,7 +196,13 @@ class SharedSubscriber(Subscriber[EventT]):
         self._share = None
         # What was read and not delivered is read again by whoever has it next.
         self._buffer.clear()
-        await self.handover.revoked()
+        try:
+            await self.handover.revoked()
+        except Exception as error:
+            # The client would only log it.
+            self._broken = error
+            self._dealt.set()
+            raise
 
     def _assigned(self, assigned: list[TopicPartition]) -> None:
         for tp in assigned:
@@ -237,6 +254,8 @@ class SharedSubscriber(Subscriber[EventT]):
 
     def _membership(self) -> asyncio.Task[None]:
         """The task that keeps the membership; raises what has ended it."""
+        if self._broken is not None:
+            raise self._broken
         if self._staying is None or self._staying.cancelled():
             raise BadInput("a shared subscriber is read inside its own 'async with'")
         if self._staying.done():

@@ -240,12 +240,13 @@ async def test_the_circuit_opens_after_failures_in_a_row() -> None:
 
 
 async def test_resolve_follows_wrappers_and_fires_errors() -> None:
-    """The answer's chain is resolved, and what went wrong is told."""
+    """The answer's chain is resolved, and what went wrong is told; every request speaks for the viewer's device."""
     transport = TableTransport({URL: vast(wrapper("w", "/gone"), inline("1")), "http://e/w?301": 200})
     async with session_over(transport) as session:
         found = await session.resolve()
         assert [ad.inline.id for ad in found.play] == ["1"]
     assert "http://e/w?301" in transport.urls
+    assert [dict(request.headers).get("X-Device-IP") for request in transport.requests] == ["192.0.2.7"] * 3
 
 
 async def test_a_pod_is_fetched_as_vast_or_vmap() -> None:
