@@ -45,7 +45,7 @@ def test_every_contract_has_a_sample_of_its_version() -> None:
     """No public topic, and no alternative of one, is without a golden sample of the present version."""
     names = {path.stem for path in (GOLDEN / f"v{VERSION}").glob("*.json")}
     assert {name.split(".")[0] for name in names} == {*CATALOGUE, "ledger-block"}
-    kinds = {"impression", "click", "view", "opt-out", "opt-in", "erasure"}
+    kinds = {"impression", "click", "view", "opt-out", "opt-in", "preference", "erasure"}
     commands = {"account", "upsert", "top-up", "credit", "decrease", "pause", "resume", "archive"}
     assert kinds | commands <= {name.split(".")[-1] for name in names}
 

@@ -265,7 +265,9 @@ class Audit:
                 machine.recover(block.header.recovery)
             for record in block.records:
                 personal = record.personal
-                machine.fold(record.draft(), personal.get("routing"), personal.get("session"))
+                machine.fold(
+                    record.draft(), personal.get("routing"), personal.get("session"), personal.get("ids")
+                )
             for bucket, names in machine.take_changes().items():
                 changed.setdefault(bucket, set()).update(names)
         fields = machine.encode(changed)

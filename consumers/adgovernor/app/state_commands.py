@@ -68,16 +68,27 @@ def user(
     typer.echo(f"{routing_id} on shard {found['shard']}, at {moment(found['watermark_ms'])}{seen}")
     for opted in found["opt_outs"]:
         typer.echo(f"opted out of {opted['scope']} {opted['value'] or ''}".rstrip())
+    for allowed in found["allows"]:
+        typer.echo(f"allows {allowed['scope']} {allowed['value'] or ''}".rstrip())
     if (done := found["session"]) is not None:
         typer.echo(
             f"as a session: {done['requests']} requests, {done['impressions']} impressions, positions "
             f"{done['pod_positions']}, {done['spend_micros']} micros; until {moment(done['until_ms'])}"
         )
     rows = [
-        (cap["campaign_id"], cap["scope"], _window(cap), cap["limit"], cap["used"], cap["left"])
+        (
+            cap["campaign_id"],
+            cap["scope"],
+            cap["per"] or "",
+            _window(cap),
+            "" if cap["since_ms"] is None else moment(cap["since_ms"]),
+            cap["limit"],
+            cap["used"],
+            cap["left"],
+        )
         for cap in found["caps"]
     ]
-    print_table("caps", ("campaign", "scope", "window", "limit", "used", "left"), rows)
+    print_table("caps", ("campaign", "scope", "per", "window", "counts from", "limit", "used", "left"), rows)
     served = [
         (moment(one["time_ms"]), one["campaign_id"], one["decision_id"], one["slot"], one["counts"])
         for one in found["servings"]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
-from adgovernor.contracts import topics
+from adgovernor.contracts import topics, zones
+from adgovernor.contracts.campaigns import Cap
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import caps
@@ -206,6 +208,7 @@ class StoredState:
             "watermark_ms": watermark,
             "known": found.known,
             "opt_outs": [{"scope": scope, "value": value} for scope, value in person.opt_outs],
+            "allows": [{"scope": scope, "value": value} for scope, value in person.allows],
             "requests_remembered": len(person.requests),
             "session": _session_of(person, watermark),
             "servings": [
@@ -219,7 +222,9 @@ class StoredState:
                 for serving in person.servings
             ],
             "caps": [
-                row for share in machine.shares.values() for row in caps_of(person, share, watermark, session)
+                row
+                for share in machine.shares.values()
+                for row in caps_of(person, share, watermark, session, machine.since_ms)
             ],
         }
 
@@ -285,11 +290,47 @@ def _session_of(person: Person, watermark_ms: int) -> dict[str, Any] | None:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """One of a person's identities; the routing id is wider."""
+
+    name: str
+    user_id: str | None
+    device_id: str | None
+    session_id: str | None
+    household_id: str | None = "*"
+
+
+def _identities(person: Person, cap: Cap, session: str | None) -> list[_Who | None]:
+    """Those that a cap counts for; None: it counts for the person as a whole."""
+    at = {"user": 0, "device": 1}.get(cap.per or "")
+    if at is None:
+        return [None]
+    words = sorted({word for serving in person.servings if serving.ids and (word := serving.ids[at])})
+    made: list[_Who | None] = [
+        _Who(f"{cap.per}:{word}", word if at == 0 else None, word if at == 1 else None, session)
+        for word in words
+    ]
+    return made or [None]
+
+
+def _since_ms(cap: Cap, time_zone: str, watermark_ms: int, since_ms: int) -> int | None:
+    """From when on a cap counts: the beginning of its window, or later where older servings were forgotten before it
+    was there; None: everything there ever was of what it counts."""
+    if cap.window in ("lifetime", "pod", "stream"):
+        return None
+    unit = cap.calendar_unit() if cap.window == "calendar" else None
+    begins = watermark_ms - (cap.length_ms or 0) + 1
+    if unit is not None:
+        begins, _ = zones.window_of(watermark_ms, time_zone, unit)
+    return max(begins, since_ms)
+
+
 def caps_of(
-    person: Person, share: CampaignShare, watermark_ms: int, session: str | None
+    person: Person, share: CampaignShare, watermark_ms: int, session: str | None, since_ms: int
 ) -> list[dict[str, Any]]:
-    """Each cap of a campaign as it stands for a person who asked right now."""
-    context = caps.Context("", watermark_ms, session, (), watermark_ms)
+    """Each cap of a campaign as it stands for a person who asked right now; one ``per`` user or device for each that
+    the person's servings name."""
     campaign = share.campaign
     rows = []
     for compiled in share.caps:
@@ -301,7 +342,8 @@ def caps_of(
             scopes = sorted(own) or ["creative:*"]
         else:
             scopes = ["category:" + name for name in ((cap.label,) if cap.label else share.categories)]
-        for scope in scopes:
+        for scope, who in product(scopes, _identities(person, cap, session)):
+            context = caps.Context("", watermark_ms, session, (), watermark_ms, who=who)
             used = caps.count(person, cap, scope, context, share.time_zone)
             rows.append(
                 {
@@ -309,6 +351,8 @@ def caps_of(
                     "scope": scope,
                     "window": cap.window,
                     "length_ms": cap.length_ms,
+                    "per": None if who is None else who.name,
+                    "since_ms": _since_ms(cap, share.time_zone, watermark_ms, since_ms),
                     "limit": cap.limit,
                     "used": used,
                     "left": max(0, cap.limit - used),

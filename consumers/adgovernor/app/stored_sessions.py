@@ -45,7 +45,7 @@ def describe(found: FoundPerson, session: str) -> dict[str, Any]:
         "caps": [
             cap
             for share in found.machine.shares.values()
-            for cap in caps_of(person, share, watermark, session)
+            for cap in caps_of(person, share, watermark, session, found.machine.since_ms)
             if cap["window"] == "stream"
         ],
     }

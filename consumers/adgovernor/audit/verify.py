@@ -255,7 +255,7 @@ def _decide_again(one: Followed, machine: Machine, record: ReadRecord, place: st
         report.fault("decide", place, f"cannot be decided again: {error!r}")
         one.broken = True
         return
-    personal = encode_personal(event.routing or None, event.session, key, value, event.is_json)
+    personal = encode_personal(event.routing or None, event.session, key, value, event.is_json, event.ids)
     size = 0 if value is None else len(value)
     if encode_record(record.topic, record.offset, digest, size, draft, personal) != record.line:
         _differs(one, place, record, draft, report)

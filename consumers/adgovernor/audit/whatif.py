@@ -95,7 +95,7 @@ def topic_of(data: dict[str, Any]) -> str:
         return topics.CAMPAIGNS
     if "decision_id" in data:
         return topics.IMPRESSIONS
-    if data.get("type") in ("opt-out", "opt-in", "erasure", "session"):
+    if data.get("type") in ("opt-out", "opt-in", "preference", "erasure", "session"):
         return topics.USER_EVENTS
     return topics.AD_REQUESTS
 

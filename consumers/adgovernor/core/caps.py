@@ -14,6 +14,7 @@ from typing import Any, Final
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import DAY_MS, Cap
 from adgovernor.core.history import Person, Serving
+from adgovernor.core.identities import Identities, servings_of, totals_scope
 
 ROLLING: Final = "rolling"
 
@@ -33,6 +34,10 @@ class Context:
     """Whether the request says who the person is, beyond their session."""
     degraded: bool = False
     """Whether the person's history could not be read."""
+    who: Identities | None = None
+    """All identities that it names; None: there is but one."""
+    personal: bool = True
+    """Whether ads may be chosen for the person."""
 
 
 def horizon_ms(caps: tuple[Cap, ...]) -> int:
@@ -79,8 +84,12 @@ def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str
         return _count_events(person, cap, scope, context, time_zone)
     window = cap.window
     servings = person.by_scope.get(scope)
+    name: str | None = scope
+    if cap.per is not None and context.who is not None:
+        servings = servings_of(servings or (), context.who, cap.per)
+        name = totals_scope(scope, context.who, cap.per)
     if window == "lifetime":
-        total = person.totals.get(scope, 0)
+        total = 0 if name is None else person.totals.get(name, 0)
         return total + (_matching(servings, context.watermark_ms) if servings else 0)
     if not servings:
         return 0
@@ -138,13 +147,14 @@ def _count_events(person: Person, cap: Cap, scope: str, context: Context, time_z
     """As `count`, for clicks or completed views, each at its own time."""
     window = cap.window
     event = cap.event
-    marked = [
-        (at_ms, serving)
-        for serving in person.by_scope.get(scope, ())
-        if (at_ms := serving.marked(event)) is not None
-    ]
+    servings = person.by_scope.get(scope, [])
+    name: str | None = scope
+    if cap.per is not None and context.who is not None:
+        servings = servings_of(servings, context.who, cap.per)
+        name = totals_scope(scope, context.who, cap.per)
+    marked = [(at_ms, serving) for serving in servings if (at_ms := serving.marked(event)) is not None]
     if window == "lifetime":
-        return person.totals.get(f"{event}@{scope}", 0) + len(marked)
+        return (0 if name is None else person.totals.get(f"{event}@{name}", 0)) + len(marked)
     if window == "stream":
         session = context.session
         return sum(1 for _, serving in marked if serving.session == session) if session else 0
@@ -208,6 +218,8 @@ def _check(
     reason: dict[str, Any] = {"code": "capped", "scope": scope, "window": cap.window}
     if cap.length_ms is not None:
         reason["length_ms"] = cap.length_ms
+    if cap.per is not None:
+        reason["per"] = cap.per
     if compiled.event is not None:
         reason["event"] = compiled.event
     reason["limit"] = cap.limit

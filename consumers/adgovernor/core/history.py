@@ -4,13 +4,15 @@ A reservation's end needs no write here: a serving that is reserved counts while
 watermark, and is expired from then on. Whoever reads it later sees the same, whether it stayed in memory or
 came back from the store.
 
+In place of a serving's session may be [session, user, device], where these are narrower than the routing id.
+
 Stored form: one JSON object, the keys short because there is one a person::
 
     {"q": {request id: [time_ms, height, index]},
      "s": [[time_ms, decision id, slot, creative, campaign, account, [categories], [labels], session,
             deadline_ms, day, price_micros(, [pays_on, billing deadline_ms, {event: time_ms}])], ...],
-     "t": {scope, or event@scope: lifetime total of servings no longer in "s"},
-     "o": [[scope, value], ...],
+     "t": {scope, event@scope, or either with #user:id or #device:id: lifetime total of servings no longer in "s"},
+     "o": [[scope, value], ...], "a": the same, of what is allowed,
      "v": [requests, impressions, [positions], spent micros, until_ms, [change ids]], of a session,
      "p": {decision id: [pods of a stream, see `podstate.person_row`]}}
 """
@@ -30,6 +32,7 @@ MOST_CHANGES = 256
 SHOWN = 0
 """``deadline_ms`` of a serving that was shown: it counts for good."""
 _DEADLINE: Final = 9
+_WHO: Final = 8
 _EVENTS: Final = 12
 """Where a serving has, if it needs it, what else than its impression matters: [the event paid for where it is not the
 impression, the deadline of the money reserved for that (`SHOWN` once it is paid), {event: when it happened first}]."""
@@ -54,7 +57,6 @@ class Serving(list[Any]):
     account: str = _at(5)
     categories: list[str] = _at(6)
     labels: list[str] = _at(7)
-    session: str | None = _at(8)
     deadline_ms: int = _at(_DEADLINE)
     """Of the reservation, or of the impression where something else is paid for; `SHOWN` once it was shown."""
     day: int = _at(10)
@@ -68,6 +70,19 @@ class Serving(list[Any]):
             pays_on, deadline_ms, *marks = serving[_EVENTS]
             serving[_EVENTS] = [pays_on, deadline_ms, dict(*marks)]
         return serving
+
+    @property
+    def session(self) -> str | None:
+        """The stream or visit that it was served in."""
+        who: Any = self[_WHO]
+        found: str | None = who[0] if isinstance(who, list) else who
+        return found
+
+    @property
+    def ids(self) -> Sequence[str | None]:
+        """User and device that it was served to, where they are narrower than the routing id; else nothing."""
+        who = self[_WHO]
+        return who[1:] if isinstance(who, list) else ()
 
     @property
     def pays_on(self) -> str:
@@ -184,6 +199,7 @@ class Person:
 
     __slots__ = (
         "_by_scope",
+        "allows",
         "next_prune_ms",
         "ops",
         "opt_outs",
@@ -199,6 +215,8 @@ class Person:
         self.servings: list[Serving] = []
         self.totals: dict[str, int] = {}
         self.opt_outs: list[tuple[str, str | None]] = []
+        self.allows: list[tuple[str, str | None]] = []
+        """What they allow in spite of a wider opt-out."""
         self._by_scope: dict[str, list[Serving]] | None = None
         self.pods: dict[str, list[list[Any]]] = {}
         """Decision id → the pods of a stream that it filled (see `podstate.person_row`)."""
@@ -222,6 +240,8 @@ class Person:
             if "v" in data:
                 person.visit = Visit(*data["v"])
             person.opt_outs = [(scope, word) for scope, word in data.get("o", ())]
+            if "a" in data:
+                person.allows = [(scope, word) for scope, word in data["a"]]
         return person
 
     def encode(self) -> bytes | None:
@@ -235,6 +255,8 @@ class Person:
             data["t"] = self.totals
         if self.opt_outs:
             data["o"] = self.opt_outs
+        if self.allows:
+            data["a"] = self.allows
         if self.pods:
             data["p"] = self.pods
         if self.visit is not None:
@@ -265,6 +287,7 @@ class Person:
         self._by_scope = None
         self.totals = {}
         self.opt_outs = []
+        self.allows = []
         self.pods = {}
         self.visit = None
 
@@ -276,15 +299,18 @@ class Person:
         return None
 
     def opted_out(self, account: str, categories: list[str]) -> str | None:
-        """The opt-out that forbids an ad, such as ``advertiser:a1``, or None."""
-        for scope, word in self.opt_outs:
-            if scope == "all":
-                return "all"
-            if scope == "advertiser" and word == account:
-                return f"advertiser:{word}"
-            if scope == "category" and word in categories:
-                return f"category:{word}"
-        return None
+        """The opt-out that forbids an ad, such as ``advertiser:a1``, or None. The most specific word decides: of its
+        advertiser, else of its categories (a refusal before a permission), else of all."""
+        if ("advertiser", account) in self.opt_outs:
+            return f"advertiser:{account}"
+        if ("advertiser", account) in self.allows:
+            return None
+        for category in categories:
+            if ("category", category) in self.opt_outs:
+                return f"category:{category}"
+        if any(("category", category) in self.allows for category in categories):
+            return None
+        return "all" if any(scope == "all" for scope, _ in self.opt_outs) else None
 
     def prune(self, watermark_ms: int, dedupe_ms: int, horizon_ms: int) -> None:
         """Forgets what can matter no more: request ids with their tombstones at request time + ``dedupe_ms``,
@@ -324,9 +350,11 @@ class Person:
         totals = self.totals
         prefixes = [""] if serving.deadline_ms == SHOWN else []
         prefixes += [event + "@" for event in serving.marks()]
+        named = zip(("#user:", "#device:"), serving.ids, strict=False)
+        suffixes = ["", *[kind + word for kind, word in named if word]]
         for scope in serving.scopes():
-            for prefix in prefixes:
-                totals[prefix + scope] = totals.get(prefix + scope, 0) + 1
+            for name in [prefix + scope + suffix for prefix in prefixes for suffix in suffixes]:
+                totals[name] = totals.get(name, 0) + 1
 
     def expect_prune(self, time_ms: int) -> None:
         """Something may be forgotten from this watermark on."""

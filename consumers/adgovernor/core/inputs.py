@@ -15,6 +15,7 @@ from adgovernor.contracts.events import Engagement, Impression, UserEvent
 from adgovernor.contracts.ledger import is_plain_json
 from adgovernor.contracts.requests import PlainRequest
 from adgovernor.core.breaks import with_breaks
+from adgovernor.core.identities import narrower
 from adgovernor.core.machine import Input, Poison
 
 MAX_VALUE_BYTES: Final = 500_000
@@ -60,6 +61,7 @@ def read(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Inp
                 request.session_id,
                 routing,
                 is_plain_json(value),
+                None if request.device_id is None and request.household_id is None else narrower(request),
             )
         if topic == topics.IMPRESSIONS:
             # `type` may be left out of an impression, and a tagged union has no default for its tag.

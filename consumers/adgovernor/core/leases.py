@@ -87,6 +87,8 @@ class CampaignShare:
         "owed",
         "paused",
         "pays_on",
+        "pers",
+        "personalised",
         "price",
         "rate_ppm",
         "start_ms",
@@ -145,6 +147,9 @@ class CampaignShare:
         self.caps_categories = any(cap.scope == "category" for cap in campaign.caps)
         self.knows_person = any(cap.window != "pod" for cap in campaign.caps)
         """Its caps need to know whom they count for."""
+        self.pers = frozenset(cap.per for cap in campaign.caps if cap.per is not None and cap.window != "pod")
+        """And these of their identities."""
+        self.personalised = campaign.policies.personalised
         self.never = any(cap.limit == 0 for cap in campaign.caps)
         """A cap forbids it to those who were shown nothing, too."""
         self._day = (0, 0, 0)

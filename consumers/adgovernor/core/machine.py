@@ -7,7 +7,7 @@ record that was read back. Both end in the same ``apply`` of one delta: there is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -52,6 +52,8 @@ class Input:
     session: str | None = None
     state_key: str = ""
     is_json: bool = True
+    ids: tuple[str | None, str | None] | None = None
+    """User and device of whoever asks, where they are narrower than the routing id."""
 
 
 @dataclass(slots=True)
@@ -113,9 +115,15 @@ class Machine(Protocol):
         """Begins a block that is read back."""
         ...
 
-    def fold(self, draft: Draft, routing: str | None, session: str | None) -> None:
-        """Applies one record of the block; routing and session come from its personal part, None where that
-        cannot be read any more (then only what concerns nobody is applied)."""
+    def fold(
+        self,
+        draft: Draft,
+        routing: str | None,
+        session: str | None,
+        ids: Sequence[str | None] | None = None,
+    ) -> None:
+        """Applies one record of the block; routing, session and narrower ids come from its personal part, None where
+        that cannot be read any more (then only what concerns nobody is applied)."""
         ...
 
     def recover(self, recovery: Mapping[str, Any]) -> None:

@@ -73,12 +73,19 @@ def mark(
 def opt(
     person: Person, kind: str, scope: str, value: str | None, watermark: int, dedupe: int, horizon: int
 ) -> None:
-    """An opt-out is made or taken back."""
+    """An opt-out is made or taken back, or something is allowed in spite of a wider one."""
     entry = (scope, value)
     if kind == "opt-in":
         person.opt_outs = [known for known in person.opt_outs if known != entry]
-    elif entry not in person.opt_outs:
-        person.opt_outs.append(entry)
+        return
+    person.allows = [known for known in person.allows if known != entry]
+    if kind == "opt-out":
+        if entry not in person.opt_outs:
+            person.opt_outs.append(entry)
+        return
+    person.opt_outs = [known for known in person.opt_outs if known != entry]
+    if kind == "allow":
+        person.allows.append(entry)
 
 
 def erase(person: Person, watermark: int, dedupe: int, horizon: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from adgovernor.contracts.requests import PlainCandidate, PlainRequest, price_of
 from adgovernor.core import caps
 from adgovernor.core.history import Person
+from adgovernor.core.identities import place_of
 from adgovernor.core.leases import STATUS_CODES, CampaignShare
 from adgovernor.core.podrequests import PodRequest
 
@@ -63,7 +64,12 @@ class Selector:
             0,
             bool(request.household_id or request.user_id or request.device_id),
             degraded,
+            request,
         )
+        if request.consent is not None:
+            context.personal = request.consent.personalisation
+            if not request.consent.storage:
+                context.known, context.session = False, None
         if (
             request.slots is not None
             or request.pod is not None
@@ -250,8 +256,12 @@ def judge(
         word = person.opted_out(share.campaign.account_id, categories_of(share, candidate))
         if word is not None:
             reasons = _and(reasons, {"code": "opted_out", "scope": word})
+    if share.personalised and not context.personal:
+        reasons = _and(reasons, {"code": "no_consent"})
     if share.caps:
-        if not (context.known and not context.degraded) and (code := _unknowable(share, person, context)):
+        if (share.pers or not context.known or context.degraded) and (
+            code := _unknowable(share, person, context)
+        ):
             reasons = _and(reasons, {"code": code})
         elif person.servings or person.totals or share.never:
             categories = categories_of(share, candidate) if share.caps_categories else _NO_CATEGORIES
@@ -288,11 +298,10 @@ def _place(wanting: tuple[int, CampaignShare, int, int]) -> int:
 def _unknowable(share: CampaignShare, person: Person, context: caps.Context) -> str | None:
     """Why caps cannot be checked: nobody known to count for, or a history that is not known."""
     policies = share.campaign.policies
-    if (
-        not context.known
-        and share.knows_person
-        and (policies.no_identity != "session" or not context.session)
-    ):
+    known = context.known
+    if known and share.pers and context.who is not None:
+        known = all(place_of(context.who, per) is not None for per in share.pers)
+    if not known and share.knows_person and (policies.no_identity != "session" or not context.session):
         return "no_identity"
     if context.degraded and policies.degraded != "open":
         served = len(person.by_scope.get("campaign:" + share.campaign.campaign_id, ()))

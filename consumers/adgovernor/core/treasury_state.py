@@ -121,7 +121,7 @@ class TreasuryState:
         self.now_ms = now_ms
         self.index = -1
 
-    def fold(self, draft: Draft, routing: str | None, session: str | None) -> None:
+    def fold(self, draft: Draft, routing: str | None, session: str | None, ids: object = None) -> None:
         """See `machine.Machine.fold`. A treasury knows no person, so routing and session say nothing to it."""
         self.index += 1
         for delta in draft.deltas:

@@ -17,6 +17,7 @@ from adgovernor.contracts.events import (
     Impression,
     OptIn,
     OptOut,
+    Preference,
     SessionUpdate,
 )
 from adgovernor.contracts.ledger import ERASURE, Draft, ReadRecord
@@ -32,6 +33,8 @@ from adgovernor.core.user_state import UserState, open_key
 
 _HOLD_STEPS: Final = 30
 """Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
+_REMEMBERED: Final = 7
+"""An open reservation has so many members, and one more where nobody remembers it."""
 _NOTHING_KNOWN: Final = {"history": "{}"}
 
 
@@ -103,6 +106,7 @@ class UserShard(UserState):
         draft = self._begin({})
         self._routing = event.routing
         self._session = event.session
+        self._ids = event.ids
         what = event.event
         if isinstance(what, PlainRequest):
             self._request(draft, what, event, unknown, assumed)
@@ -114,7 +118,7 @@ class UserShard(UserState):
             )
         elif isinstance(what, Impression | Click | CompletedView):
             self._engagement(draft, what, event, unknown, assumed)
-        elif isinstance(what, OptOut | OptIn):
+        elif isinstance(what, OptOut | OptIn | Preference):
             self._opt(draft, what, event, unknown)
         elif isinstance(what, Erasure):
             self._erase(draft, what, event, unknown)
@@ -133,6 +137,8 @@ class UserShard(UserState):
         self.index += 1
         self._routing = None
         self._session = None
+        self._ids = None
+        self._nobody = False
         self._draft = draft = Draft(result)
         return draft
 
@@ -235,6 +241,11 @@ class UserShard(UserState):
                 refusal = "deadline"
             elif len(request.candidates) > self.rules.most_candidates:
                 refusal = "too_large"
+        if request.consent is not None and not request.consent.storage:
+            # Decided as somebody never seen; what they once refused stands.
+            self.emit(["nobody"])
+            person, known = Person(), person
+            person.opt_outs, person.allows = known.opt_outs, known.allows
         self.emit(["seen", request.request_id, min(time_ms, latest_ms)])
         if refusal is not None:
             self._no_fill(draft, request, refusal)
@@ -285,7 +296,9 @@ class UserShard(UserState):
             draft.assumed = _NOTHING_KNOWN
         reservation = self.open.get(open_key(what.decision_id, what.slot))
         if reservation is not None and not (
-            blind or (serving is not None and serving.billing_deadline_ms == reservation[0])
+            blind
+            or (serving is not None and serving.billing_deadline_ms == reservation[0])
+            or len(reservation) > _REMEMBERED
         ):
             reservation = None
         if serving is None and reservation is None:
@@ -373,13 +386,16 @@ class UserShard(UserState):
         }
         self._ask(share, serving.day, 0)
 
-    def _opt(self, draft: Draft, what: OptOut | OptIn, event: Input, unknown: bool) -> None:
+    def _opt(self, draft: Draft, what: OptOut | OptIn | Preference, event: Input, unknown: bool) -> None:
         if self._person(event.routing, unknown) is None:
             draft.result = {"kind": "misrouted"}
             return
         if what.time_ms <= self.now_ms + self.rules.skew_ms:
             self._advance(what.time_ms - self.rules.lateness_ms)
-        self.emit(["opt", what.type, what.scope, what.value])
+        kind: str = what.type
+        if isinstance(what, Preference):
+            kind = "opt-out" if what.choice == "refuse" else what.choice
+        self.emit(["opt", kind, what.scope, what.value])
         draft.result = {"kind": what.type, "scope": what.scope}
 
     def _erase(self, draft: Draft, what: Erasure, event: Input, unknown: bool) -> None:

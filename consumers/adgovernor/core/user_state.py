@@ -18,7 +18,8 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     unfund       decision id, slot, campaign, day, amount      owed, never paid: over-delivery
     shown        decision id, slot                             an impression that is not what is paid for
     mark         decision id, slot, event, time                clicked, or seen to its end
-    opt          opt-out | opt-in, scope, value
+    opt          opt-out | opt-in | allow | neither, scope, value
+    nobody                                                    the rest of the record is remembered of nobody
     erase                                                     all that is remembered of the person is forgotten
     took         source, number, hash                          a side message was taken
     define       {campaign}, time zone, treasury(, whether its account has a daily budget)
@@ -35,7 +36,7 @@ Those of pods are in `podstate`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -79,9 +80,9 @@ class UserState(PodStates):
         self.shares: dict[str, CampaignShare] = {}
         self.persons: dict[str, Person] = {}
         """Least recently used first."""
-        self.open: dict[str, tuple[int, str, int, int, int, int, str]] = {}
+        self.open: dict[str, tuple[Any, ...]] = {}
         """Open reservations: name → (deadline, campaign, day, price, height and index of the decision, the event
-        paid for where it is not the impression)."""
+        paid for where it is not the impression(, whether nobody remembers it))."""
         self.open_requests: dict[str, tuple[int, int, int]] = {}
         """Decision id → (how many of its reservations are open, height, index)."""
         self._deadlines: list[tuple[int, str, int]] = []
@@ -90,11 +91,17 @@ class UserState(PodStates):
         self.lateness: dict[str, list[int]] = {}
         """Event paid for → [reservations that expired, late events]: how much to expect of what expires."""
         self.horizon_ms = self.rules.history_ms
+        self.since_ms = 0
+        """From when on every serving is remembered that a cap in force may look at; lifetime totals are, from the
+        beginning."""
         self.now_ms = 0
         self.height = 0
         self.index = -1
         self._routing: str | None = None
         self._session: str | None = None
+        self._ids: Sequence[str | None] | None = None
+        self._nobody = False
+        """Nothing of this record is remembered of the person that it is about."""
         self._request_id = ""
         self._request_ms = 0
         self._pod_micros: dict[str, int] = {}
@@ -120,6 +127,7 @@ class UserState(PodStates):
             "mark": self._on_mark,
             "opt": self._on_opt,
             "erase": self._on_erase,
+            "nobody": self._on_nobody,
             "visit": self._on_visit,
             "took": self._on_took,
             "define": self._on_define,
@@ -145,11 +153,19 @@ class UserState(PodStates):
         self.now_ms = now_ms
         self.index = -1
 
-    def fold(self, draft: Draft, routing: str | None, session: str | None) -> None:
+    def fold(
+        self,
+        draft: Draft,
+        routing: str | None,
+        session: str | None,
+        ids: Sequence[str | None] | None = None,
+    ) -> None:
         """See `machine.Machine.fold`."""
         self.index += 1
         self._routing = routing
         self._session = session
+        self._ids = ids
+        self._nobody = False
         ops = self._ops
         for delta in draft.deltas:
             ops[delta[0]](*delta[1:])
@@ -234,7 +250,9 @@ class UserState(PodStates):
             share.dearest_micros = pod
         decision_id = self._request_id
         name = open_key(decision_id, slot)
-        self._open(decision_id, name, (deadline_ms, campaign, day, price, self.height, self.index, pays_on))
+        entry = (deadline_ms, campaign, day, price, self.height, self.index, pays_on)
+        # Of nobody's ad only the reservation knows; whoever names it settles it.
+        self._open(decision_id, name, (*entry, True) if self._nobody else entry)
         heappush(self._deadlines, (deadline_ms, decision_id, slot))
         self._mark("open", name)
         row: tuple[Any, ...] = (
@@ -246,7 +264,7 @@ class UserState(PodStates):
             account,
             categories,
             labels,
-            self._session,
+            self._session if self._ids is None else [self._session, *self._ids],
             deadline_ms,
             day,
             price,
@@ -320,19 +338,16 @@ class UserState(PodStates):
     def _on_opt(self, kind: str, scope: str, value: str | None) -> None:
         self._of_person(person_ops.opt, kind, scope, value)
 
+    def _on_nobody(self) -> None:
+        self._nobody = True
+        self._routing = self._session = self._ids = None
+
     def _on_erase(self) -> None:
         self._of_person(person_ops.erase)
 
-    def _on_visit(
-        self,
-        change_id: str,
-        requests: int,
-        impressions: int,
-        positions: list[int],
-        spend: int,
-        until_ms: int,
-    ) -> None:
-        self._of_person(person_ops.visit, change_id, (requests, impressions, positions, spend), until_ms)
+    def _on_visit(self, change_id: str, *counts_until: Any) -> None:
+        *counts, until_ms = counts_until
+        self._of_person(person_ops.visit, change_id, tuple(counts), until_ms)
 
     def _on_took(self, source: str, number: int, digest: str) -> None:
         self.links.taken[source] = (number, digest)
@@ -390,7 +405,7 @@ class UserState(PodStates):
         self.last_report_ms = now_ms
         self.touch_core()
 
-    def _open(self, decision_id: str, name: str, entry: tuple[int, str, int, int, int, int, str]) -> None:
+    def _open(self, decision_id: str, name: str, entry: tuple[Any, ...]) -> None:
         assert name not in self.open, "two reservations of one name"
         self.open[name] = entry
         before = self.open_requests.get(decision_id)
@@ -400,7 +415,7 @@ class UserState(PodStates):
     def _close(self, decision_id: str, slot: int) -> str:
         """Removes a reservation; the event that it was to be paid for."""
         name = open_key(decision_id, slot)
-        pays_on = self.open.pop(name)[6]
+        pays_on: str = self.open.pop(name)[6]
         count, height, index = self.open_requests[decision_id]
         if count == 1:
             del self.open_requests[decision_id]
@@ -425,6 +440,12 @@ class UserState(PodStates):
             longest += self.rules.dedupe_ms
         horizon = max(self.rules.history_ms, longest)
         if horizon != self.horizon_ms:
+            if horizon > self.horizon_ms:
+                # What was forgotten under a shorter horizon does not come back with a longer cap.
+                self.since_ms = max(
+                    self.since_ms, self.watermark_ms - max(self.horizon_ms, self.rules.dedupe_ms)
+                )
+                self.touch_core()
             self.horizon_ms = horizon
             for person in self.persons.values():
                 person.next_prune_ms = 0
@@ -504,6 +525,7 @@ class UserState(PodStates):
                 "rules": self.rules.as_dict() if self.has_rules else None,
                 "watermark_ms": self.watermark_ms,
                 "last_report_ms": self.last_report_ms,
+                "since_ms": self.since_ms,
                 "lateness": dict(sorted(self.lateness.items())),
                 "links": links.encode_links(self.links),
             }
@@ -511,6 +533,7 @@ class UserState(PodStates):
 
     def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
         """See `machine.Machine.restore`."""
+        since_ms = 0
         core = fields.get("core", {}).get("state")
         if core is not None:
             data = orjson.loads(core)
@@ -520,6 +543,7 @@ class UserState(PodStates):
             self.watermark_ms = data["watermark_ms"]
             self.last_report_ms = data["last_report_ms"]
             self.lateness = data["lateness"]
+            since_ms = data.get("since_ms", 0)
             self.links = links.decode_links(data["links"])
         self.shares = {
             name: CampaignShare.decode(value) for name, value in fields.get("campaigns", {}).items()
@@ -538,6 +562,7 @@ class UserState(PodStates):
         ]
         heapify(self._holds)
         self._set_horizon()
+        self.since_ms = since_ms
 
     def load(self, state_key: str, value: bytes | None) -> None:
         """See `machine.Machine.load`."""

@@ -432,7 +432,7 @@ class ShardEngine:
                 digest_of(key, value),
                 0 if value is None else len(value),
                 draft,
-                encode_personal(event.routing or None, event.session, key, value, event.is_json),
+                encode_personal(event.routing or None, event.session, key, value, event.is_json, event.ids),
                 _collect(rows, counts, len(lines), draft, event) if draft.out or draft.send else None,
             )
             lines.append(line)

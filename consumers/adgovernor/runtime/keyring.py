@@ -207,7 +207,7 @@ class Keyring:
             draft, keys = drafts[index], self._people.pop(subject)
             self._people[subject] = keys
             personal = encode_personal(
-                event.routing or None, event.session, event.key, event.value, event.is_json
+                event.routing or None, event.session, event.key, event.value, event.is_json, event.ids
             )
             erasing = draft.result["kind"] == ERASURE
             lines[index] = seal(

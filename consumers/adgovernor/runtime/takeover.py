@@ -395,7 +395,7 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
         machine.recover(header.recovery)
     for record in block.records:
         personal = record.personal
-        machine.fold(record.draft(), personal.get("routing"), personal.get("session"))
+        machine.fold(record.draft(), personal.get("routing"), personal.get("session"), personal.get("ids"))
     check_sealing(world, machine, header.positions)
     spine.advance(header, block.chain, offset, count_outputs(block))
     memory.folded += 1

@@ -25,6 +25,10 @@ class Cap(Contract):
     week or month, named by ``length_ms`` of 1, 7 or 28-31 days (the words ``day``, ``week`` and ``month`` are
     read as these). The word ``cooldown`` with a ``length_ms`` is read as a rolling cap of 1: at least so long between
     two servings. ``lifetime``, ``pod`` (one request) and ``stream`` (one session) have no length.
+
+    A cap that is new or changed in mid-flight counts the servings that really happened: all of them for ``lifetime``,
+    else as far back as servings are remembered, which is as long as a cap in force needed them and at least
+    ``history_ms``. ``adgovernor state user`` says from when each cap counts.
     """
 
     scope: Literal["creative", "campaign", "advertiser", "category", "label"] = "campaign"
@@ -34,6 +38,9 @@ class Cap(Contract):
     event: Literal["impression", "click", "view"] = "impression"
     """What is counted: servings (reserved or shown), or those of them that were clicked or played to their end, at
     the time of the click or end; each serving counts once. A cap on clicks or views blocks further servings."""
+    per: Literal["household", "user", "device"] | None = None
+    """Whose servings are counted, where a request names several identities: those of its household, user or device;
+    left out: all of the widest. A request that does not name it is one of nobody known (``policies.no_identity``)."""
     label: str | None = None
     """For scope ``label``: which, such as ``placement:preroll``. For scope ``category``: only this one."""
 
@@ -109,6 +116,8 @@ class Policies(Contract):
     """The store is away and the person's history is not in memory: serve, do not, or serve at most
     ``degraded_limit`` times."""
     degraded_limit: int = Field(default=1, ge=0)
+    personalised: bool = False
+    """Chosen for the person: not served where the request says that they refused ``consent.personalisation``."""
 
 
 class Campaign(Contract):

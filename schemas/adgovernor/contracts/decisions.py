@@ -19,6 +19,7 @@ class ReasonCode(StrEnum):
     CAPPED = "capped"
     NO_IDENTITY = "no_identity"
     OPTED_OUT = "opted_out"
+    NO_CONSENT = "no_consent"
     STATE_UNKNOWN = "state_unknown"
     # Money.
     NO_LEASE = "no_lease"
@@ -63,6 +64,8 @@ class Reason(Contract):
     limit: int | None = None
     count: int | None = None
     """How many servings were counted before this one."""
+    per: str | None = None
+    """``household``, ``user`` or ``device`` where the cap counts for these."""
     event: str | None = None
     """``click`` or ``view`` where the cap counts these, not servings."""
 

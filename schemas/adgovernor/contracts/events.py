@@ -81,6 +81,22 @@ class OptIn(Contract):
     value: str | None = None
 
 
+class Preference(Contract):
+    """What a person wants of all ads, of one advertiser, or of one category: refuse them, allow them, or neither.
+
+    The most specific word decides. An ad's advertiser first: allowed or refused, that is the answer. Else its
+    categories: one refused is enough to refuse it; else one allowed is enough to allow it. Else ``all``. ``refuse`` is
+    what an opt-out of the same scope and value says, ``neither`` takes either back."""
+
+    type: Literal["preference"]
+    routing_id: Id
+    time_ms: TimeMs
+    choice: Literal["refuse", "allow", "neither"]
+    scope: Literal["all", "advertiser", "category"] = "all"
+    value: str | None = None
+    """The account id or the category; nothing for ``all``."""
+
+
 class Erasure(Contract):
     """A person asks to be forgotten: what is remembered of them (servings, counts, request ids, opt-outs) is removed,
     and where the ledger is sealed their key is destroyed. Money that is reserved or spent stays in the books. An
@@ -109,4 +125,4 @@ class SessionUpdate(Contract):
     spend_micros: Micros = 0
 
 
-UserEvent = Annotated[OptOut | OptIn | Erasure | SessionUpdate, Field(discriminator="type")]
+UserEvent = Annotated[OptOut | OptIn | Preference | Erasure | SessionUpdate, Field(discriminator="type")]

@@ -50,6 +50,8 @@ class Personal(Contract):
 
     routing: str | None = None
     session: str | None = None
+    ids: tuple[str | None, str | None] | None = None
+    """User and device, where they are narrower than the routing id."""
     key: str | None = None
     key_b64: str | None = None
     """The key where it is not UTF-8."""
@@ -224,10 +226,15 @@ def digest_of(key: bytes | None, value: bytes | None) -> str:
 
 
 def encode_personal(
-    routing: str | None, session: str | None, key: bytes | None, value: bytes | None, is_json: bool
+    routing: str | None,
+    session: str | None,
+    key: bytes | None,
+    value: bytes | None,
+    is_json: bool,
+    ids: tuple[str | None, str | None] | None = None,
 ) -> bytes:
     """The personal part in its written form; ``is_json`` says that ``value`` has been parsed as JSON."""
-    if session is None and is_json and routing is not None and value is not None:
+    if session is None and ids is None and is_json and routing is not None and value is not None:
         name = orjson.dumps(routing)
         if name[1:-1] == key and b"\n" not in value:
             # Nearly every event of a person is keyed by who they are.
@@ -237,6 +244,8 @@ def encode_personal(
         head["routing"] = routing
     if session is not None:
         head["session"] = session
+    if ids is not None:
+        head["ids"] = ids
     if key is not None:
         try:
             head["key"] = key.decode()

@@ -84,6 +84,19 @@ def price_of(candidate: PlainCandidate) -> int | None:
     return None if cpm is None else price_of_cpm(cpm)
 
 
+class Consent(Contract):
+    """What the person agreed to, as the publisher asked them. Left out of a request: that nobody refused anything."""
+
+    storage: bool = True
+    """Whether anything may be remembered of them. Refused, the request is decided as one of nobody known who has no
+    session either: campaigns whose caps would have to remember are not served (``no_identity``), and what is served is
+    not counted. Opt-outs given earlier are honoured. An impression is billed while its reservation lasts, and not
+    afterwards; a repeated request is known again for as long."""
+    personalisation: bool = True
+    """Whether ads may be chosen for them. Refused, campaigns with the policy ``personalised`` are not served
+    (``no_consent``)."""
+
+
 class _Ask(Contract):
     """All of a request but its candidates."""
 
@@ -91,10 +104,13 @@ class _Ask(Contract):
     time_ms: TimeMs
     """Event time: when the person asked."""
     household_id: str | None = None
+    """Widest first: household, user, device. All that are known may be given: the widest is the routing id, under which
+    the others are remembered for caps ``per`` user or device."""
     user_id: str | None = None
     device_id: str | None = None
     session_id: str | None = None
     """The stream or visit, for caps of window ``stream``."""
+    consent: Consent | None = None
     placement: str | None = None
     """Where the ad goes, such as ``preroll``; counts as the label ``placement:preroll``."""
     labels: Many[str] = ()

@@ -60,7 +60,9 @@ def line_of(event: Input | None, draft: Draft) -> bytes:
         return encode_record(
             "tick", -1, digest_of(None, None), 0, draft, encode_personal(None, None, None, None, True)
         )
-    personal = encode_personal(event.routing or None, event.session, event.key, event.value, event.is_json)
+    personal = encode_personal(
+        event.routing or None, event.session, event.key, event.value, event.is_json, event.ids
+    )
     size = len(event.value or b"")
     return encode_record(event.topic, event.offset, digest_of(event.key, event.value), size, draft, personal)
 
@@ -427,7 +429,7 @@ def fold_block(machine: UserShard | Treasury, block: Opened) -> None:
     machine.begin_fold(block.height, block.now_ms, block.drained)
     for record in records:
         personal = record.personal
-        machine.fold(record.draft(), personal.get("routing"), personal.get("session"))
+        machine.fold(record.draft(), personal.get("routing"), personal.get("session"), personal.get("ids"))
 
 
 def reasons_of(decision: dict[str, Any], candidate: int = 0) -> list[dict[str, Any]]:

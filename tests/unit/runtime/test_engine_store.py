@@ -49,7 +49,8 @@ async def assert_store_is_the_fold(deployment: Deployment, shard: str = "u0") ->
             machine.load(key, None)
         machine.begin_fold(block.header.height, block.header.now_ms, block.header.drained)
         for record in block.records:
-            machine.fold(record.draft(), record.personal.get("routing"), record.personal.get("session"))
+            who = record.personal
+            machine.fold(record.draft(), who.get("routing"), who.get("session"), who.get("ids"))
     buckets = (*machine.resident_buckets(), "users")
     _, stored = await deployment.store.read_buckets(shard, buckets)
     expected = {
