@@ -37,11 +37,24 @@ CAPS = st.lists(
             {"window": "lifetime", "limit": 6},
             {"window": "stream", "limit": 2},
             {"window": "pod", "limit": 1},
+            {"window": "rolling", "length_ms": HOUR, "limit": 2, "per": "device"},
+            {"window": "lifetime", "limit": 3, "per": "user"},
             {"window": "rolling", "length_ms": 2 * DAY, "limit": 4, "scope": "label", "label": "live"},
         )
     ),
     max_size=2,
 )
+
+WHO: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {"device_id": "tv"},
+    {"device_id": "phone", "member": "kid"},
+    {"member": "mum"},
+    {"consent": {"storage": False}},
+    {"consent": {"storage": False, "personalisation": False}, "device_id": "tv"},
+)
+"""Who else is named beside the routing id, and what they agreed to."""
 
 
 class Delivery(RuleBasedStateMachine):
@@ -87,6 +100,7 @@ class Delivery(RuleBasedStateMachine):
         slots=st.sampled_from((None, None, 1, 3)),
         labels=st.sampled_from(((), ("live",))),
         session=st.sampled_from((None, "s1")),
+        who=st.sampled_from(WHO),
         unknown=st.booleans(),
     )
     def request(
@@ -98,13 +112,14 @@ class Delivery(RuleBasedStateMachine):
         slots: int | None,
         labels: tuple[str, ...],
         session: str | None,
+        who: dict[str, Any],
         unknown: bool,
     ) -> None:
         """Somebody asks for ads; with ``unknown`` the store is away."""
         number = len(self.asked)
         time_ms = self.world.now_ms + ahead_ms - behind_ms
         self.asked.append((user, f"r{number}", time_ms))
-        self._ask(user, f"r{number}", time_ms, offered, slots, labels, session, unknown)
+        self._ask(user, f"r{number}", time_ms, offered, slots, labels, session, unknown, **who)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), unknown=st.booleans(), other=st.booleans())
@@ -127,15 +142,20 @@ class Delivery(RuleBasedStateMachine):
         labels: tuple[str, ...],
         session: str | None,
         unknown: bool,
+        member: str | None = None,
+        **who: Any,
     ) -> None:
         candidates = [{k: v for k, v in one.items() if v is not None} for one in offered]
-        fields: dict[str, Any] = {"labels": labels, "session_id": session}
+        fields: dict[str, Any] = {"labels": labels, "session_id": session, **who}
+        if member is not None:
+            fields["household_id"], user = user, member
         if slots is not None:
             fields["slots"] = slots
         decision = self.world.request(request_id, time_ms, *candidates, user=user, unknown=unknown, **fields)
         if decision.get("kind") == "duplicate":
             assert "height" in decision
             return
+        user = fields.get("household_id", user)
         assert decision["decision_id"] == request_id
         assert len(decision["slots"]) == (slots or 1)
         for slot in decision["slots"]:
@@ -171,6 +191,24 @@ class Delivery(RuleBasedStateMachine):
         """Somebody changes their mind."""
         value = {"value": "a1"} if scope[1] == "advertiser" else {}
         self.world.user_event(kind, self.world.now_ms, user=user, scope=scope[1], **value)
+
+    @rule(
+        user=st.sampled_from(USERS),
+        choice=st.sampled_from(("allow", "refuse", "neither")),
+        scope=st.sampled_from((("all", None), ("advertiser", "a1"), ("category", "cars"))),
+        unknown=st.booleans(),
+    )
+    def prefer(self, user: str, choice: str, scope: tuple[str, str | None], unknown: bool) -> None:
+        """Somebody says what they want."""
+        value = {"type": "preference", "routing_id": user, "time_ms": self.world.now_ms, "choice": choice}
+        value |= {"scope": scope[0]} if scope[1] is None else {"scope": scope[0], "value": scope[1]}
+        self.world.put(topics.USER_EVENTS, user, value, unknown=unknown)
+
+    @rule(user=st.sampled_from(USERS), unknown=st.booleans())
+    def erase(self, user: str, unknown: bool) -> None:
+        """Somebody asks to be forgotten."""
+        value = {"type": "erasure", "routing_id": user, "time_ms": self.world.now_ms}
+        self.world.put(topics.USER_EVENTS, user, value, unknown=unknown)
 
     @rule(user=st.sampled_from(USERS), change=st.integers(0, 9), unknown=st.booleans())
     def session(self, user: str, change: int, unknown: bool) -> None:

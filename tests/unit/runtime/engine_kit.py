@@ -53,6 +53,7 @@ class Deployment:
             prefix="test", partitions=partitions, **{"idle_wait_s": 0.01, "backoff_s": 0.001, **settings}
         )
         self.engines: list[ShardEngine] = []
+        self._made = 0
         self.tasks: list[asyncio.Task[None]] = []
 
     def machine(self, shard: str) -> Machine:
@@ -63,6 +64,7 @@ class Deployment:
         return MemoryKeyLog(self.broker, shard) if self.sealing and not topics.is_treasury(shard) else None
 
     def engine(self, shard: str, log: ShardLog | None = None, store: Store | None = None) -> ShardEngine:
+        self._made += 1
         return ShardEngine(
             shard,
             lambda: self.machine(shard),
@@ -70,7 +72,8 @@ class Deployment:
             store if store is not None else self.store,
             self.clock,
             self.settings,
-            rng=random.Random(len(self.engines) + 1),
+            # No two owners draw the same: ids of keys and nonces of blocks must differ, as they do in production.
+            rng=random.Random(self._made),
             keys=self.key_log(shard),
         )
 
