@@ -350,8 +350,8 @@ CORE: Final = (
         "Opt-outs are honoured from the next event on",
         Person,
         "opted_out",
-        '            if scope == "advertiser" and word == account:\n',
-        "            if False:\n",
+        'if ("advertiser", account) in self.opt_outs:',
+        "if False:",
     ),
     one(
         "store-forgets-links",
