@@ -31,8 +31,6 @@ from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
 from adgovernor.core.user_state import UserState, open_key
 
-_HOLD_STEPS: Final = 30
-"""Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
 _REMEMBERED: Final = 7
 """An open reservation has so many members, and one more where nobody remembers it."""
 _NOTHING_KNOWN: Final = {"history": "{}"}
@@ -173,8 +171,7 @@ class UserShard(UserState):
             expired.append(due)
             self.emit(["expire", *due[1:]])
         for deadline_ms, _, _, campaign, day, price in expired:
-            until_ms = deadline_ms + self.rules.late_grace_ms
-            until_ms += -until_ms % max(1, self.rules.late_grace_ms // _HOLD_STEPS)
+            until_ms = self.late_until_ms(deadline_ms)
             # An event so late that it is not waited for needs nothing kept back.
             if self.shares[campaign].late_credit_ppm >= 1_000_000 and until_ms > self.watermark_ms and price:
                 self.emit(["hold", campaign, day, until_ms, price])

@@ -46,18 +46,14 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
 from adgovernor.core import caps, links, person_ops
 from adgovernor.core.history import NEVER, Person
+from adgovernor.core.lateness import Lateness
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.machine import Fields, Links
 from adgovernor.core.podstate import PodStates
 from adgovernor.core.rules import Rules
 
-_MANY_EXPIRED = 65_536
-"""Beyond so many expired reservations, older ones count half: traffic changes."""
-_LATE_MARGIN_PERCENT = 110
-"""So much of the share of late events seen so far is expected of the next: they come by chance, and an amount short is
-shown but never paid, while one too many is only free for others half an hour later."""
-_FEW_EXPIRED = 2
-"""So many are taken to have expired without a late event before any did: a first one proves little."""
+_HOLD_STEPS = 30
+"""Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
 
 
 def open_key(decision_id: str, slot: int) -> str:
@@ -88,8 +84,8 @@ class UserState(PodStates):
         self._deadlines: list[tuple[int, str, int]] = []
         self._holds: list[tuple[int, str, int]] = []
         """When money kept back for late events may go: (until, campaign, day)."""
-        self.lateness: dict[str, list[int]] = {}
-        """Event paid for → [reservations that expired, late events]: how much to expect of what expires."""
+        self.lateness: dict[str, Lateness] = {}
+        """Event paid for → how much of what expires comes late."""
         self.horizon_ms = self.rules.history_ms
         self.since_ms = 0
         """From when on every serving is remembered that a cap in force may look at; lifetime totals are, from the
@@ -220,6 +216,8 @@ class UserState(PodStates):
     def _on_wm(self, watermark_ms: int) -> None:
         assert watermark_ms > self.watermark_ms, "the watermark never goes back"
         self.watermark_ms = watermark_ms
+        for lateness in self.lateness.values():
+            lateness.advance(watermark_ms)
         self.touch_core()
 
     def _on_seen(self, request_id: str, time_ms: int) -> None:
@@ -275,15 +273,21 @@ class UserState(PodStates):
         self._of_person(person_ops.reserve, row)
 
     def _on_expire(self, decision_id: str, slot: int, campaign: str, day: int, price: int) -> None:
-        counts = self._lateness_of(self._close(decision_id, slot))
+        deadline_ms = self.open[open_key(decision_id, slot)][0]
+        lateness = self._lateness_of(self._close(decision_id, slot))
         share = self._share(campaign)
         share.book(day).move(reserved=-price, lease=price)
         share.changed.add(day)
-        counts[0] += 1
-        if counts[0] >= _MANY_EXPIRED:
-            counts[:] = [count // 2 for count in counts]
-        expected_ppm = _LATE_MARGIN_PERCENT * 10_000 * counts[1] // (counts[0] + _FEW_EXPIRED)
-        share.late_credit_ppm += min(1_000_000, expected_ppm)
+        until_ms = self.late_until_ms(deadline_ms)
+        ends = share.is_over(day, until_ms) or until_ms >= share.end_ms
+        share.late_credit_ppm += lateness.seen_ppm() if ends else lateness.expected_ppm()
+        lateness.expired(until_ms)
+
+    def late_until_ms(self, deadline_ms: int) -> int:
+        """Until when late events of a reservation are waited for."""
+        grace_ms = self.rules.late_grace_ms
+        until_ms = deadline_ms + grace_ms
+        return until_ms + -until_ms % max(1, grace_ms // _HOLD_STEPS)
 
     def _on_hold(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
         share = self._share(campaign)
@@ -322,12 +326,12 @@ class UserState(PodStates):
         self._settle_debt(campaign, decision_id, slot)
 
     def _came_late(self, campaign: str, decision_id: str, slot: int) -> None:
-        self._lateness_of(self.shares[campaign].pays_on)[1] += 1
+        self._lateness_of(self.shares[campaign].pays_on).came()
         self.touch_core()
         self._of_person(person_ops.billed, decision_id, slot)
 
-    def _lateness_of(self, pays_on: str) -> list[int]:
-        return self.lateness.setdefault(pays_on, [0, 0])
+    def _lateness_of(self, pays_on: str) -> Lateness:
+        return self.lateness.setdefault(pays_on, Lateness())
 
     def _on_shown(self, decision_id: str, slot: int) -> None:
         self._of_person(person_ops.shown, decision_id, slot)
@@ -526,7 +530,7 @@ class UserState(PodStates):
                 "watermark_ms": self.watermark_ms,
                 "last_report_ms": self.last_report_ms,
                 "since_ms": self.since_ms,
-                "lateness": dict(sorted(self.lateness.items())),
+                "lateness": {kind: known.row() for kind, known in sorted(self.lateness.items())},
                 "links": links.encode_links(self.links),
             }
         )
@@ -542,7 +546,7 @@ class UserState(PodStates):
                 self.has_rules = True
             self.watermark_ms = data["watermark_ms"]
             self.last_report_ms = data["last_report_ms"]
-            self.lateness = data["lateness"]
+            self.lateness = {kind: Lateness(*row) for kind, row in data["lateness"].items()}
             since_ms = data.get("since_ms", 0)
             self.links = links.decode_links(data["links"])
         self.shares = {

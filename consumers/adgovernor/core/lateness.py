@@ -1,0 +1,62 @@
+"""How much of what expires is to be expected late after all.
+
+The fate of an expired reservation is known when its event can come no more. Until that of some is, all of what expires
+is expected late: a small budget that is spent within minutes would otherwise give away the money of ads that are shown
+later. Each shard learns this for each kind of event that is paid for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_MANY: Final = 65_536
+"""Beyond so many known fates, older ones count half: traffic changes."""
+_MARGIN_PERCENT: Final = 110
+"""So much of the share of late events seen so far is expected of the next: they come by chance, and an amount short is
+shown but never paid, while one too many is only free for others half an hour later."""
+_PRIOR: Final = 2
+"""So many are taken to have expired before any did: and all of them to have come late, or, where money that is kept
+back would be of no use afterwards, none of them."""
+
+
+class Lateness:
+    """What became of the expired reservations of one kind. Mutated by folds only."""
+
+    __slots__ = ("known", "late", "open")
+
+    def __init__(self, known: int = 0, late: int = 0, opened: list[list[int]] | None = None) -> None:
+        self.known = known
+        """Expired reservations whose events can come no more."""
+        self.late = late
+        """Events that came late."""
+        self.open = dict(opened or ())
+        """Until when events may still come → of how many expired reservations."""
+
+    def row(self) -> list[Any]:
+        """The stored form."""
+        return [self.known, self.late, [list(entry) for entry in sorted(self.open.items())]]
+
+    def expired(self, until_ms: int) -> None:
+        """A reservation expired whose event may come until then."""
+        self.open[until_ms] = self.open.get(until_ms, 0) + 1
+
+    def came(self) -> None:
+        """An event came late."""
+        self.late += 1
+
+    def advance(self, watermark_ms: int) -> None:
+        """Time has passed: more fates are known."""
+        for until_ms in [until_ms for until_ms in self.open if until_ms <= watermark_ms]:
+            self.known += self.open.pop(until_ms)
+        while self.known >= _MANY:
+            self.known //= 2
+            self.late //= 2
+
+    def expected_ppm(self) -> int:
+        """How many of a million that expire are to be kept back, where that money can still be of use afterwards."""
+        return min(1_000_000, _MARGIN_PERCENT * 10_000 * (self.late + _PRIOR) // (self.known + _PRIOR))
+
+    def seen_ppm(self) -> int:
+        """The same where it cannot: what has come late so far of all that expired."""
+        expired = self.known + sum(self.open.values())
+        return min(1_000_000, _MARGIN_PERCENT * 10_000 * self.late // (expired + _PRIOR))
