@@ -14,9 +14,8 @@ _MANY: Final = 65_536
 _MARGIN_PERCENT: Final = 110
 """So much of the share of late events seen so far is expected of the next: they come by chance, and an amount short is
 shown but never paid, while one too many is only free for others half an hour later."""
-_PRIOR: Final = 2
-"""So many are taken to have expired before any did: and all of them to have come late, or, where money that is kept
-back would be of no use afterwards, none of them."""
+_FEW: Final = 2
+"""So many are taken to have expired before any did, and to have come late as far as the rules expect it."""
 
 
 class Lateness:
@@ -29,7 +28,7 @@ class Lateness:
         """Expired reservations whose events can come no more."""
         self.late = late
         """Events that came late."""
-        self.open = dict(opened or ())
+        self.open: dict[int, int] = {until_ms: count for until_ms, count in opened or ()}  # noqa: C416
         """Until when events may still come → of how many expired reservations."""
 
     def row(self) -> list[Any]:
@@ -52,11 +51,12 @@ class Lateness:
             self.known //= 2
             self.late //= 2
 
-    def expected_ppm(self) -> int:
+    def expected_ppm(self, prior_ppm: int) -> int:
         """How many of a million that expire are to be kept back, where that money can still be of use afterwards."""
-        return min(1_000_000, _MARGIN_PERCENT * 10_000 * (self.late + _PRIOR) // (self.known + _PRIOR))
+        late_ppm = 1_000_000 * self.late + prior_ppm * _FEW
+        return min(1_000_000, _MARGIN_PERCENT * late_ppm // (100 * (self.known + _FEW)))
 
     def seen_ppm(self) -> int:
         """The same where it cannot: what has come late so far of all that expired."""
         expired = self.known + sum(self.open.values())
-        return min(1_000_000, _MARGIN_PERCENT * 10_000 * self.late // (expired + _PRIOR))
+        return min(1_000_000, _MARGIN_PERCENT * 10_000 * self.late // (expired + _FEW))

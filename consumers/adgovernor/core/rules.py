@@ -23,6 +23,9 @@ class Rules:
     """How long a decided ad's price stays reserved, from its request's time."""
     late_grace_ms: int = 1_800_000
     """How long after that an impression is still accepted as late."""
+    late_prior_ppm: int = 1_000_000
+    """Until it is known what becomes of expired reservations: how many of a million are taken to come late, so that
+    their money is kept back for the late grace. 0: none, what expires is free at once until late events were seen."""
     dedupe_ms: int = 3_600_000
     """How long a request id, its reservations and tombstones are remembered, from its request's time."""
     history_ms: int = 86_400_000
@@ -56,6 +59,8 @@ class Rules:
                 raise BadSettings(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.partitions < 1 or self.lease_divisor < 1 or self.reservation_ms < 1:
             raise BadSettings("partitions, lease_divisor and reservation_ms must be at least 1")
+        if self.late_prior_ppm > 1_000_000:
+            raise BadSettings(f"late_prior_ppm is {self.late_prior_ppm}; it must be at most 1000000")
         for name, most in (
             ("most_slots", MOST_SLOTS),
             ("most_ads", MOST_SLOTS),

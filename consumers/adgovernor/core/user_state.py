@@ -279,8 +279,11 @@ class UserState(PodStates):
         share.book(day).move(reserved=-price, lease=price)
         share.changed.add(day)
         until_ms = self.late_until_ms(deadline_ms)
-        ends = share.is_over(day, until_ms) or until_ms >= share.end_ms
-        share.late_credit_ppm += lateness.seen_ppm() if ends else lateness.expected_ppm()
+        # Towards the end of its day or flight money that is kept back on a mere guess would be of use to nobody.
+        useful_ms = until_ms + self.rules.late_grace_ms
+        ends = share.is_over(day, useful_ms) or useful_ms >= share.end_ms
+        prior_ppm = 0 if ends else self.rules.late_prior_ppm
+        share.late_credit_ppm += lateness.expected_ppm(prior_ppm) if prior_ppm else lateness.seen_ppm()
         lateness.expired(until_ms)
 
     def late_until_ms(self, deadline_ms: int) -> int:

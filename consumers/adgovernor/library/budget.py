@@ -121,6 +121,7 @@ class BudgetTracker:
             lateness_ms=0,
             reservation_ms=reserve_ms,
             late_grace_ms=LATE_GRACE_MS,
+            late_prior_ppm=0,
             dedupe_ms=remember_ms,
             history_ms=0,
             ask_cooldown_ms=0,

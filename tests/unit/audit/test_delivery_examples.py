@@ -167,13 +167,8 @@ def test_a_completed_view_is_what_is_paid_for() -> None:
     """Only views are paid, each once; the money of an ad that was not watched comes back after its time."""
     ran = Ran("cpcv")
     assert ran.totals["campaigns"]["watched"]["spent_micros"] == 10_000
-    assert [ads[0] for ads in ran.won().values()] == [
-        "watched-x",
-        "watched-x",
-        "shown-x",
-        "shown-x",
-        "watched-x",
-    ]
+    won = [str(ads[0]).removesuffix("-x") for ads in ran.won().values()]
+    assert won == ["watched", "watched", "shown", "shown", "shown", "watched"]
     assert [body["episode"] for body in ran.of("campaign-resumed")] == [2]
 
 

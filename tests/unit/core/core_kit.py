@@ -97,7 +97,7 @@ class World:
     """User shards and treasuries; what one sends another waits in `mail` until it is delivered."""
 
     def __init__(self, partitions: int = 1, *, now_ms: int = T0, **rules: Any) -> None:
-        self.rules = Rules(partitions=partitions, **{"report_interval_ms": 0, **rules})
+        self.rules = Rules(partitions=partitions, **{"report_interval_ms": 0, "late_prior_ppm": 0, **rules})
         self.partitions = partitions
         self.users = [UserShard(topics.user_shard(p), self.rules) for p in range(partitions)]
         self.treasuries = [Treasury(topics.treasury_shard(p), self.rules) for p in range(partitions)]
