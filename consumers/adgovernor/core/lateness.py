@@ -16,6 +16,14 @@ _MARGIN_PERCENT: Final = 110
 shown but never paid, while one too many is only free for others half an hour later."""
 _FEW: Final = 2
 """So many are taken to have expired before any did, and to have come late as far as the rules expect it."""
+_HOLD_STEPS: Final = 30
+"""Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
+
+
+def late_until_ms(deadline_ms: int, grace_ms: int) -> int:
+    """Until when late events of a reservation are waited for."""
+    until_ms = deadline_ms + grace_ms
+    return until_ms + -until_ms % max(1, grace_ms // _HOLD_STEPS)
 
 
 class Lateness:

@@ -25,6 +25,7 @@ from adgovernor.contracts.requests import PlainRequest
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import breaks, inputs, links, podevents
 from adgovernor.core.history import SHOWN, Person, Serving
+from adgovernor.core.lateness import late_until_ms
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Input, Poison
 from adgovernor.core.rules import Rules
@@ -171,7 +172,7 @@ class UserShard(UserState):
             expired.append(due)
             self.emit(["expire", *due[1:]])
         for deadline_ms, _, _, campaign, day, price in expired:
-            until_ms = self.late_until_ms(deadline_ms)
+            until_ms = late_until_ms(deadline_ms, self.rules.late_grace_ms)
             # An event so late that it is not waited for needs nothing kept back.
             if self.shares[campaign].late_credit_ppm >= 1_000_000 and until_ms > self.watermark_ms and price:
                 self.emit(["hold", campaign, day, until_ms, price])

@@ -46,14 +46,11 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
 from adgovernor.core import caps, links, person_ops
 from adgovernor.core.history import NEVER, Person
-from adgovernor.core.lateness import Lateness
+from adgovernor.core.lateness import Lateness, late_until_ms
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.machine import Fields, Links
 from adgovernor.core.podstate import PodStates
 from adgovernor.core.rules import Rules
-
-_HOLD_STEPS = 30
-"""Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
 
 
 def open_key(decision_id: str, slot: int) -> str:
@@ -278,19 +275,13 @@ class UserState(PodStates):
         share = self._share(campaign)
         share.book(day).move(reserved=-price, lease=price)
         share.changed.add(day)
-        until_ms = self.late_until_ms(deadline_ms)
+        until_ms = late_until_ms(deadline_ms, self.rules.late_grace_ms)
         # Towards the end of its day or flight money that is kept back on a mere guess would be of use to nobody.
         useful_ms = until_ms + self.rules.late_grace_ms
         ends = share.is_over(day, useful_ms) or useful_ms >= share.end_ms
         prior_ppm = 0 if ends else self.rules.late_prior_ppm
         share.late_credit_ppm += lateness.expected_ppm(prior_ppm) if prior_ppm else lateness.seen_ppm()
         lateness.expired(until_ms)
-
-    def late_until_ms(self, deadline_ms: int) -> int:
-        """Until when late events of a reservation are waited for."""
-        grace_ms = self.rules.late_grace_ms
-        until_ms = deadline_ms + grace_ms
-        return until_ms + -until_ms % max(1, grace_ms // _HOLD_STEPS)
 
     def _on_hold(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
         share = self._share(campaign)
