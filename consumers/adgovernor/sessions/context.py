@@ -65,7 +65,7 @@ class SessionContext:
         """A context with everything that is not given filled in from *rng* and the present time (UTC).
 
         Raises :class:`ValueError` for a correlator below 1, a timestamp without a time zone or a cachebusting number
-        that has not eight digits.
+        that has not eight digits, and :class:`TypeError` for metadata that can change.
         """
         source = rng or _SYSTEM_RANDOM
         moment = timestamp if timestamp is not None else datetime.now(UTC)
@@ -87,12 +87,12 @@ class SessionContext:
             user_agent=user_agent,
             content_url=content_url,
             cookies=tuple((cookies or {}).items()),
-            metadata=tuple(sorted((metadata or {}).items())),
+            metadata=_frozen(metadata or {}),
         )
 
     def with_metadata(self, **metadata: MetadataValue) -> SessionContext:
         """A new context with *metadata* added, replacing entries of the same name."""
-        return replace(self, metadata=tuple(sorted((dict(self.metadata) | metadata).items())))
+        return replace(self, metadata=_frozen(dict(self.metadata) | metadata))
 
     def macro_values(self) -> dict[str, MacroValue]:
         """What this context says about the standard macros; times and random numbers are the request's to add."""
@@ -119,6 +119,16 @@ class SessionContext:
             if value is not None and value.isprintable() and value.isascii():
                 headers.append((name, value))
         return tuple(headers)
+
+
+def _frozen(metadata: Mapping[str, MetadataValue]) -> tuple[tuple[str, MetadataValue], ...]:
+    """The entries by name; raises TypeError for a value that can change, and would make the context change."""
+    for name, value in metadata.items():
+        if not isinstance(value, (str, int, float, bool, tuple)):
+            raise ValueError(
+                f"metadata {name} is a {type(value).__name__}; give text, a number or a tuple of them"
+            )
+    return tuple(sorted(metadata.items()))
 
 
 def _uuid(source: random.Random) -> uuid.UUID:

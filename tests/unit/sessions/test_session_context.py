@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,16 @@ def test_with_metadata_makes_a_new_context() -> None:
     changed = context.with_metadata(b=2, c=3)
     assert (dict(context.metadata), dict(changed.metadata)) == ({"a": 1, "b": 1}, {"a": 1, "b": 2, "c": 3})
     assert changed.session_id == context.session_id
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, None])
+def test_metadata_that_can_change_is_refused(value: object) -> None:
+    """A context with a list in it would not be hashable, so it is not made."""
+    wrong: dict[str, Any] = {"x": value}
+    with pytest.raises(TypeError, match="metadata x"):
+        SessionContext.create(metadata=wrong)
+    with pytest.raises(TypeError, match="metadata x"):
+        SessionContext.create().with_metadata(**wrong)
 
 
 def test_what_the_context_knows_becomes_macros() -> None:

@@ -53,7 +53,9 @@ _VMAP = (
     + b"</vmap:VASTAdData></vmap:AdSource><vmap:TrackingEvents><vmap:Tracking event="
     b'"error">http://e/[ERROR_CODE]</vmap:Tracking></vmap:TrackingEvents></vmap:AdBreak><vmap:AdBreak timeOffset="50%"'
     b' breakType="display"><vmap:AdSource><vmap:AdTagURI templateType="vast3">b.xml</vmap:AdTagURI></vmap:AdSource>'
-    b"</vmap:AdBreak></vmap:VMAP>"
+    b'</vmap:AdBreak><vmap:AdBreak timeOffset="end" breakType="linear"><vmap:AdSource><vmap:CustomAdData'
+    b' templateType="vast2"><![CDATA[<VAST version="2.0"><Ad id="t"><InLine/></Ad></VAST>]]></vmap:CustomAdData>'
+    b"</vmap:AdSource></vmap:AdBreak></vmap:VMAP>"
 )
 _SEEDS = (_VAST, _VMAP, vast(wrapper("w", "b.xml"), version="2.0"), vast())
 _TOKENS = (
