@@ -125,7 +125,7 @@ def _frozen(metadata: Mapping[str, MetadataValue]) -> tuple[tuple[str, MetadataV
     """The entries by name; raises TypeError for a value that can change, and would make the context change."""
     for name, value in metadata.items():
         if not isinstance(value, (str, int, float, bool, tuple)):
-            raise ValueError(
+            raise TypeError(
                 f"metadata {name} is a {type(value).__name__}; give text, a number or a tuple of them"
             )
     return tuple(sorted(metadata.items()))

@@ -1,0 +1,58 @@
+"""A playlist's breaks, each source followed as it says (VMAP 1.0.1 §2.3-2.5)."""
+
+from __future__ import annotations
+
+import pytest
+from vast_documents import Reply, TableTransport, inline, vast, wrapper
+
+from adgovernor.sessions.errors import FetchTimeoutError, UnreachableError
+from adgovernor.sessions.fetch import Fetcher
+from adgovernor.sessions.pods import BreakOutcome, follow_breaks
+from adgovernor.sessions.resolver import ChainResolver
+from adgovernor.video import parse_vmap
+
+BASE = "http://ads.example/list.xml"
+TAG = "http://ads.example/tag"
+
+
+async def follow(reply: Reply, attributes: str = "") -> BreakOutcome:
+    """The one break of a playlist whose tag is answered so."""
+    playlist = (
+        f'<VMAP version="1.0"><AdBreak timeOffset="start" breakType="linear"><AdSource {attributes}>'
+        f"<AdTagURI>{TAG}</AdTagURI></AdSource></AdBreak></VMAP>"
+    )
+    transport = TableTransport({TAG: reply, "http://ads.example/next": vast(inline("1"))})
+    document = parse_vmap(playlist.encode())
+    (outcome,) = (await follow_breaks(document, BASE, ChainResolver(Fetcher(transport)), dict)).breaks
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (FetchTimeoutError("late"), 1007),
+        (UnreachableError("gone"), 1008),
+        (500, 1008),
+        (b"no XML", 1006),
+        (b"<html/>", 1006),
+        (vast(version="1.0"), 102),
+        (vast(), 303),
+        (204, 303),
+    ],
+)
+async def test_a_tag_that_comes_to_nothing_has_a_code(reply: Reply, code: int) -> None:
+    """1007 in time, 1008 in retrieval, 1006 in reading; an error of a VAST response has VAST's own code."""
+    outcome = await follow(reply)
+    assert outcome.fault is not None
+    assert outcome.fault.code == code
+
+
+@pytest.mark.parametrize(
+    ("attributes", "plays"), [("", ["1"]), ('followRedirects="true"', ["1"]), ('followRedirects="0"', [])]
+)
+async def test_wrappers_are_followed_unless_the_source_forbids_it(attributes: str, plays: list[str]) -> None:
+    """followRedirects="false" takes no ad from behind a Wrapper."""
+    outcome = await follow(vast(wrapper("w", "/next")), attributes)
+    assert outcome.resolution is not None
+    assert [ad.inline.id for ad in outcome.resolution.play] == plays
+    assert (outcome.fault is None) == bool(plays)
