@@ -163,7 +163,7 @@ async def test_a_tag_becomes_a_playable_ad_with_the_tracking_of_its_chain() -> N
     assert playable.click_tracking == ("http://brand.example/click",)
     assert playable.errors[-1].startswith("http://e/")
     assert ad.errors == ()
-    assert taken.kept == [1]
+    assert taken.kept[-1] == 1
 
 
 async def test_a_tag_that_comes_to_nothing_says_why_and_tells_the_chain() -> None:
@@ -214,9 +214,9 @@ async def test_positions_never_pass_an_ad_that_is_not_published() -> None:
         transport,
     )
     running = asyncio.create_task(working.run())
-    await until(lambda: bool(taken.ads and taken.kept))
+    await until(lambda: bool(taken.ads) and 1 in taken.kept)
     assert [ad.decision_id for ad in taken.ads] == ["d3"]
-    assert set(taken.kept) == {1}
+    assert max(taken.kept) == 1
     release.set()
     await until(lambda: taken.kept[-1] == 3)
     working.stop()
@@ -237,7 +237,7 @@ async def test_what_cannot_be_published_is_tried_again_and_then_ends_the_stage()
         await stage(
             Listed([decision(1, TAG)], "wait"), taken, TableTransport(DOCUMENTS), settings=impatient
         ).run()
-    assert taken.kept == []
+    assert max(taken.kept, default=0) == 0
 
 
 async def test_decisions_that_are_missing_end_the_stage() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import ipaddress
 import ssl
@@ -253,6 +255,28 @@ async def test_a_body_larger_than_allowed_is_refused() -> None:
     """By its declared length, before reading it."""
     with pytest.raises(BodyRefusedError):
         await fetch_from(Answer(b"x" * 2_000), FetchLimits(max_body_bytes=1_000))
+
+
+async def test_a_body_of_unsaid_length_is_refused_once_it_is_too_large() -> None:
+    """A server that names no length is read no further than allowed."""
+    sent = 0
+
+    async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while sent < 64 * 1024 * 1024:
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+                sent += 65_536
+        writer.close()
+
+    server = await asyncio.start_server(pour, "127.0.0.1", 0)
+    async with server, HttpxTransport(AddressPolicy(allow_private=True)) as transport:
+        fetcher = Fetcher(transport, FetchLimits(max_body_bytes=1_000))
+        with pytest.raises(BodyRefusedError):
+            await fetcher.fetch(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    assert sent < 32 * 1024 * 1024
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
