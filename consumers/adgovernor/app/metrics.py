@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 import structlog
@@ -24,6 +26,8 @@ log = structlog.get_logger("adgovernor.shard")
 _LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TAKEOVER_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _EVENTS: Final = (1, 5, 10, 50, 100, 250, 500, 1_000, 2_000, 5_000)
+_REASONS: Final = itemgetter("reasons")
+_CODE: Final = itemgetter("code")
 _KNOWN_CAMPAIGNS: Final = 100_000
 """How many campaigns' currencies are remembered, so that spend can be counted by currency."""
 UNKNOWN_CURRENCY: Final = "unknown"
@@ -211,7 +215,8 @@ class Metrics:
         bodies = [body for topic, _, body in outs if topic == topics.DECISIONS]
         slots = [slot for body in bodies for slot in body["slots"]]
         winners = [slot["winner"] for slot in slots if "winner" in slot]
-        losers = [loser for body in bodies if "losers" in body for loser in body["losers"]]
+        losers = chain.from_iterable([body["losers"] for body in bodies if "losers" in body])
+        reasons = chain.from_iterable(map(_REASONS, losers))
         deltas = [delta for draft in drafts for delta in draft.deltas if delta[0] in _RESERVATION_EVENTS]
         reserved: Tally[str] = Tally()
         for winner in winners:
@@ -233,7 +238,7 @@ class Metrics:
             (self._records, kinds),
             (self._decisions, Tally([_outcome(body["slots"]) for body in bodies])),
             (self._no_fills, Tally([slot["no_fill"] for slot in slots if "no_fill" in slot])),
-            (self._reasons, Tally([reason["code"] for loser in losers for reason in loser["reasons"]])),
+            (self._reasons, Tally(map(_CODE, reasons))),
             (self._reserved, reserved),
             (self._spent, spent),
             (self._reservations, Tally([_RESERVATION_EVENTS[delta[0]] for delta in deltas])),

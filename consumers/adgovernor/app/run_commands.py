@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +12,6 @@ from adgovernor.app.console import EXIT_FOUND, settings_of
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
-
-_FREEZE_AFTER_S = 5.0
-_YOUNG_OBJECTS = 50_000
-"""New objects before the collector looks at them. Events are short-lived and free of cycles, and a heap of people's
-state is walked in vain at the default of 700."""
 
 
 def run(
@@ -115,7 +109,6 @@ async def work(settings: Settings) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
-    tuning = asyncio.create_task(_tune_collector(), name="collector")
     try:
         async with HealthServer(
             settings.metrics_host, settings.metrics_port, metrics=metrics.text, live=live, ready=ready
@@ -132,13 +125,4 @@ async def work(settings: Settings) -> bool:
             log.info("worker stopped", halted=halted)
             return halted
     finally:
-        tuning.cancel()
         await store.close()
-
-
-async def _tune_collector() -> None:
-    """What is there once the worker runs stays there: the collector need not walk it again and again."""
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
-    await asyncio.sleep(_FREEZE_AFTER_S)
-    gc.collect()
-    gc.freeze()

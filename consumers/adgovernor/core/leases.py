@@ -80,9 +80,9 @@ class CampaignShare:
         "knows_person",
         "last_grant_micros",
         "late_credit_ppm",
+        "least_limit",
         "least_price",
         "life_ms",
-        "never",
         "one_price",
         "owed",
         "paused",
@@ -150,8 +150,8 @@ class CampaignShare:
         self.pers = frozenset(cap.per for cap in campaign.caps if cap.per is not None and cap.window != "pod")
         """And these of their identities."""
         self.personalised = campaign.policies.personalised
-        self.never = any(cap.limit == 0 for cap in campaign.caps)
-        """A cap forbids it to those who were shown nothing, too."""
+        self.least_limit = min((cap.limit for cap in campaign.caps), default=0)
+        """Whoever was shown fewer ads than this, of any kind, is not capped."""
         self._day = (0, 0, 0)
 
     def day_of(self, time_ms: int) -> int:

@@ -152,6 +152,11 @@ class Machine(Protocol):
         an unknown base. Gives how many left."""
         ...
 
+    def forget(self) -> None:
+        """Lets go of all states; the machine is not used again. It is part of cycles, which free nothing by
+        themselves."""
+        ...
+
     def resident(self) -> int:
         """How many states are in memory."""
         ...

@@ -263,7 +263,8 @@ def judge(
             code := _unknowable(share, person, context)
         ):
             reasons = _and(reasons, {"code": code})
-        elif person.servings or person.totals or share.never:
+        elif person.totals or len(person.servings) >= share.least_limit:
+            # Else no window of any cap can be full.
             categories = categories_of(share, candidate) if share.caps_categories else _NO_CATEGORIES
             blocked = caps.blockers(
                 person, share.caps, candidate["creative_id"], categories, context, share.time_zone

@@ -390,6 +390,11 @@ class TreasuryState:
         """See `machine.Machine.evict`."""
         return 0
 
+    def forget(self) -> None:
+        """See `machine.Machine.forget`."""
+        self.campaigns = {}
+        self.accounts = {}
+
     def resident(self) -> int:
         """See `machine.Machine.resident`."""
         return 0

@@ -593,6 +593,14 @@ class UserState(PodStates):
             del self.persons[name]
         return len(leaving)
 
+    def forget(self) -> None:
+        """See `machine.Machine.forget`."""
+        self.persons = {}
+        self.shares = {}
+        self.open = {}
+        self.open_pods = {}
+        self._deadlines = []
+
     def resident(self) -> int:
         """See `machine.Machine.resident`."""
         return len(self.persons)

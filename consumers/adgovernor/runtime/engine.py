@@ -219,6 +219,7 @@ class ShardEngine:
         if tenure is not None:
             tenure.publisher.discard()
             tenure.memory.trail.discard()
+            tenure.memory.machine.forget()
 
     async def _finish(self, tenure: _Tenure) -> None:
         loop, trail = asyncio.get_running_loop(), tenure.memory.trail

@@ -8,7 +8,6 @@ other end of a task is a bug or a lost server and ends the worker, so that whoev
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 import socket
@@ -23,6 +22,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Halted
 from adgovernor.core.machine import Machine
+from adgovernor.runtime import collector
 from adgovernor.runtime.clock import WallClock
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.kafka_inputs import KafkaInputs, shards_of
@@ -88,14 +88,6 @@ class _Running:
         await self.log.close()
         if self.keys is not None:
             await self.keys.close()
-
-
-def _tune_collector() -> None:
-    """Makes the cyclic collector rare. What lives long here is a large heap without cycles; walking it again and again
-    would cost as much as deciding. What is loaded by now is left out for good."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
 
 
 class Worker:
@@ -192,7 +184,7 @@ class Worker:
             session_timeout_ms=settings.session_timeout_ms,
         )
         background: list[asyncio.Task[None]] = []
-        _tune_collector()
+        collector.tune()
         try:
             await inputs.start()
             background = [
@@ -239,6 +231,8 @@ class Worker:
         wanted = shards_of(self._inputs.owned)
         gone = [shard for shard in self._running if shard not in wanted]
         await self._stop_engines(gone, self._engine_settings.stop_deadline_s)
+        if gone:
+            collector.sweep()  # The engines rest while the group decides, so nobody waits for it.
         for shard in [shard for shard in self._halted if shard not in wanted]:
             del self._halted[shard]
         for running in self._running.values():
