@@ -61,7 +61,7 @@ def limits(
                 continue  # Clicks and views come after the pod; it adds none of them.
             cap = compiled.cap
             for scope in _scopes(compiled, entry, context):
-                name = f"{scope}|{cap.window}|{cap.length_ms}|{cap.limit}|{share.time_zone}"
+                name = f"{scope}|{cap.window}|{cap.length_ms}|{cap.limit}|{cap.per}|{share.time_zone}"
                 if name not in left:
                     left[name] = cap.limit - caps.count(person, cap, scope, context, share.time_zone)
                     scope_of[name] = scope

@@ -107,7 +107,7 @@ class PodRequest:
         return sequence, at_ms, self._shard.height, self._shard.index, number or 0
 
     def _around(self, ask: PodAsk, order: Order) -> tuple[PodNeighbour | None, PodNeighbour | None]:
-        session = self._request.session_id
+        session = self._context.session
         if not session or keeps_apart(ask, self._rules) == ("none", "none"):
             return None, None
         return podstate.neighbours(self._person, session, order, self._context.watermark_ms)
@@ -165,7 +165,7 @@ class PodRequest:
             ]
         rows = [positions[slot] for slot in filled.in_play]
         shard.emit(["pod", number, about, list(order), deadline_ms, unfilled, rows])
-        if not self._own and (session := request.session_id):
+        if not self._own and (session := self._context.session):
             seen = podstate.person_row(number, about, list(order), deadline_ms, unfilled, rows, session)
             podstate.remember(self._person, request.request_id, seen)
         self._events.append(created(request, number, about, deadline_ms, unfilled, rows, filled.bound_micros))

@@ -379,3 +379,122 @@ def test_a_cap_takes_the_ad_that_is_worth_least_to_the_pod() -> None:
     assert loser["reasons"] == [
         {"code": "capped", "scope": "campaign:c0", "window": "pod", "limit": 1, "count": 1}
     ]
+
+
+def _deployment(**campaigns: list[dict[str, Any]]) -> Direct:
+    """A campaign of each name, with these caps."""
+    direct = Direct(Rules(partitions=1, report_interval_ms=0, lateness_ms=0))
+    for name, caps in campaigns.items():
+        campaign = {"campaign_id": name, "account_id": "a", "price_micros": PRICE, "budget_micros": 10**6}
+        command = {"command": "upsert", "command_id": name, "account_id": "a", "time_ms": T0}
+        direct.feed("campaigns", "a", orjson.dumps({**command, "campaign": {**campaign, "caps": caps}}))
+    return direct
+
+
+def _ask(direct: Direct, ads: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    """The decision on a request of these ads, named k0, k1… and priced in falling order unless they say."""
+    base = {"duration_ms": 15_000, "campaign_id": "c0"}
+    candidates = [
+        {**base, "creative_id": f"k{at}", "price_micros": PRICE + 10 * (len(ads) - at), **ad}
+        for at, ad in enumerate(ads)
+    ]
+    body = {"request_id": "r", "time_ms": T0, "user_id": "ann", "candidates": candidates, **fields}
+    outputs = direct.feed("ad-requests", str(body.get("household_id", "ann")), orjson.dumps(body))
+    (decision,) = [one for name, one in outputs if name == "decisions"]
+    return dict(decision)
+
+
+def _won(decision: dict[str, Any]) -> set[str]:
+    return {slot["winner"]["creative_id"] for slot in decision["slots"] if "winner" in slot}
+
+
+def _lost(decision: dict[str, Any]) -> dict[str, list[str]]:
+    return {
+        loser["creative_id"]: [reason["code"] for reason in loser["reasons"]]
+        for loser in decision.get("losers", ())
+    }
+
+
+def test_each_code_of_poddedupe_keeps_its_own_apart() -> None:
+    """1 keeps advertiser domains apart, 2 categories, 3 creatives, 4 media files, 5 nothing; and no code another's."""
+    pairs: dict[int, tuple[dict[str, Any], str]] = {
+        1: ({"advertiser_domain": "a.example"}, "advertiser_separation"),
+        2: ({"categories": ["IAB1"]}, "category_separation"),
+        3: ({"creative_id": "same"}, "creative_repeated"),
+        4: ({"in_pod": {"media_url": "m"}}, "media_repeated"),
+    }
+    for code in range(1, 6):
+        for kind, (alike, reason) in pairs.items():
+            ads = [alike, {**alike, "price_micros": PRICE}]
+            decision = _ask(_deployment(c0=[]), ads, slots=2, pod_rules={"dedupe": [code]})
+            filled = sum("winner" in slot for slot in decision["slots"])
+            assert filled == (1 if code == kind else 2)
+            assert list(_lost(decision).values()) == ([[reason]] if code == kind else [])
+
+
+def test_a_cap_counts_ads_of_campaigns_without_it() -> None:
+    """A cap on a category counts all ads of it in the pod, and keeps out only the campaign that carries it."""
+    direct = _deployment(c0=[{"window": "pod", "scope": "category", "limit": 1}], c1=[])
+    ads = [{"campaign_id": name, "categories": ["IAB1"]} for name in ("c1", "c0", "c1")]
+    decision = _ask(direct, ads, slots=3)
+    assert _won(decision) == {"k0", "k2"}
+    assert _lost(decision) == {"k1": ["capped"]}
+
+
+def test_a_cap_for_one_user_of_a_household_holds_in_a_pod() -> None:
+    """Caps for the household and for one of its users each count their own servings before the pod."""
+    caps = [{"window": "stream", "limit": 3}, {"window": "stream", "limit": 1, "per": "user"}]
+    direct = _deployment(c0=caps)
+    who = {"household_id": "h", "session_id": "s"}
+    assert len(_won(_ask(direct, [{}, {}], slots=2, user_id="ann", **who))) == 1
+    later = {**who, "request_id": "r2", "time_ms": T0 + 1_000}
+    assert len(_won(_ask(direct, [{}, {}], slots=2, user_id="ben", **later))) == 1
+
+
+def test_each_break_has_caps_of_its_own_pod() -> None:
+    """A cap of window pod counts the ads of one break, not those of the request's others."""
+    direct = _deployment(c0=[{"window": "pod", "limit": 1}])
+    breaks = [{"break_id": name, "offset": name} for name in ("start", "00:05:00", "end")]
+    decision = _ask(direct, [{}, {}], slots=2, breaks=breaks)
+    filled = [slot["break_id"] for slot in decision["slots"] if "winner" in slot]
+    assert filled == ["start", "00:05:00", "end"]
+
+
+def test_one_ad_too_many_candidates_is_refused_too() -> None:
+    """A request for one ad with more candidates than configured is no fill, and says so."""
+    direct = Direct(Rules(partitions=1, most_candidates=2))
+    decision = _ask(direct, [{}, {}, {}])
+    assert decision["slots"] == [{"slot": 0, "no_fill": "too_large"}]
+    assert decision["refused"] == {"field": "candidates", "given": 3, "most": 2}
+
+
+def test_a_break_waits_for_its_time() -> None:
+    """An ad of a break stays reserved until its time in the programme has come, and a reservation's time more."""
+    direct = _deployment(c0=[])
+    breaks = [{"offset": "start"}, {"offset": "00:10:00"}, {"offset": "02:00:00"}]
+    decision = _ask(direct, [{}, {}], breaks=breaks)
+    deadlines = [slot["winner"]["deadline_ms"] - T0 for slot in decision["slots"]]
+    assert deadlines == [60_000, 660_000, direct.rules.longest_reservation_ms()]
+
+
+def test_breaks_are_planned_in_the_order_of_the_programme() -> None:
+    """Whatever the order given, a break's neighbour is the one before it in the programme."""
+    ads = [{"advertiser_domain": "a.example"}, {"advertiser_domain": "b.example"}]
+    breaks = [{"offset": offset} for offset in ("end", "00:10:00", "00:05:00", "start")]
+    decision = _ask(_deployment(c0=[]), ads, breaks=breaks, session_id="s")
+    assert [slot["break_offset"] for slot in decision["slots"]] == ["start", "00:05:00", "00:10:00", "end"]
+    assert [slot["winner"]["creative_id"] for slot in decision["slots"]] == ["k0", "k1", "k0", "k1"]
+
+
+def test_the_first_and_last_pod_of_a_stream() -> None:
+    """The first pod of a stream follows nothing and is followed by what was shown; the last follows all of it."""
+    ads = [{"advertiser_domain": "a.example"}, {"advertiser_domain": "b.example"}]
+    direct = _deployment(c0=[])
+    assert _won(_ask(direct, ads[:1], slots=1, session_id="s")) == {"k0"}
+    for at, sequence in enumerate(("first", "last"), 1):
+        fields = {"request_id": f"r{at}", "time_ms": T0 + at, "session_id": "s"}
+        decision = _ask(direct, ads, slots=1, pod_rules={"sequence": sequence}, **fields)
+        assert _won(decision) == {"k1"}
+        assert _lost(decision) == {"k0": ["advertiser_separation"]}
+    between = _ask(direct, ads, slots=1, request_id="r3", time_ms=T0 + 3, session_id="s")
+    assert _won(between) == set()  # It has a.example before it and b.example, of the last pod, after it.
