@@ -175,7 +175,7 @@ class Audit:
     def _check_days(self, fund: Fund, days: dict[int, int], where: str) -> None:
         if fund.data.get("daily_budget_micros") is None:
             return
-        for together, most in audit_accounts.day_bounds(fund, days):
+        for together, most in audit_accounts.day_bounds(fund, [day for day in days if day > 0]):
             amount = sum(days[day] for day in together)
             self.findings.check(
                 amount <= most, "no day's overspend", f"{where}: {amount} of {most} on {together}"
@@ -196,7 +196,7 @@ class Audit:
         if account.data.get("daily_budget_micros") is not None:
             for day, amount in days.items():
                 self.findings.check(
-                    not day or amount <= account.highest_daily,
+                    day <= 0 or amount <= account.highest_daily,
                     "no account day's overspend",
                     f"{where}: {days}",
                 )

@@ -27,6 +27,8 @@ class Fund:
     by_day: bool = False
     """Its account has a daily budget."""
     account: Account | None = None
+    closed_day: int = 0
+    """The last day of which only sums are kept."""
     first_day: int = 0
     """The first day that was opened."""
     topped_up: int = 0
@@ -194,6 +196,8 @@ class TreasuryAudit:
             known.data, known.zone, known.by_day = data, zone, bool(by_day)
         elif name == "account":
             self._define_account(args[0])
+        elif name == "closed":
+            self._close_day(*args)
         elif name == "opened" and args[1] > 1:
             self._fund(args[0]).first_day = self._fund(args[0]).first_day or args[1]
         elif name == "grant":
@@ -220,6 +224,18 @@ class TreasuryAudit:
             self._recall(name, args)
         elif name == "threshold":
             self._threshold(*args)
+
+    def _close_day(self, campaign: str, day: int) -> None:
+        """Only of days that are spent, or returned, to the last cent."""
+        fund, rules = self._fund(campaign), self.rules
+        for shard, days in fund.leased.items():
+            row = fund.reports.get(shard, {}).get(day, [day, 0, 0, 0])
+            settled = row[1] == row[2] == 0 and days.get(day, 0) == row[3]
+            self.check(settled, "only a settled day is closed", f"{campaign} {day} {shard}: {days}, {row}")
+        until_ms = audit_caps.day_end_ms(day, fund.zone) + max(rules.day_grace_ms, rules.dedupe_ms)
+        self.check(until_ms <= self.watermark_ms, "a day is closed after every grace", f"{campaign} {day}")
+        self.check(day > fund.closed_day, "days are closed in order, once", f"{campaign} {day}")
+        fund.closed_day = day
 
     def _define_account(self, data: dict[str, Any]) -> None:
         name = data["account_id"]
@@ -254,6 +270,7 @@ class TreasuryAudit:
         self.check(
             0 < amount <= fund.room(day), "a lease is within budget and day", f"{campaign} {day} {amount}"
         )
+        self.check(not day or day > fund.closed_day, "no money for a closed day", f"{campaign} {day}")
         by_day = fund.by_day or fund.data.get("daily_budget_micros") is not None
         self.check((day != 0) == by_day, "a grant belongs to one account day", f"{campaign} {day}")
         if day:

@@ -362,6 +362,8 @@ class UserAudit:
             )
             self.shares[campaign].asks.discard(day)
             self.shares[campaign].denied[day] = until_ms
+        elif name == "closed":
+            self._close_day(*args)
         elif name == "return":
             campaign, day, amount = args
             self._move(campaign, day, -amount, 0, 0)
@@ -370,6 +372,20 @@ class UserAudit:
             self._asked(*args)
         elif name == "took":
             self.taken[args[0]] = args[1]
+
+    def _close_day(self, campaign: str, day: int) -> None:
+        """Money that nothing moves any more is kept as a sum."""
+        share, rules = self.shares[campaign], self.rules
+        book = share.books.pop(day, [0, 0, 0])
+        owed = any(entry[0] == day for entry in share.owed.values())
+        self.check(
+            not (book[0] or book[1] or owed), "only a settled day is closed", f"{campaign} {day}: {book}"
+        )
+        until_ms = audit_caps.day_end_ms(day, share.zone) + max(rules.day_grace_ms, rules.dedupe_ms)
+        self.check(until_ms <= self.watermark_ms, "a day is closed after every grace", f"{campaign} {day}")
+        share.denied.pop(day, None)
+        if book[2]:
+            share.book(-1)[2] += book[2]
 
     def _hold(self, name: str, campaign: str, day: int, until_ms: int, amount: int) -> None:
         """Money kept back for late events is reserved for a while, and returns."""
@@ -592,7 +608,7 @@ class UserAudit:
             stale = [entry for entry in share.owed.values() if entry[2] <= due_ms]
             self.check(not stale, "a late impression is paid or given up once", f"{name} still owes {stale}")
             for day, (lease, _, _) in share.books.items():
-                over = bool(day) and audit_caps.day_end_ms(day, share.zone) <= due_ms
+                over = day > 0 and audit_caps.day_end_ms(day, share.zone) <= due_ms
                 self.check(
                     not (lease and over), "an old day's idle money is returned", f"{name} {day}: {lease}"
                 )

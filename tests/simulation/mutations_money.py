@@ -9,7 +9,9 @@ from tests.simulation.mutation import one
 from adgovernor.core import person_ops, podplan
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund
+from adgovernor.core.leases import CampaignShare
 from adgovernor.core.releases import Releases
+from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
@@ -62,6 +64,30 @@ MONEY: Final = (
         "day_budget",
         "max(0, self._allowed(day) - before)",
         "self._allowed(day)",
+    ),
+    one(
+        "days-closed-at-once",
+        "A day's money is kept by itself while anything can reach it",
+        Rules,
+        "keeps_day_until_ms",
+        "return end_ms + max(self.day_grace_ms, self.dedupe_ms)",
+        "return end_ms",
+    ),
+    one(
+        "closed-days-forgotten",
+        "Conservation: what a closed day spent is in a sum",
+        CampaignShare,
+        "close_day",
+        "            self.book(EARLIER_DAYS).move(spent=book.spent)\n",
+        "            pass\n",
+    ),
+    one(
+        "any-day-closed",
+        "Only a settled day is closed",
+        TreasuryCampaign,
+        "is_settled",
+        "if lease or reserved or days.get(day, 0) != spent",
+        "if False",
     ),
     one(
         "impressions-pay-for-all",

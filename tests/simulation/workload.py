@@ -410,6 +410,7 @@ def draw_workload(rng: random.Random) -> Workload:
         report_interval_ms=1_000,
         early_lease_ms=rng.choice((0, 2_000)),
         lease_divisor=rng.choice((1, 2, 3)),
+        day_grace_ms=rng.choice((0, 14_000)),
     )
     rich = rng.random() < 0.5
     workload = Workload(rng, partitions, epoch_ms, rules, zone=zone, midnight=midnight, rich=rich)

@@ -500,7 +500,7 @@ def _check_money(followed: dict[str, Followed], report: Report) -> None:
             daily = known.campaign.daily_budget_micros
             for day, amount in by_day.items():
                 rolls = known.campaign.daily_policy == "rollover"
-                if day and daily is not None and amount > (known.day_budget(day) if rolls else daily):
+                if day > 0 and daily is not None and amount > (known.day_budget(day) if rolls else daily):
                     report.notes.append(
                         f"{place}: reserved + spent on {day} is {amount}, above the daily budget {daily}; right only "
                         "where the daily budget was lowered that day"

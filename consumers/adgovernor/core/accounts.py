@@ -17,7 +17,7 @@ from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
 from adgovernor.core import pacing
 from adgovernor.core.funds import AccountFund
-from adgovernor.core.leases import campaign_data, campaign_of
+from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of
 
 
 class Round:
@@ -40,6 +40,7 @@ class TreasuryCampaign:
         "budget",
         "by_day",
         "campaign",
+        "closed_day",
         "dailies",
         "data",
         "decreases",
@@ -99,6 +100,8 @@ class TreasuryCampaign:
         """The day that the reason ``day`` is about."""
         self.opened_day = 0
         """The last day whose first leases were given."""
+        self.closed_day = 0
+        """Days up to this one are settled: only sums are kept of them, and no money is leased for them any more."""
         self.dailies: list[tuple[int, int]] = []
         """(From which account day on, the daily budget), oldest first: what rollover adds up. One entry, of the
         newest day, where unspent money is not carried over."""
@@ -197,6 +200,8 @@ class TreasuryCampaign:
 
     def own_room(self, day: int) -> int:
         """As `room`, as if its account had all money."""
+        if 0 < day <= self.closed_day:
+            return 0
         daily = self.campaign.daily_budget_micros
         if not day or daily is None:
             return self.unleased
@@ -281,6 +286,35 @@ class TreasuryCampaign:
         self.reserved_micros += reserved - before[1]
         self.spent_by_day[day] = self.spent_by_day.get(day, 0) + spent - before[2]
 
+    def is_settled(self, day: int) -> bool:
+        """Whether all that was leased for the day is spent, as reported, and nobody asks for more."""
+        for shard, days in self.leased.items():
+            lease, reserved, spent = self.reports.get(shard, {}).get(day, (0, 0, 0))
+            if lease or reserved or days.get(day, 0) != spent:
+                return False
+        return all(asked != day for _, asked in self.asks)
+
+    def close_day(self, day: int) -> None:
+        """Keeps of a settled day only its part of a sum: of the days that roll over, kept as their first one's, or of
+        all others."""
+        into = self.dailies[0][0] if self._rolls_over(day) else EARLIER_DAYS
+        self.closed_day = day
+        self.paced.pop(day, None)
+        if into == day:
+            return
+        if self.account is not None:
+            self.account.close_day(day, into, self.leased_by_day.get(day, 0))
+        for days in (*self.leased.values(), self.leased_by_day, self.idle_by_day, self.spent_by_day):
+            amount = days.pop(day, 0)
+            if amount:
+                days[into] = days.get(into, 0) + amount
+        for rows in self.reports.values():
+            row = rows.pop(day, (0, 0, 0))
+            if row[2]:
+                rows[into] = (0, 0, rows.get(into, (0, 0, 0))[2] + row[2])
+        self.leased = {shard: days for shard, days in self.leased.items() if days}
+        self.reports = {shard: rows for shard, rows in self.reports.items() if rows}
+
     # ------------------------------------------------------------------ the store
 
     def encode(self) -> bytes:
@@ -311,6 +345,7 @@ class TreasuryCampaign:
                 "reasons": self.reasons,
                 "exhausted_day": self.exhausted_day,
                 "opened_day": self.opened_day,
+                "closed_day": self.closed_day,
                 "dailies": self.dailies,
                 "paced": [[day, *anchor] for day, anchor in sorted(self.paced.items())],
                 "thresholds": self.thresholds,
@@ -344,6 +379,7 @@ class TreasuryCampaign:
         self.reasons = tuple(data["reasons"])
         self.exhausted_day = data["exhausted_day"]
         self.opened_day = data["opened_day"]
+        self.closed_day = data.get("closed_day", 0)
         self.dailies = [(day, daily) for day, daily in data["dailies"]]
         self.paced = {day: (at_ms, micros) for day, at_ms, micros in data["paced"]}
         self.thresholds = data["thresholds"]

@@ -91,6 +91,13 @@ class AccountFund:
         self.leased += amount
         self.leased_by_day[day] = self.leased_by_day.get(day, 0) + amount
 
+    def close_day(self, day: int, into: int, amount: int) -> None:
+        """What a campaign was leased for a settled day is part of a sum from now on."""
+        self.lease(day, -amount)
+        self.lease(into, amount)
+        if not self.leased_by_day[day]:
+            del self.leased_by_day[day]
+
     def encode(self) -> bytes:
         """The stored form."""
         return orjson.dumps(

@@ -11,7 +11,8 @@ Stored form: one JSON object, the keys short because there is one a person::
     {"q": {request id: [time_ms, height, index]},
      "s": [[time_ms, decision id, slot, creative, campaign, account, [categories], [labels], session,
             deadline_ms, day, price_micros(, [pays_on, billing deadline_ms, {event: time_ms}])], ...],
-     "t": {scope, event@scope, or either with #user:id or #device:id: lifetime total of servings no longer in "s"},
+     "t": {scope, event@scope, or either with #user:id or #device:id: lifetime total of servings no longer in "s"; at
+           most one number for each creative, campaign, account, category and label that was ever shown},
      "o": [[scope, value], ...], "a": the same, of what is allowed,
      "v": [requests, impressions, [positions], spent micros, until_ms, [change ids]], of a session,
      "p": {decision id: [pods of a stream, see `podstate.person_row`]}}

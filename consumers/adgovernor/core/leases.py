@@ -15,11 +15,14 @@ import orjson
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
 from adgovernor.core.caps import CompiledCap
+from adgovernor.core.rules import Rules
 
 FOREVER = 2**62
 CLICK_LIFE_MS = 600_000
 """How long a price is reserved for a click or completed view, where the campaign does not say."""
 _PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
+EARLIER_DAYS = -1
+"""In place of a day: all days that are over and settled, together. There is nothing idle or reserved."""
 STATUS_CODES = {
     "exhausted": "exhausted",
     "day": "daily_budget",
@@ -183,6 +186,29 @@ class CampaignShare:
     def is_over(self, day: int, watermark_ms: int) -> bool:
         """Whether the account day has passed."""
         return day != 0 and zones.day_bounds(day, self.time_zone)[1] <= watermark_ms
+
+    def settled_days(self, watermark_ms: int, rules: Rules) -> list[int]:
+        """The days whose money nothing can move any more: over for longer than any grace, all spent or returned, and
+        reported."""
+        if len(self.books) + len(self.denied) < 2:
+            return []
+        days = sorted({day for day in (*self.books, *self.denied) if day > 0})
+        return [
+            day
+            for day in days
+            if rules.keeps_day_until_ms(zones.day_bounds(day, self.time_zone)[1]) <= watermark_ms
+            and day not in self.changed
+            and day not in self.asks
+            and not self.owed_on(day)
+            and ((book := self.books.get(day)) is None or book.lease == book.reserved == 0)
+        ]
+
+    def close_day(self, day: int) -> None:
+        """Keeps of a settled day only its part of the sum."""
+        self.denied.pop(day, None)
+        book = self.books.pop(day, None)
+        if book is not None and book.spent:
+            self.book(EARLIER_DAYS).move(spent=book.spent)
 
     def held_back(self, day: int) -> int:
         """What of the day's reserved money is kept back for late events."""

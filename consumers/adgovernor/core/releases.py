@@ -118,7 +118,17 @@ class Releases(TreasuryState):
         }
         for fund in funds.values():
             self._settle_account(fund)
+        for campaign_id in self._touched:
+            self._close_days(self.campaigns[campaign_id])
         self._touched = {}
+
+    def _close_days(self, known: TreasuryCampaign) -> None:
+        """Lets go of days that nothing can reach any more, oldest first."""
+        for day in sorted(day for day in known.leased_by_day if day > known.closed_day):
+            kept_ms = self.rules.keeps_day_until_ms(zones.day_bounds(day, known.time_zone)[1])
+            if kept_ms > self.watermark_ms or not known.is_settled(day):
+                return
+            self.emit(["closed", known.campaign.campaign_id, day])
 
     def _is_due(self, known: TreasuryCampaign, watermark_ms: int) -> bool:
         if "archived" in known.reasons:
@@ -197,6 +207,9 @@ class Releases(TreasuryState):
             return
         for (shard, day), (level, empty, owed) in list(known.asks.items()):
             if (shard, day) not in known.asks or self._try_grant(known, shard, day, level, owed):
+                continue
+            if 0 < day <= known.closed_day:
+                self._deny(known, shard, day)
                 continue
             if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
                 continue  # The day is not open yet: a tick will look again.

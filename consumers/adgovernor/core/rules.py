@@ -38,6 +38,9 @@ class Rules:
     """At most one report on ticks in so much of the worker's clock."""
     early_lease_ms: int = 60_000
     """How long before midnight the next day's leases may be granted."""
+    day_grace_ms: int = 691_200_000
+    """How long after an account day's end (and at least dedupe_ms) its settled money is still kept by itself (eight
+    days); from then on only in a sum."""
     lease_divisor: int = 2
     """A lease is the available money divided by the number of shards times this."""
     sealing: bool = False
@@ -79,6 +82,10 @@ class Rules:
     def longest_reservation_ms(self) -> int:
         """The longest life of a reservation whose late events still find their decision remembered."""
         return self.dedupe_ms - self.lateness_ms - self.late_grace_ms
+
+    def keeps_day_until_ms(self, end_ms: int) -> int:
+        """Until when the money of a day that ended then is kept by itself: no event can reach it any more."""
+        return end_ms + max(self.day_grace_ms, self.dedupe_ms)
 
     def as_dict(self) -> dict[str, int]:
         """As recorded in the ledger."""

@@ -316,6 +316,8 @@ class Treasury(Releases):
             for day, amount in item.get("returned", ()):
                 self._take_back(draft, known, source, day, amount)
             for row in item.get("books", ()):
+                if 0 < row[0] <= known.closed_day:
+                    continue  # It was settled, so the row says what is known.
                 self.emit(["report", campaign_id, source, row])
             for ask in item.get("asks", ()) if not known.reasons else ():
                 owed = [ask["owed"]] if "owed" in ask else []

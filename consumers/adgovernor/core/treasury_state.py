@@ -32,6 +32,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     decreased  campaign                           none waits any more
     status     campaign, episode, [reasons], day  asks are dropped when it pauses or resumes; a recall goes on
     threshold  campaign, percent
+    closed     campaign, day                      settled long ago: its amounts go into a sum
     opened     campaign, day                      first leases of the day were given
     paced      campaign, day, watermark, amount   the day's plan (0: the flight's) goes on from so much released
     ticked     clock
@@ -105,6 +106,7 @@ class TreasuryState:
             "status": self._on_status,
             "threshold": self._on_threshold,
             "opened": self._on_opened,
+            "closed": self._on_closed,
             "paced": self._on_paced,
             "ticked": self._on_ticked,
         }
@@ -305,6 +307,9 @@ class TreasuryState:
         known = self._campaign(campaign)
         known.opened_day = day
         known.count_day(day)
+
+    def _on_closed(self, campaign: str, day: int) -> None:
+        self._campaign(campaign).close_day(day)
 
     def _on_paced(self, campaign: str, day: int, watermark_ms: int, amount: int) -> None:
         self._campaign(campaign).begin_plan_anew(day, (watermark_ms, amount))

@@ -560,6 +560,8 @@ class UserShard(UserState):
                 self._return(share, None, over_only=True)
             elif share.changed:
                 self._item(share)
+            for day in share.settled_days(self.watermark_ms, self.rules):
+                self.emit(["closed", campaign, day])
         if self._items:
             self.emit(["reported_at", self.now_ms])
 

@@ -28,6 +28,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     deny         campaign, day, watermark of the next ask
     return       campaign, day, amount                         lease → treasury
     asked        campaign, day, the price that was lacking (0: only the low-water mark was missed)
+    closed       campaign, day                                 settled long ago: its spend goes into a sum
     reported     campaign                                      its changed books ride on this record's message
     reported_at  clock
 
@@ -129,6 +130,7 @@ class UserState(PodStates):
             "deny": self._on_deny,
             "return": self._on_return,
             "asked": self._on_asked,
+            "closed": self._on_closed,
             "reported": self._on_reported,
             "reported_at": self._on_reported_at,
             **self.pod_ops(),
@@ -395,6 +397,9 @@ class UserState(PodStates):
         share.asks[day] = price
         share.denied.pop(day, None)
         share.dearest_micros = max(share.dearest_micros, price)
+
+    def _on_closed(self, campaign: str, day: int) -> None:
+        self._share(campaign).close_day(day)
 
     def _on_reported(self, campaign: str) -> None:
         self._share(campaign).changed.clear()
