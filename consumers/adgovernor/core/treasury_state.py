@@ -199,7 +199,9 @@ class TreasuryState:
     def _on_account_recall(self, account_id: str, campaigns: list[str]) -> None:
         fund = self._account(account_id)
         fund.recall = list(campaigns)
-        fund.dirty = False
+        # It takes part in recalls that were under way: a grant after such a one began is not covered by its replies.
+        rounds = [self.campaigns[name].round for name in campaigns]
+        fund.dirty = any(known is not None and known.dirty for known in rounds)
 
     def _on_account_recalled(self, account_id: str) -> None:
         self._account(account_id).recall = None

@@ -9,6 +9,9 @@ from core_kit import DAY, HOUR, SECOND, T0, World, codes_of, state_of, winner_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adgovernor.core.rules import Rules
+from adgovernor.core.treasury import Treasury
+
 MIDNIGHT = T0 - T0 % DAY
 
 
@@ -128,6 +131,30 @@ def test_a_campaign_spent_up_while_its_account_is_does_not_resume() -> None:
     world.command("pause", campaign_id="c1", time_ms=world.now_ms)
     world.settle(world.now_ms + HOUR)
     assert world.treasuries[0].campaigns["c0"].reasons == ("exhausted",)
+
+
+def test_an_accounts_recall_that_joins_a_dirty_one_proves_nothing() -> None:
+    """A recall does not cover money that was granted while it ran, nor does an account's recall that joins it."""
+    treasury = Treasury("t0", Rules())
+    for delta in (
+        ["account", {"account_id": "a1", "budget_micros": 5_000}],
+        ["account_money", "a1", 5_000],
+        [
+            "define",
+            {"campaign_id": "c1", "account_id": "a1", "budget_micros": 9_000, "price_micros": 1_000},
+            "UTC",
+        ],
+        ["money", "c1", 9_000],
+        ["grant", "c1", "u0", 0, 1_000, False],
+        ["round", "c1", ["u0"]],
+    ):
+        treasury.apply(delta)
+    treasury.apply(["account_recall", "a1", ["c1"]])
+    assert not treasury.accounts["a1"].dirty
+    treasury.apply(["account_recalled", "a1"])
+    treasury.apply(["grant", "c1", "u0", 0, 1_000, True])
+    treasury.apply(["account_recall", "a1", ["c1"]])
+    assert treasury.accounts["a1"].dirty
 
 
 def test_currencies_are_never_mixed() -> None:
