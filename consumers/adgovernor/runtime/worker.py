@@ -22,8 +22,8 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Halted
 from adgovernor.core.machine import Machine
-from adgovernor.runtime import collector
 from adgovernor.runtime.clock import WallClock
+from adgovernor.runtime.collector import Collector
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.kafka_inputs import KafkaInputs, shards_of
 from adgovernor.runtime.kafka_keys import KafkaKeyLog
@@ -120,6 +120,7 @@ class Worker:
         self._stopping = False
         self._readers: KafkaReaders | None = None
         self._inputs: KafkaInputs | None = None
+        self._collector: Collector | None = None
         self._log_options = settings.log or KafkaLogOptions(settings.prefix)
         self._producers = producers_of(connection, self._log_options, "adgovernor")
 
@@ -184,7 +185,7 @@ class Worker:
             session_timeout_ms=settings.session_timeout_ms,
         )
         background: list[asyncio.Task[None]] = []
-        collector.tune()
+        self._collector = Collector()
         try:
             await inputs.start()
             background = [
@@ -231,8 +232,8 @@ class Worker:
         wanted = shards_of(self._inputs.owned)
         gone = [shard for shard in self._running if shard not in wanted]
         await self._stop_engines(gone, self._engine_settings.stop_deadline_s)
-        if gone:
-            collector.sweep()  # The engines rest while the group decides, so nobody waits for it.
+        if gone and self._collector is not None:
+            self._collector.sweep()  # The engines rest while the group decides, so nobody waits for it.
         for shard in [shard for shard in self._halted if shard not in wanted]:
             del self._halted[shard]
         for running in self._running.values():
@@ -312,6 +313,8 @@ class Worker:
         while True:
             await asyncio.sleep(_COMMIT_EVERY_S)
             await self._inputs.commit(self._positions())
+            if self._collector is not None:
+                self._collector.look()
 
     def _positions(self) -> dict[tuple[str, int], int]:
         return {
@@ -337,3 +340,5 @@ class Worker:
                 await self._inputs.stop()
             if self._readers is not None:
                 await self._readers.close()
+            if self._collector is not None:
+                self._collector.close()
