@@ -221,6 +221,23 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     assert (up["outcome"], up["topped_up_micros"]) == ("accepted", 2_500_000)
     again = deployment.json("campaigns", "top-up", "spring", "1.5", "--command-id", "t1", code=1)
     assert (again["outcome"], again["reason"]) == ("refused", "duplicate")
+    account = {"account_id": "above", "time_zone": "UTC", "currency": "EUR", "budget_micros": 1_000_000}
+    deployment.run(
+        "campaigns", "apply", _file(deployment.folder, "above.jsonl", [json.dumps(account).encode()])
+    )
+    assert deployment.json("accounts", "top-up", "above", "2.5")["topped_up_micros"] == 3_500_000
+    assert deployment.json("accounts", "credit", "above", "1")["topped_up_micros"] == 4_500_000
+    assert deployment.json("accounts", "decrease", "above", "9", code=1)["outcome"] == "refused"
+    assert deployment.json("accounts", "decrease", "above", "4")["topped_up_micros"] == 500_000
+    row = _until(
+        lambda: [
+            one
+            for one in deployment.json("accounts", "list")
+            if one["account_id"] == "above" and one["left_micros"] == 500_000
+        ],
+        "the account's state",
+    )[0]
+    assert (row["topped_up_micros"], row["leased_micros"], row["currency"]) == (500_000, 0, "EUR")
     assert deployment.json("campaigns", "pause", "spring")["outcome"] == "accepted"
     (paused,) = deployment.lines("watch", "campaign-paused", "--from-start", "--limit", "1")
     assert (paused["type"], paused["reasons"]) == ("campaign-paused", ["manual"])
@@ -235,7 +252,7 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     # The replayed inputs are those that were taken, at their own partitions, and only into an empty deployment.
     other = deployment.prefix + "-again"
     replayed = deployment.json("replay", other)
-    assert replayed["published"] == {"ad-requests": 6, "campaigns": 5, "impressions": 2}
+    assert replayed["published"] == {"ad-requests": 6, "campaigns": 10, "impressions": 2}
     deployment.run("replay", other, code=2)
 
 

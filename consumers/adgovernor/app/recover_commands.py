@@ -145,6 +145,7 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
     from adgovernor.core.treasury import Treasury
     from adgovernor.core.user_shard import UserShard
     from adgovernor.runtime.clock import WallClock
+    from adgovernor.runtime.kafka_keys import KafkaKeyLog
     from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
     from adgovernor.runtime.kafka_reader import KafkaReaders
     from adgovernor.runtime.observer import Silent
@@ -164,6 +165,9 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
     store = RedisStore(settings.redis.config(), settings.prefix)
     readers = KafkaReaders(connection, 1)
     log = KafkaShardLog(shard, connection, KafkaLogOptions(settings.prefix), None, readers)
+    keys = None
+    if rules.sealing and not is_treasury(shard):
+        keys = KafkaKeyLog(shard, connection, settings.prefix, readers)
     world = World(
         shard,
         machine,
@@ -173,10 +177,13 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
         settings.engine_for(partitions),
         Silent(),
         random.SystemRandom(),
+        keys,
     )
     try:
         yield world
     finally:
         await log.close()
+        if keys is not None:
+            await keys.close()
         await readers.close()
         await store.close()

@@ -15,8 +15,8 @@ from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
-    from adgovernor.audit.unsealing import Keys
     from adgovernor.contracts.ledger import ReadBlock
+    from adgovernor.runtime.unsealing import Keys
     from adgovernor.subscribe import PartitionReader
 
 _REFILL = 50
@@ -111,7 +111,7 @@ async def _must_be_empty(settings: Settings, prefix: str) -> None:
 async def _in_order(settings: Settings, partitions: int) -> AsyncIterator[ReadBlock]:
     """The blocks of all ledgers, in the order of their owners' clocks; each ledger's own order is kept."""
     from adgovernor.audit.history import KafkaHistory
-    from adgovernor.audit.unsealing import Keys
+    from adgovernor.runtime.unsealing import Keys
     from adgovernor.subscribe import PartitionReader
 
     connection = settings.kafka.connection()

@@ -62,6 +62,8 @@ def _losers(body: dict[str, Any]) -> str:
             text = reason["code"]
             if "limit" in reason:
                 text += f" {reason['scope']} {reason['count']}/{reason['limit']} {reason['window']}"
+                if "per" in reason:
+                    text += f" per {reason['per']}"
             reasons.append(text)
         parts.append(f"{loser['campaign_id']} {' + '.join(reasons)}")
     return "; " + ", ".join(parts) if parts else ""

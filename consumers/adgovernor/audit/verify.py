@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from adgovernor.audit.history import History
 from adgovernor.audit.report import Report
 from adgovernor.audit.shelf import Shelf
-from adgovernor.audit.unsealing import Keys
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Halted
 from adgovernor.contracts.ledger import (
@@ -34,6 +33,7 @@ from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.outputs import outputs_of
 from adgovernor.runtime.ports import LedgerEntry, Output
+from adgovernor.runtime.unsealing import Keys
 from adgovernor.stores.base import Store
 
 _ROUNDS = 20

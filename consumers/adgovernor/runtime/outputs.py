@@ -21,11 +21,19 @@ DLQ: Final = ".dlq"
 _CE_ID: Final = 3
 
 
-def outputs_of(block: ReadBlock) -> list[Output]:
-    """All messages of a block that was read back, in order."""
+ERASED: Final = "erased"
+"""In place of a routing id that nobody can read any more."""
+
+
+def outputs_of(block: ReadBlock, *, fill: bool = False) -> list[Output]:
+    """All messages of a block that was read back, in order. Of records whose key is gone nothing is said again; with
+    ``fill`` their numbers are taken by messages that name nobody, so that a reader who misses them goes on."""
     rows: list[Row] = []
     for index, record in enumerate(block.records):
         out, send = record.data.get("out", []), record.data.get("send", [])
+        if out and is_sealed(record) and fill:
+            rows.append((index, out, send, ERASED, record))
+            continue
         if out and is_sealed(record):
             # Its key is gone, so its outputs were acknowledged (see `keyring`); their numbers are taken.
             out = [(topic, key, None if key is None else body) for topic, key, body in out]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.errors import BadSettings, Unavailable
 from adgovernor.core.inputs import read as read_input
 from adgovernor.core.links import accept
 from adgovernor.core.links import recover as recover_links
@@ -20,6 +20,7 @@ from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
 from adgovernor.runtime.outputs import outputs_of
 from adgovernor.runtime.takeover import claim_block, read_witnesses, side_witnesses, walk_ledger
+from adgovernor.runtime.unsealing import Keys, read_keys
 from adgovernor.runtime.world import World
 from adgovernor.stores.base import Meta, Tip
 
@@ -95,21 +96,28 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
 
 
 async def resend(world: World, first: int) -> int:
-    """Publishes again what every block from height ``first`` on sends, side messages included (of a sealed block these
-    alone); how many messages.
-    Readers take what they miss and ignore the rest, so it does no harm, also while a worker owns the shard.
+    """Publishes again what every block from height ``first`` on sends, side messages included; how many messages.
+    Readers take what they miss and ignore the rest, so it does no harm, also while a worker owns the shard. Who was
+    erased is not named again.
 
     Raises:
         Unavailable: when the log cannot be read, or does not acknowledge, or a worker is always ahead.
     """
     walk, count = Walk(world.settings.prefix, world.shard), 0
+    keys = Keys()
     for _ in range(_PASSES):
         reached = walk.height
         async for block, _ in walk_ledger(world, walk):
-            outputs = outputs_of(block) if block.header.height >= first else []
-            if any(isinstance(record.data.get("personal"), str) for record in block.records):
-                # What is sealed cannot be told again without the keys; what shards tell each other names nobody.
-                outputs = [output for output in outputs if output.topic in topics.SIDE_TOPICS]
+            if block.header.height < first:
+                continue
+            if keys.behind(block):
+                if world.keys is None:
+                    raise BadSettings(
+                        "this ledger is sealed: set rules.sealing to true, so that its keys are read"
+                    )
+                keys = await read_keys(world.keys, world.settings.read_bytes)
+            keys.open(block)
+            outputs = outputs_of(block, fill=True)
             if outputs:
                 await world.log.publish(outputs, world.settings.publish_deadline_s)
                 count += len(outputs)

@@ -18,6 +18,7 @@ from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.key_log import KeyLog, KeyMessage, MemoryKeyLog
 from adgovernor.runtime.memory_log import MemoryBroker
+from adgovernor.runtime.recover import resend
 from adgovernor.stores.base import NOTHING, Meta
 
 ALL_BUCKETS = ("core", "campaigns", "open", "users", "keys", "key-names", "key-place")
@@ -326,6 +327,29 @@ async def test_outputs_of_an_erased_person_are_published_before_the_key_goes(wip
     assert world.keys_there() == 0
     report = await world.prove()
     assert report.green, report.findings
+    await world.stop()
+
+
+async def test_what_a_topic_lost_is_sent_again_without_the_erased() -> None:
+    """Resending fills every number: with the decision of those who are known, with one that names nobody else."""
+    world = Sealed()
+    await world.begin()
+    assert await world.decide("r1") is None
+    assert await world.decide("b1", "bob") is None
+    world.broker.produce(topics.AD_REQUESTS, 0, b"ann", b'{"time_ms": "of-ann"}')
+    await world.settle()
+    world.clock.time_ms += 1
+    world.erase()
+    await world.settle()
+    lost = {name: world.broker._messages.pop((name, 0)) for name in (topics.DECISIONS, "ad-requests.dlq")}
+    await resend(world.world("u0"), 1)
+    assert [(body["decision_id"], body["routing_id"]) for body in world.decisions()] == [
+        ("r1", "erased"),
+        ("b1", "bob"),
+    ]
+    assert world.decisions()[1] == orjson.loads(lost[topics.DECISIONS][1].value or b"")
+    (letter,) = world.broker.read("ad-requests.dlq", 0, 0, 10)
+    assert (letter.key, letter.value, dict(letter.headers)["ag_reason"]) == (None, None, b"invalid")
     await world.stop()
 
 

@@ -1,11 +1,16 @@
-"""Opening a sealed ledger's records, as far as persons' keys are still there. For audit and replay."""
+"""Opening a sealed ledger's records, as far as persons' keys are still there. For audit, replay and resending."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.ledger import ERASURE, ReadBlock
 from adgovernor.contracts.sealing import PersonKey, decode_key, id_of, is_sealed, key_names, offset_of, unseal
+from adgovernor.runtime.key_log import KeyLog
+
+_READ_TRIES: Final = 8
 
 
 @dataclass(slots=True)
@@ -68,3 +73,21 @@ class Keys:
             if record.data["result"]["kind"] == ERASURE:
                 self.missing.difference_update(names)
                 self.ended.update(dict.fromkeys(names, block.header.height))
+
+
+async def read_keys(log: KeyLog, max_bytes: int) -> Keys:
+    """All keys that a shard's partition has.
+
+    Raises:
+        Unavailable: when it cannot be read to its end.
+    """
+    keys, tries = Keys(), 0
+    while True:
+        events, end = await log.read(keys.end, max_bytes)
+        for event in events:
+            keys.take(event.offset, event.key, event.value)
+        if keys.end >= end:
+            return keys
+        tries = 0 if events else tries + 1
+        if tries >= _READ_TRIES:
+            raise Unavailable(f"person-keys shows nothing at offset {keys.end}, its end is {end}")
