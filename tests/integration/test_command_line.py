@@ -227,7 +227,6 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     )
     assert deployment.json("accounts", "top-up", "above", "2.5")["topped_up_micros"] == 3_500_000
     assert deployment.json("accounts", "credit", "above", "1")["topped_up_micros"] == 4_500_000
-    assert deployment.json("accounts", "decrease", "above", "9", code=1)["outcome"] == "refused"
     assert deployment.json("accounts", "decrease", "above", "4")["topped_up_micros"] == 500_000
     row = _until(
         lambda: [
@@ -238,6 +237,7 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
         "the account's state",
     )[0]
     assert (row["topped_up_micros"], row["leased_micros"], row["currency"]) == (500_000, 0, "EUR")
+    assert deployment.json("accounts", "decrease", "above", "9", code=1)["outcome"] == "refused"
     assert deployment.json("campaigns", "pause", "spring")["outcome"] == "accepted"
     (paused,) = deployment.lines("watch", "campaign-paused", "--from-start", "--limit", "1")
     assert (paused["type"], paused["reasons"]) == ("campaign-paused", ["manual"])

@@ -111,6 +111,19 @@ def test_the_widest_identity_given_is_the_person() -> None:
     assert winner_of(world.request("r3", T0, "c1", user="bob")) == "c1"
 
 
+def test_a_device_may_be_the_widest_identity() -> None:
+    """A cap per device of a request that names nothing wider counts all that this device was served."""
+    world = a_world(caps=[{"window": "lifetime", "limit": 1, "per": "device"}])
+    assert winner_of(world.request("r1", T0, "c1", user=None, device_id="tv")) == "c1"
+    assert codes_of(world.request("r2", T0, "c1", user=None, device_id="tv")) == ["capped"]
+
+
+def test_a_household_that_is_not_named_is_nobody_known() -> None:
+    """A cap per household is not kept for a user alone: the campaign's policy for nobody known decides."""
+    world = a_world(caps=[{"window": "lifetime", "limit": 1, "per": "household"}])
+    assert codes_of(world.request("r1", T0, "c1")) == ["no_identity"]
+
+
 def test_an_identity_that_is_not_named_can_be_replaced_by_the_session() -> None:
     """A cap per device counts by session where the request names no device and the campaign says so."""
     world = a_world(
@@ -266,6 +279,7 @@ def test_an_erased_person_is_as_one_never_seen(before: int, opted: bool, stored:
     world.request("open", T0, "c1", user="ann")
     if opted:
         prefer(world, "refuse", "all")
+        prefer(world, "allow", "advertiser", "a1")
     if stored:
         world.forget()
     money = world.money("c1")
