@@ -222,11 +222,11 @@ async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Dep
         await until_spent(deployment, PRICE)
         shown_session = await asyncio.to_thread(
             subprocess.check_output,
-            deployment.command("state", "user", "u1", "--json"),
+            deployment.command("state", "session", "u1", "--json"),
             env=deployment.environment,
             timeout=60,
         )
-        assert json.loads(shown_session)["session"]["requests"] == 2
+        assert json.loads(shown_session)["counted"]["requests"] == 2
 
 
 def read(url: str) -> str:

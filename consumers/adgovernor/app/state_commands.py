@@ -70,11 +70,6 @@ def user(
         typer.echo(f"opted out of {opted['scope']} {opted['value'] or ''}".rstrip())
     for allowed in found["allows"]:
         typer.echo(f"allows {allowed['scope']} {allowed['value'] or ''}".rstrip())
-    if (done := found["session"]) is not None:
-        typer.echo(
-            f"as a session: {done['requests']} requests, {done['impressions']} impressions, positions "
-            f"{done['pod_positions']}, {done['spend_micros']} micros; until {moment(done['until_ms'])}"
-        )
     rows = [
         (
             cap["campaign_id"],
@@ -119,14 +114,17 @@ def session_of(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a stream: its pods and ads, the neighbour of the next pod, caps that count in it and what is left of them.
+    """Show a stream: its pods and ads, the neighbour of the next pod, caps that count in it and what is left of them,
+    and what its session with upstream ad servers has counted.
 
     Example: adgovernor state session stream-81 --user household-17
     """
-    from adgovernor.app.stored_sessions import describe
+    from adgovernor.app.stored_sessions import counted, describe
 
     found = read_state(context, lambda state: state.find(user or session))
-    stream = describe(found, session)
+    # What a session counts is filed under the session itself.
+    own = found if user is None else read_state(context, lambda state: state.find(session))
+    stream = describe(found, session) | {"counted": counted(own)}
     if as_json:
         print_json(stream)
         return
@@ -134,6 +132,11 @@ def session_of(
     typer.echo(
         f"{session} of {found.routing_id} on {stream['shard']}, at {moment(stream['watermark_ms'])}{seen}"
     )
+    if (done := stream["counted"]) is not None:
+        typer.echo(
+            f"{done['requests']} requests, {done['impressions']} impressions, positions {done['pod_positions']}, "
+            f"{done['spend_micros']} micros; kept until {moment(done['until_ms'])}"
+        )
     rows = [
         (pod["pod_id"], pod.get("break_offset", ""), pod["state"], *(ad[name] for name in _AD_COLUMNS))
         for pod in stream["pods"]

@@ -210,7 +210,6 @@ class StoredState:
             "opt_outs": [{"scope": scope, "value": value} for scope, value in person.opt_outs],
             "allows": [{"scope": scope, "value": value} for scope, value in person.allows],
             "requests_remembered": len(person.requests),
-            "session": _session_of(person, watermark),
             "servings": [
                 {
                     "decision_id": serving.decision_id,
@@ -274,19 +273,6 @@ def _place(meta: Meta, spine: Spine) -> dict[str, Any]:
         "published_height": spine.published.height,
         "positions": spine.positions,
         "next_dn": spine.dn,
-    }
-
-
-def _session_of(person: Person, watermark_ms: int) -> dict[str, Any] | None:
-    visit = person.visit
-    if visit is None or visit.until_ms <= watermark_ms:
-        return None
-    return {
-        "requests": visit.requests,
-        "impressions": visit.impressions,
-        "pod_positions": visit.pod_positions,
-        "spend_micros": visit.spend_micros,
-        "until_ms": visit.until_ms,
     }
 
 

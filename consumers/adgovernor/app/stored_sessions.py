@@ -51,6 +51,20 @@ def describe(found: FoundPerson, session: str) -> dict[str, Any]:
     }
 
 
+def counted(found: FoundPerson) -> dict[str, Any] | None:
+    """What a session with upstream ad servers has done, where it is still kept."""
+    visit = found.person.visit
+    if visit is None or visit.until_ms <= found.machine.watermark_ms:
+        return None
+    return {
+        "requests": visit.requests,
+        "impressions": visit.impressions,
+        "pod_positions": visit.pod_positions,
+        "spend_micros": visit.spend_micros,
+        "until_ms": visit.until_ms,
+    }
+
+
 def _pod(
     decision_id: str, row: list[Any], servings: dict[tuple[str, int], Serving], watermark_ms: int
 ) -> dict[str, Any]:
