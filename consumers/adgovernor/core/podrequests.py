@@ -76,7 +76,7 @@ class PodRequest:
                 entries,
                 self._person,
                 context,
-                self._around(ask, order),
+                self._around(ask, order, entries),
             )
             self._take(ask, number, order, entries, filled)
             for index, entry in enumerate(entries):
@@ -106,11 +106,19 @@ class PodRequest:
             sequence = 2
         return sequence, at_ms, self._shard.height, self._shard.index, number or 0
 
-    def _around(self, ask: PodAsk, order: Order) -> tuple[PodNeighbour | None, PodNeighbour | None]:
+    def _around(
+        self, ask: PodAsk, order: Order, entries: list[Candidacy]
+    ) -> tuple[PodNeighbour | None, PodNeighbour | None]:
         session = self._context.session
         if not session or keeps_apart(ask, self._rules) == ("none", "none"):
             return None, None
-        return podstate.neighbours(self._person, session, order, self._context.watermark_ms)
+        domains: dict[str, tuple[str, ...]] = {}
+        for entry in entries:
+            domain = (entry.candidate.get("advertiser_domain") or "").lower()
+            if entry.share is not None and domain:
+                account = entry.share.campaign.account_id
+                domains[account] = (*domains.get(account, ()), domain)
+        return podstate.neighbours(self._person, session, order, self._context.watermark_ms, domains)
 
     def _take(
         self,

@@ -224,10 +224,11 @@ def state_of(row: list[Any], watermark_ms: int) -> str:
 
 
 def neighbours(
-    person: Person, session: str, own: Order, watermark_ms: int
+    person: Person, session: str, own: Order, watermark_ms: int, domains: Mapping[str, tuple[str, ...]]
 ) -> tuple[PodNeighbour | None, PodNeighbour | None]:
     """The ads that play in the stream right before and right after a pod: the last and the first position that was
-    shown, or is about to be. A request for one ad is a pod of one; its ad's domain is not kept, its categories are."""
+    shown, or is about to be. A request for one ad is a pod of one; its ad's domain is not kept, so its advertiser is
+    taken to have those that its account's candidates have now (``domains``, by account)."""
     before: tuple[tuple[int, ...], PodNeighbour] | None = None
     after: tuple[tuple[int, ...], PodNeighbour] | None = None
     for serving in person.servings:
@@ -236,7 +237,8 @@ def neighbours(
         place, domain = place_of(person, serving)
         if place[:5] == own:
             continue
-        ad = PodNeighbour((domain,) if domain else (), tuple(serving.categories))
+        names = domains.get(serving.account, ()) if domain is None else (domain,) if domain else ()
+        ad = PodNeighbour(names, tuple(serving.categories))
         if place < own:
             if before is None or place > before[0]:
                 before = (place, ad)
@@ -245,11 +247,12 @@ def neighbours(
     return before and before[1], after and after[1]
 
 
-def place_of(person: Person, serving: Serving) -> tuple[tuple[int, ...], str]:
-    """Where an ad plays in its stream - its pod's `Order`, and its place in it - and its advertiser's domain."""
+def place_of(person: Person, serving: Serving) -> tuple[tuple[int, ...], str | None]:
+    """Where an ad plays in its stream - its pod's `Order`, and its place in it - and its advertiser's domain; None
+    where that was not kept."""
     for row in person.pods.get(serving.decision_id, ()):
         for at, (slot, _, domain) in enumerate(row[6]):
             if slot == serving.slot:
                 return (*row[2], at), domain
     _, height, index = person.requests.get(serving.decision_id, (0, 0, 0))
-    return (1, serving.time_ms, height, index, 0, 0), ""
+    return (1, serving.time_ms, height, index, 0, 0), None

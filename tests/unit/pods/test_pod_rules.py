@@ -498,3 +498,26 @@ def test_the_first_and_last_pod_of_a_stream() -> None:
         assert _lost(decision) == {"k0": ["advertiser_separation"]}
     between = _ask(direct, ads, slots=1, request_id="r3", time_ms=T0 + 3, session_id="s")
     assert _won(between) == set()  # It has a.example before it and b.example, of the last pod, after it.
+
+
+def test_a_single_ad_is_a_neighbour_too() -> None:
+    """What a request for one ad showed in the stream keeps its account's advertisers, and its categories, from
+    following it."""
+    direct = _deployment(c0=[])
+    command = {"command": "upsert", "command_id": "z", "account_id": "z", "time_ms": T0}
+    campaign = {"campaign_id": "z", "account_id": "z", "price_micros": PRICE, "budget_micros": 10**6}
+    direct.feed("campaigns", "z", orjson.dumps({**command, "campaign": campaign}))
+    ads: list[dict[str, Any]] = [
+        {"advertiser_domain": "a.example", "categories": ["IAB1"]},
+        {"campaign_id": "z", "advertiser_domain": "z.example", "categories": ["IAB1"]},
+        {"campaign_id": "z", "advertiser_domain": "y.example"},
+    ]
+    _ask(direct, ads[:1], session_id="s")
+    later = {"request_id": "r1", "time_ms": T0 + 1, "session_id": "s"}
+    pod = {"total_duration_ms": 15_000, "separate_categories": True}
+    decision = _ask(direct, ads, pod=pod, **later)
+    assert _won(decision) == {"k2"}
+    assert _lost(decision) == {
+        "k0": ["advertiser_separation", "category_separation"],
+        "k1": ["category_separation"],
+    }
