@@ -7,7 +7,10 @@ later. Each shard learns this for each kind of event that is paid for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
+
+from adgovernor.core.history import NEVER
 
 _MANY: Final = 65_536
 """Beyond so many known fates, older ones count half: traffic changes."""
@@ -68,3 +71,41 @@ class Lateness:
         """The same where it cannot: what has come late so far of all that expired."""
         expired = self.known + sum(self.open.values())
         return min(1_000_000, _MARGIN_PERCENT * 10_000 * self.late // (expired + _FEW))
+
+
+class Fates:
+    """What became of expired reservations, by the event that they were to be paid for. Mutated by folds only."""
+
+    __slots__ = ("kinds", "next_ms")
+
+    def __init__(self, rows: Mapping[str, list[Any]] | None = None) -> None:
+        self.kinds = {kind: Lateness(*row) for kind, row in (rows or {}).items()}
+        self.next_ms = min(
+            [until_ms for known in self.kinds.values() for until_ms in known.open], default=NEVER
+        )
+        """When more will be known."""
+
+    def rows(self) -> dict[str, list[Any]]:
+        """The stored form."""
+        return {kind: known.row() for kind, known in sorted(self.kinds.items())}
+
+    def of(self, kind: str) -> Lateness:
+        """Those of a kind."""
+        return self.kinds.setdefault(kind, Lateness())
+
+    def expired(self, kind: str, until_ms: int, prior_ppm: int) -> int:
+        """A reservation expired whose event may come until then; how many millionths of its money to keep back, by a
+        guess where there is one."""
+        known = self.of(kind)
+        expected_ppm = known.expected_ppm(prior_ppm) if prior_ppm else known.seen_ppm()
+        known.expired(until_ms)
+        self.next_ms = min(self.next_ms, until_ms)
+        return expected_ppm
+
+    def advance(self, watermark_ms: int) -> None:
+        """Time has passed ``next_ms``."""
+        for known in self.kinds.values():
+            known.advance(watermark_ms)
+        self.next_ms = min(
+            [until_ms for known in self.kinds.values() for until_ms in known.open], default=NEVER
+        )

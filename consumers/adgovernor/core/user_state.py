@@ -47,7 +47,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
 from adgovernor.core import caps, links, person_ops
 from adgovernor.core.history import NEVER, Person
-from adgovernor.core.lateness import Lateness, late_until_ms
+from adgovernor.core.lateness import Fates, late_until_ms
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.machine import Fields, Links
 from adgovernor.core.podstate import PodStates
@@ -82,8 +82,8 @@ class UserState(PodStates):
         self._deadlines: list[tuple[int, str, int]] = []
         self._holds: list[tuple[int, str, int]] = []
         """When money kept back for late events may go: (until, campaign, day)."""
-        self.lateness: dict[str, Lateness] = {}
-        """Event paid for → how much of what expires comes late."""
+        self.fates = Fates()
+        """How much of what expires comes late."""
         self.horizon_ms = self.rules.history_ms
         self.since_ms = 0
         """From when on every serving is remembered that a cap in force may look at; lifetime totals are, from the
@@ -215,8 +215,8 @@ class UserState(PodStates):
     def _on_wm(self, watermark_ms: int) -> None:
         assert watermark_ms > self.watermark_ms, "the watermark never goes back"
         self.watermark_ms = watermark_ms
-        for lateness in self.lateness.values():
-            lateness.advance(watermark_ms)
+        if watermark_ms >= self.fates.next_ms:
+            self.fates.advance(watermark_ms)
         self.touch_core()
 
     def _on_seen(self, request_id: str, time_ms: int) -> None:
@@ -273,7 +273,7 @@ class UserState(PodStates):
 
     def _on_expire(self, decision_id: str, slot: int, campaign: str, day: int, price: int) -> None:
         deadline_ms = self.open[open_key(decision_id, slot)][0]
-        lateness = self._lateness_of(self._close(decision_id, slot))
+        kind = self._close(decision_id, slot)
         share = self._share(campaign)
         share.book(day).move(reserved=-price, lease=price)
         share.changed.add(day)
@@ -282,8 +282,7 @@ class UserState(PodStates):
         useful_ms = until_ms + self.rules.late_grace_ms
         ends = share.is_over(day, useful_ms) or useful_ms >= share.end_ms
         prior_ppm = 0 if ends else self.rules.late_prior_ppm
-        share.late_credit_ppm += lateness.expected_ppm(prior_ppm) if prior_ppm else lateness.seen_ppm()
-        lateness.expired(until_ms)
+        share.late_credit_ppm += self.fates.expired(kind, until_ms, prior_ppm)
 
     def _on_hold(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
         share = self._share(campaign)
@@ -322,12 +321,9 @@ class UserState(PodStates):
         self._settle_debt(campaign, decision_id, slot)
 
     def _came_late(self, campaign: str, decision_id: str, slot: int) -> None:
-        self._lateness_of(self.shares[campaign].pays_on).came()
+        self.fates.of(self.shares[campaign].pays_on).came()
         self.touch_core()
         self._of_person(person_ops.billed, decision_id, slot)
-
-    def _lateness_of(self, pays_on: str) -> Lateness:
-        return self.lateness.setdefault(pays_on, Lateness())
 
     def _on_shown(self, decision_id: str, slot: int) -> None:
         self._of_person(person_ops.shown, decision_id, slot)
@@ -529,7 +525,7 @@ class UserState(PodStates):
                 "watermark_ms": self.watermark_ms,
                 "last_report_ms": self.last_report_ms,
                 "since_ms": self.since_ms,
-                "lateness": {kind: known.row() for kind, known in sorted(self.lateness.items())},
+                "lateness": self.fates.rows(),
                 "links": links.encode_links(self.links),
             }
         )
@@ -545,7 +541,7 @@ class UserState(PodStates):
                 self.has_rules = True
             self.watermark_ms = data["watermark_ms"]
             self.last_report_ms = data["last_report_ms"]
-            self.lateness = {kind: Lateness(*row) for kind, row in data["lateness"].items()}
+            self.fates = Fates(data["lateness"])
             since_ms = data.get("since_ms", 0)
             self.links = links.decode_links(data["links"])
         self.shares = {

@@ -95,5 +95,5 @@ def test_it_is_state_as_all_else_is() -> None:
     one.show("r0", T0 + 5 * MINUTE)
     one.settle(T0 + 40 * MINUTE)
     live = one.users[0]
-    assert live.lateness[""].row() == [6, 1, []]
+    assert live.fates.rows()[""] == [6, 1, []]
     assert state_of(one.folded("u0")) == state_of(live) == state_of(one.decided_again("u0"))
