@@ -192,6 +192,15 @@ def test_nothing_is_remembered_of_who_refused_storage(
     world.check_money()
 
 
+def test_a_session_does_not_stand_in_for_who_refused_storage() -> None:
+    """A campaign that counts nobody known by session is not served without storage: the session is remembered, too."""
+    world = a_world(caps=[{"window": "lifetime", "limit": 1}], policies={"no_identity": "session"})
+    refused = {"storage": False}
+    decision = world.request("r1", T0, "c1", user=None, session_id="s1", consent=refused)
+    assert codes_of(decision) == ["no_identity"]
+    assert winner_of(world.request("r2", T0, "c1", user=None, session_id="s1")) == "c1"
+
+
 def test_an_ad_of_nobody_is_billed_while_it_is_reserved() -> None:
     """Without storage an impression settles once, before its reservation ends, and finds nobody afterwards."""
     world = a_world()
@@ -239,7 +248,8 @@ def test_the_most_specific_word_decides(
     said = list(words.items())
     order.shuffle(said)
     for (scope, value), choice in said:
-        prefer(world, "refuse" if choice != "refuse" else "allow", scope, value)
+        for before in order.sample(("refuse", "allow"), 2):
+            prefer(world, before, scope, value)
         prefer(world, choice, scope, value)
     advertiser = words.get(("advertiser", "a1"))
     about = {words.get(("category", name)) for name in own}

@@ -123,6 +123,10 @@ async def test_the_ledger_shows_nothing_of_a_person() -> None:
     world.broker.produce(topics.AD_REQUESTS, 0, b"house-of-ann", orjson.dumps(body))
     world.broker.produce(topics.AD_REQUESTS, 0, b"house-of-ann", b'{"time_ms": "anns-poison"}')
     await world.settle()
+    world.broker.produce(topics.USER_EVENTS, 0, b"house-of-ann", b'{"type": "anns-word", "time_ms": 5}')
+    await world.settle()
+    (letter,) = world.broker.read("user-events.dlq", 0, 0, 10)
+    assert b"anns-word" in dict(letter.headers)["ag_message"], "the explanation quotes the input"
     assert world.decisions()[0]["routing_id"] == "house-of-ann"
     raw = world.ledger_bytes()
     for word in (
@@ -132,6 +136,7 @@ async def test_the_ledger_shows_nothing_of_a_person() -> None:
         b"anns-session",
         b"anns-page",
         b"anns-poison",
+        b"anns-word",
     ):
         assert word not in raw
     report = await world.prove()
@@ -383,6 +388,7 @@ async def test_while_the_store_is_away_people_get_further_keys_that_an_erasure_e
     await asyncio.sleep(0.1)
     assert await world.decide("away", "user3") is None
     assert world.decisions()[-1]["degraded"]
+    assert b'"history"' not in world.ledger_bytes(), "what was assumed of somebody is theirs, too"
     assert world.keys_there() == 13
     world.clock.time_ms += 1
     world.erase("user3")
