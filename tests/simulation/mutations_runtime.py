@@ -7,7 +7,7 @@ from typing import Final
 from tests.simulation.mutation import Mutation, one
 
 from adgovernor.core import links
-from adgovernor.core.user_state import UserState
+from adgovernor.core.user_stored import StoredUserState
 from adgovernor.runtime import append, takeover
 from adgovernor.runtime.chain import Spine, Walk
 from adgovernor.runtime.engine import ShardEngine
@@ -178,7 +178,7 @@ RUNTIME: Final = (
     one(
         "evict-the-dirty",
         "*A user who is dirty is not evicted",
-        UserState,
+        StoredUserState,
         "evict",
         "if name not in pinned and name not in dirty and person.ops is None",
         "if True",

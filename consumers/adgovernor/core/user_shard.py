@@ -30,14 +30,15 @@ from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Input, Poison
 from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
-from adgovernor.core.user_state import UserState, open_key
+from adgovernor.core.user_state import open_key
+from adgovernor.core.user_stored import StoredUserState
 
 _REMEMBERED: Final = 7
 """An open reservation has so many members, and one more where nobody remembers it."""
 _NOTHING_KNOWN: Final = {"history": "{}"}
 
 
-class UserShard(UserState):
+class UserShard(StoredUserState):
     """The machine (see `machine.Machine`) of one user shard."""
 
     def __init__(self, shard: str, rules: Rules) -> None:

@@ -1,0 +1,140 @@
+"""How a user shard's state is kept in the store, and comes back from it.
+
+Four buckets are always in memory; people are read when they are needed, and leave memory when they were not for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from heapq import heapify
+
+import orjson
+
+from adgovernor.core import links
+from adgovernor.core.fates import Fates
+from adgovernor.core.history import Person
+from adgovernor.core.leases import CampaignShare
+from adgovernor.core.machine import Fields
+from adgovernor.core.rules import Rules
+from adgovernor.core.user_state import UserState
+
+
+class StoredUserState(UserState):
+    """A `UserState` with its stored form."""
+
+    def resident_buckets(self) -> tuple[str, ...]:
+        """See `machine.Machine.resident_buckets`."""
+        return ("core", "campaigns", "open", "pods")
+
+    def take_changes(self) -> dict[str, set[str]]:
+        """See `machine.Machine.take_changes`."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
+        """See `machine.Machine.encode`."""
+        fields: Fields = {}
+        for bucket, names in changes.items():
+            if bucket == "users":
+                persons = self.persons
+                fields[bucket] = {name: persons[name].encode() for name in names}
+            elif bucket == "open":
+                opened = self.open
+                fields[bucket] = {
+                    name: orjson.dumps(opened[name]) if name in opened else None for name in names
+                }
+            elif bucket == "pods":
+                fields[bucket] = self.encode_pods(names)
+            elif bucket == "campaigns":
+                fields[bucket] = {name: self.shares[name].encode() for name in names}
+            else:
+                fields[bucket] = {"state": self._encode_core()}
+        return fields
+
+    def _encode_core(self) -> bytes:
+        return orjson.dumps(
+            {
+                "rules": self.rules.as_dict() if self.has_rules else None,
+                "watermark_ms": self.watermark_ms,
+                "last_report_ms": self.last_report_ms,
+                "since_ms": self.since_ms,
+                "lateness": self.fates.rows(),
+                "links": links.encode_links(self.links),
+            }
+        )
+
+    def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
+        """See `machine.Machine.restore`."""
+        since_ms = 0
+        core = fields.get("core", {}).get("state")
+        if core is not None:
+            data = orjson.loads(core)
+            if data["rules"] is not None:
+                self.rules = Rules.from_dict(data["rules"])
+                self.has_rules = True
+            self.watermark_ms = data["watermark_ms"]
+            self.last_report_ms = data["last_report_ms"]
+            self.fates = Fates(data["lateness"])
+            since_ms = data.get("since_ms", 0)
+            self.links = links.decode_links(data["links"])
+        self.shares = {
+            name: CampaignShare.decode(value) for name, value in fields.get("campaigns", {}).items()
+        }
+        for name, value in fields.get("open", {}).items():
+            entry = orjson.loads(value)
+            slot, _, decision_id = name.partition("|")
+            self._open(decision_id, name, tuple(entry))
+            self._deadlines.append((entry[0], decision_id, int(slot)))
+        heapify(self._deadlines)
+        self.restore_pods(fields.get("pods", {}))
+        self._holds = [
+            (until_ms, campaign, day)
+            for campaign, share in self.shares.items()
+            for until_ms, day in share.holds
+        ]
+        heapify(self._holds)
+        self._set_horizon()
+        self.since_ms = since_ms
+
+    def load(self, state_key: str, value: bytes | None) -> None:
+        """See `machine.Machine.load`."""
+        before = self.persons.get(state_key)
+        if before is not None and before.ops is None:
+            return
+        person = Person.decode(value)
+        if before is not None and before.ops is not None:
+            for op, *args in before.ops:
+                op(person, *args)
+        self.persons[state_key] = person
+
+    def unloaded(self) -> list[str]:
+        """See `machine.Machine.unloaded`."""
+        return [name for name, person in self.persons.items() if person.ops is not None]
+
+    def evict(self, keep: int, pinned: set[str]) -> int:
+        """See `machine.Machine.evict`."""
+        surplus = len(self.persons) - keep
+        if surplus <= 0:
+            return 0
+        dirty = self._changed.get("users", ())
+        leaving: list[str] = []
+        for name, person in self.persons.items():
+            if len(leaving) == surplus:
+                break
+            if name not in pinned and name not in dirty and person.ops is None:
+                leaving.append(name)
+        for name in leaving:
+            del self.persons[name]
+        return len(leaving)
+
+    def forget(self) -> None:
+        """See `machine.Machine.forget`."""
+        self.persons = {}
+        self.shares = {}
+        self.open = {}
+        self.open_pods = {}
+        self._deadlines = []
+
+    def resident(self) -> int:
+        """See `machine.Machine.resident`."""
+        return len(self.persons)
