@@ -18,7 +18,11 @@ _MARGIN_PERCENT: Final = 110
 """So much of the share of late events seen so far is expected of the next: they come by chance, and an amount short is
 shown but never paid, while one too many is only free for others half an hour later."""
 _FEW: Final = 2
-"""So many are taken to have expired before any did, and to have come late as far as the rules expect it."""
+"""So many are taken to have expired without a late event before any did: a first one proves little."""
+_GUESSED: Final = 2
+"""A guess counts as much as so many known fates."""
+_ENOUGH: Final = 64
+"""So many known fates say more than a guess."""
 _HOLD_STEPS: Final = 30
 """Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
 
@@ -64,8 +68,8 @@ class Lateness:
 
     def expected_ppm(self, prior_ppm: int) -> int:
         """How many of a million that expire are to be kept back, where that money can still be of use afterwards."""
-        late_ppm = 1_000_000 * self.late + prior_ppm * _FEW
-        return min(1_000_000, _MARGIN_PERCENT * late_ppm // (100 * (self.known + _FEW)))
+        late_ppm = 1_000_000 * self.late + prior_ppm * _GUESSED
+        return min(1_000_000, _MARGIN_PERCENT * late_ppm // (100 * (self.known + _GUESSED)))
 
     def seen_ppm(self) -> int:
         """The same where it cannot: what has come late so far of all that expired."""
@@ -97,7 +101,8 @@ class Fates:
         """A reservation expired whose event may come until then; how many millionths of its money to keep back, by a
         guess where there is one."""
         known = self.of(kind)
-        expected_ppm = known.expected_ppm(prior_ppm) if prior_ppm else known.seen_ppm()
+        guessed = prior_ppm and known.known < _ENOUGH
+        expected_ppm = known.expected_ppm(prior_ppm) if guessed else known.seen_ppm()
         known.expired(until_ms)
         self.next_ms = min(self.next_ms, until_ms)
         return expected_ppm
