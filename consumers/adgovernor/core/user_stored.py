@@ -11,8 +11,8 @@ from heapq import heapify
 import orjson
 
 from adgovernor.core import links
-from adgovernor.core.fates import Fates
 from adgovernor.core.history import Person
+from adgovernor.core.lateness import Fates
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Fields
 from adgovernor.core.rules import Rules
