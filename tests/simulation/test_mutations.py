@@ -9,6 +9,7 @@ from tests.simulation.runs import first_failure
 _SAMPLE_SEEDS = 40
 """Mutations that so many seeds notice are broken in every run of the tests; `--mutations` breaks all of them."""
 _SLOW = {
+    "any-day-closed",
     "any-day-pays",
     "any-store-state",
     "day-never-begins",
