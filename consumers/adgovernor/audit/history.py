@@ -101,6 +101,8 @@ class KafkaHistory:
         name = await self._find(topic)
         at, idle, until = start, 0, -1
         while until < 0 or at < until:
+            # Retention may take inputs and outputs at any time, also while they are read.
+            at = max(at, await self._readers.first(name, partition))
             records, end = await self._readers.read(name, partition, at, _READ_BYTES)
             until = end if until < 0 else until
             idle = 0 if records else idle + 1

@@ -62,6 +62,17 @@ class KafkaReaders:
             client.pause(tp)
             return records, end
 
+    async def first(self, topic: str, partition: int) -> int:
+        """The offset at which a partition begins: above 0 where retention has taken what was before.
+
+        Raises:
+            Unavailable: when the partition cannot be read.
+        """
+        tp = TopicPartition(topic, partition)
+        async with self._client(f"{topic}[{partition}]") as client:
+            _turn_to(client, [tp])
+            return int((await client.beginning_offsets([tp]))[tp])
+
     async def partitions(self, names: Sequence[str]) -> dict[str, int]:
         """How many partitions each of these topics has; those that are not there are left out. Asks about these alone,
         and makes none.
