@@ -218,8 +218,7 @@ class ShardEngine:
         tenure, self._tenure = self._tenure, None
         if tenure is not None:
             tenure.publisher.discard()
-            tenure.memory.trail.discard()
-            tenure.memory.machine.forget()
+            tenure.memory.discard()
 
     async def _finish(self, tenure: _Tenure) -> None:
         loop, trail = asyncio.get_running_loop(), tenure.memory.trail

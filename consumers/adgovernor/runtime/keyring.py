@@ -127,6 +127,10 @@ class Keyring:
             for key in self._people.pop(subject):
                 self._named.pop(key.name, None)
 
+    def forget(self) -> None:
+        """Lets go of all keys; not used again. What failed may keep it in cycles, which free nothing by themselves."""
+        self._people, self._named, self._ahead, self._ending = {}, {}, {}, {}
+
     def _mark(self, bucket: str, name: str) -> None:
         self._changed.setdefault(bucket, set()).add(name)
 

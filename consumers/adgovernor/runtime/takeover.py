@@ -55,6 +55,13 @@ class Memory:
             self.keyring.take_changes(changes)
         return changes
 
+    def discard(self) -> None:
+        """Lets go of all states; none of it is used again."""
+        self.trail.discard()
+        self.machine.forget()
+        if self.keyring is not None:
+            self.keyring.forget()
+
 
 @dataclass(slots=True)
 class Witness:
@@ -116,7 +123,7 @@ async def take_over(world: World, *, claim: bool) -> Memory:
             await memory.trail.bring(world.settings.store_deadline_s)
         await _republish(world, memory)
     except BaseException:
-        memory.trail.discard()
+        memory.discard()
         raise
     return memory
 

@@ -35,7 +35,11 @@ class Batches:
         if not self._waiting:
             loop.call_soon(self._flush)
         self._waiting.append((command, answer))
-        return await answer
+        try:
+            return await answer
+        finally:
+            # An error holds this frame, and its future the error: a cycle that would keep the command's bytes.
+            del command, answer
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -46,19 +50,11 @@ class Batches:
 
     async def _send(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
         try:
-            if len(batch) == 1:
-                answers = [await self._server.execute_command(*batch[0][0])]  # type: ignore[no-untyped-call]
-            else:
-                pipeline = self._server.pipeline(transaction=False)
-                for command, _ in batch:
-                    pipeline.execute_command(*command)
-                answers = await pipeline.execute(raise_on_error=False)
+            answers = await self._answers([command for command, _ in batch])
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - it is raised to everybody who asked
-            answers = [error] * len(batch)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue  # Whoever asked has gone.
@@ -66,3 +62,15 @@ class Batches:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+    async def _answers(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """One answer or error for each. Knows no futures: an error holds the frame in which it was caught."""
+        try:
+            if len(commands) == 1:
+                return [await self._server.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
+            pipeline = self._server.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
+        except Exception as error:  # noqa: BLE001 - it is raised to everybody who asked
+            return [error] * len(commands)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from engine_kit import Deployment, until
+from faulty import FaultyLog
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import DAY_MS, Cap
+from adgovernor.contracts.errors import Halted
 from adgovernor.contracts.ledger import BlockHeader, Draft, encode_block
 from adgovernor.core import caps
 from adgovernor.core.machine import Input, Machine
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
+from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.takeover import take_over
 from adgovernor.stores.memory import MemoryStore
 
@@ -34,6 +38,36 @@ async def test_outputs_are_republished_from_a_store_that_is_at_the_tip() -> None
     memory = await take_over(deployment.world("u0"), claim=False)
     assert memory.folded == 0
     assert memory.spine.published.height == memory.spine.height == stored.tip.height
+
+
+@pytest.mark.parametrize("sealing", [False, True])
+async def test_a_takeover_that_fails_lets_its_states_go(sealing: bool) -> None:
+    """What a takeover had read is free at once when it fails, without the cyclic collector, which workers keep off."""
+    deployment = Deployment(sealing=sealing)
+    deployment.campaign()
+    deployment.start()
+    await deployment.settle()
+    deployment.request("r1")
+    await deployment.settle()
+    await deployment.kill()
+    deployment.store = MemoryStore()
+    made: list[Machine] = []
+
+    def machine() -> Machine:
+        made.append(deployment.machine("u0"))
+        return made[-1]
+
+    log = FaultyLog(deployment.broker, "u0")
+    log.appends = ["low"]
+    world = replace(deployment.world("u0"), machine_factory=machine, log=log)
+    with pytest.raises(Halted):
+        await take_over(world, claim=True)
+    assert made
+    for each in made:
+        assert isinstance(each, UserShard)
+        assert not each.shares
+        assert not each.persons
+        assert not each.open
 
 
 async def test_a_misrouted_request_is_refused_in_the_first_block() -> None:
