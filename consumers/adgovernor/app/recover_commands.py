@@ -84,7 +84,7 @@ def resend(
     as_json: AsJson = False,
 ) -> None:
     """Publish again all that a shard's ledger says it has sent: outputs, and messages to other shards.
-    Of a sealed ledger only the latter.
+    In place of what was sent about people who were erased since, messages that name nobody.
 
     For topics that lost messages although they had acknowledged them; the metric adgovernor_records_total with kind
     directive_gap or report_gap tells of such a gap between shards. Readers take what they miss and ignore the rest,
