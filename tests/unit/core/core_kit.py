@@ -449,3 +449,22 @@ def winner_of(decision: dict[str, Any], slot: int = 0) -> str | None:
     """The campaign that won a slot."""
     winner = decision["slots"][slot].get("winner")
     return None if winner is None else str(winner["campaign_id"])
+
+
+def serve(
+    world: World, count: int, *, start: int = 0, show: bool = True, users: int = 7, step_ms: int = SECOND
+) -> int:
+    """Requests of several people, each shown at once; how many were filled."""
+    wins = 0
+    for number in range(start, start + count):
+        user, time_ms = f"user{number % users}", T0 + number * step_ms
+        if winner_of(world.request(f"r{number}", time_ms, "c1", user=user)) is not None:
+            wins += 1
+            if show:
+                world.show(f"r{number}", time_ms, user=user)
+    return wins
+
+
+def known_to_treasury(world: World, campaign_id: str = "c1") -> Any:
+    """A campaign as its treasury knows it."""
+    return next(t.campaigns[campaign_id] for t in world.treasuries if campaign_id in t.campaigns)

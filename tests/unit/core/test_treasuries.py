@@ -1,34 +1,12 @@
-"""Treasuries: definitions, leases, asks, recalls, exhaustion, episodes, commands."""
+"""Treasuries: definitions, leases, asks, recalls, exhaustion, episodes."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 import pytest
-from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, codes_of, winner_of
+from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, codes_of, known_to_treasury, serve, winner_of
 
-from adgovernor.contracts import topics
 from adgovernor.contracts.routing import partition_of
-
-
-def _serve(
-    world: World, count: int, *, start: int = 0, show: bool = True, users: int = 7, step_ms: int = SECOND
-) -> int:
-    """Requests of several people, each shown at once; how many were filled."""
-    wins = 0
-    for number in range(start, start + count):
-        user, time_ms = f"user{number % users}", T0 + number * step_ms
-        if winner_of(world.request(f"r{number}", time_ms, "c1", user=user)) is not None:
-            wins += 1
-            if show:
-                world.show(f"r{number}", time_ms, user=user)
-    return wins
-
-
-def _known(world: World, campaign_id: str = "c1") -> Any:
-    return next(t.campaigns[campaign_id] for t in world.treasuries if campaign_id in t.campaigns)
-
 
 # ---------------------------------------------------------------------- leases
 
@@ -68,7 +46,7 @@ def test_a_shard_asks_before_it_is_empty() -> None:
     """Below its low-water mark a shard asks on, so that no request is refused while money is left."""
     world = World()
     world.campaign(budget_micros=100_000)
-    assert _serve(world, 100) == 100
+    assert serve(world, 100) == 100
 
 
 def test_an_ask_is_not_repeated_while_it_is_open() -> None:
@@ -109,7 +87,7 @@ def test_an_ask_that_cannot_be_met_while_a_price_is_left_is_denied() -> None:
     world.campaign(budget_micros=10_000)
     world.request("r1", T0, {"campaign_id": "c1", "price_micros": 11_000})
     assert world.of("budget-exhausted") == []
-    assert _known(world).asks == {}
+    assert known_to_treasury(world).asks == {}
     assert winner_of(world.request("r2", T0, "c1")) == "c1"
 
 
@@ -121,7 +99,7 @@ def test_one_absurd_bid_does_not_make_a_shard_hoard() -> None:
         world.campaign()
         if absurd:
             world.request("absurd", T0, {"campaign_id": "c1", "price_micros": 2**60}, user="user0")
-        assert _serve(world, 40, users=1, step_ms=100, start=20) == 40
+        assert serve(world, 40, users=1, step_ms=100, start=20) == 40
         leases.append([user.shares["c1"].lease(0) for user in world.users])
     assert leases[0] == leases[1]
 
@@ -177,8 +155,8 @@ def test_a_recall_goes_only_to_shards_with_money_and_covers_earlier_grants() -> 
     world.request("r1", T0, "c1", user=here)
     world.request("r2", T0, "c1", user=here)
     world.deliver("u0", treasury)
-    assert _known(world).round is not None
-    assert _known(world).round.waiting == ["u0", "u1"]
+    assert known_to_treasury(world).round is not None
+    assert known_to_treasury(world).round.waiting == ["u0", "u1"]
     world.deliver_all()
     world.check_money()
     assert world.users[0].shares["c1"].lease(0) == 1_000
@@ -212,7 +190,7 @@ def test_a_dirty_round_does_not_declare_exhaustion() -> None:
     world.deliver("u0", treasury)
     # A top-up in the round answers the ask; the grant is behind the recall on its way.
     world.command("top-up", campaign_id="c1", amount_micros=1_000)
-    assert _known(world).round.dirty
+    assert known_to_treasury(world).round.dirty
     assert winner_of(world.request("r2", T0, "c1", user=there)) == "c1"
     for source, destination in (
         ("u1", treasury),
@@ -222,7 +200,7 @@ def test_a_dirty_round_does_not_declare_exhaustion() -> None:
         ("u1", treasury),
     ):
         world.deliver(source, destination)
-    assert _known(world).round is None
+    assert known_to_treasury(world).round is None
     assert world.of("budget-exhausted") == []
     world.deliver_all()
     assert winner_of(world.request("r3", T0, "c1", user=here)) == "c1"
@@ -247,7 +225,7 @@ def test_exhausted_pauses_once_and_a_top_up_resumes() -> None:
     """One budget-exhausted and one campaign-paused an episode; a top-up of one price begins the next."""
     world = World(2)
     world.campaign(budget_micros=20_000)
-    assert _serve(world, 40) == 20
+    assert serve(world, 40) == 20
     assert [(e["episode"], e["scope"]) for e in world.of("budget-exhausted")] == [(1, "total")]
     assert [(e["episode"], e["reasons"]) for e in world.of("campaign-paused")] == [(1, ("exhausted",))] or [
         (e["episode"], list(e["reasons"])) for e in world.of("campaign-paused")
@@ -256,7 +234,7 @@ def test_exhausted_pauses_once_and_a_top_up_resumes() -> None:
     assert world.of("campaign-resumed") == []
     world.command("top-up", campaign_id="c1", amount_micros=1)
     assert [e["episode"] for e in world.of("campaign-resumed")] == [2]
-    assert _serve(world, 20, start=100) == 1
+    assert serve(world, 20, start=100) == 1
     assert [e["episode"] for e in world.of("budget-exhausted")] == [1, 2]
     assert [e["episode"] for e in world.of("campaign-paused")] == [1, 2]
     world.check_money()
@@ -266,7 +244,7 @@ def test_expired_reservations_resume_an_exhausted_campaign() -> None:
     """What was reserved and not shown comes back; when nothing else is outstanding, one price is enough to resume."""
     world = World(lateness_ms=0)
     world.campaign(budget_micros=2_000)
-    assert _serve(world, 2, show=False, step_ms=1) == 2
+    assert serve(world, 2, show=False, step_ms=1) == 2
     assert codes_of(world.request("more", T0 + 2, "c1")) == ["exhausted"]
     world.settle(T0 + 2 * MINUTE)
     assert [e["episode"] for e in world.of("campaign-resumed")] == [2]
@@ -277,7 +255,7 @@ def test_the_exhaustion_names_the_input_that_showed_it() -> None:
     """cause_topic and cause_offset are a position of the treasury's inputs."""
     world = World()
     world.campaign(budget_micros=1_000)
-    _serve(world, 2)
+    serve(world, 2)
     event = world.of("budget-exhausted")[0]
     assert event["cause_topic"] in {"reports", "tick"}
     assert isinstance(event["cause_offset"], int)
@@ -287,7 +265,7 @@ def test_thresholds_are_passed_once_an_episode_in_order() -> None:
     """50, 80 and 100 percent of the budget are each told once."""
     world = World()
     world.campaign(budget_micros=10_000)
-    _serve(world, 30)
+    serve(world, 30)
     assert [(e["percent"], e["episode"]) for e in world.of("budget-thresholds")] == [
         (50, 1),
         (80, 1),
@@ -300,7 +278,7 @@ def test_own_thresholds_are_told_even_where_a_report_passes_several() -> None:
     """Configured shares are told in rising order, each once, whatever order they were given in."""
     world = World(report_interval_ms=10_000_000)
     world.campaign(budget_micros=10_000, thresholds_percent=[90, 10, 30])
-    _serve(world, 30)
+    serve(world, 30)
     assert [e["percent"] for e in world.of("budget-thresholds")] == [10, 30, 90]
 
 
@@ -308,7 +286,7 @@ def test_money_never_clears_a_manual_pause() -> None:
     """A campaign paused by hand stays paused whatever money comes; only resume ends it."""
     world = World()
     world.campaign(budget_micros=1_000)
-    _serve(world, 2)
+    serve(world, 2)
     world.command("pause", campaign_id="c1")
     world.command("top-up", campaign_id="c1", amount_micros=5_000)
     assert codes_of(world.request("x", T0, "c1")) == ["paused"]
@@ -323,7 +301,7 @@ def test_resume_does_not_clear_an_empty_budget() -> None:
     """A campaign that is exhausted and paused by hand stays exhausted when the hand lets go."""
     world = World()
     world.campaign(budget_micros=1_000)
-    _serve(world, 2)
+    serve(world, 2)
     world.command("pause", campaign_id="c1")
     world.command("resume", campaign_id="c1")
     assert codes_of(world.request("x", T0, "c1")) == ["exhausted"]
@@ -335,7 +313,7 @@ def test_a_pause_returns_the_idle_money() -> None:
     """While paused, no shard holds idle money; what is reserved settles or expires and returns on a tick."""
     world = World(2, lateness_ms=0)
     world.campaign(budget_micros=100_000)
-    _serve(world, 4, show=False, step_ms=1)
+    serve(world, 4, show=False, step_ms=1)
     world.command("pause", campaign_id="c1")
     assert (world.money()["lease"], world.money()["reserved"]) == (0, 4_000)
     world.settle(T0 + 2 * MINUTE)
@@ -399,232 +377,3 @@ def test_a_flight_that_has_not_begun_is_refused_without_a_pause() -> None:
     assert codes_of(world.request("r1", T0 + HOUR - 1, "c1")) == ["flight"]
     assert winner_of(world.request("r2", T0 + HOUR, "c1")) == "c1"
     assert world.of("campaign-paused") == []
-
-
-# ---------------------------------------------------------------------- commands
-
-
-def test_each_command_id_counts_once() -> None:
-    """A repeated top-up, credit or decrease changes nothing and is refused as a duplicate."""
-    world = World()
-    world.campaign()
-    for command in ("top-up", "credit", "decrease"):
-        before = world.money()["topped_up"]
-        first = world.command(command, campaign_id="c1", amount_micros=10_000, command_id=command)
-        again = world.command(command, campaign_id="c1", amount_micros=10_000, command_id=command)
-        assert (first["accepted"], again["accepted"], again["reason"]) == (True, False, "duplicate")
-        assert abs(world.money()["topped_up"] - before) == 10_000
-
-
-def test_command_ids_are_an_accounts_own() -> None:
-    """Two accounts may use the same command id, whether they share a shard or not."""
-    world = World()
-    assert world.campaign("c1", "a1", command_id="k")["accepted"]
-    assert world.campaign("c2", "a2", command_id="k")["accepted"]
-
-
-def test_a_refused_command_may_be_given_again() -> None:
-    """A command refused for an unknown campaign has not used its id up."""
-    world = World()
-    change = world.command("top-up", campaign_id="c1", amount_micros=5, command_id="k")
-    assert (change["accepted"], change["reason"]) == (False, "unknown_campaign")
-    world.campaign()
-    assert world.command("top-up", campaign_id="c1", amount_micros=5, command_id="k")["accepted"]
-
-
-@pytest.mark.parametrize("command", ["top-up", "credit"])
-def test_a_top_up_or_credit_adds_to_the_budget(command: str) -> None:
-    """Topped-up = budget + top-ups + credits."""
-    world = World()
-    world.campaign()
-    change = world.command(command, campaign_id="c1", amount_micros=500)
-    assert change["topped_up_micros"] == 1_000_500 == world.money()["topped_up"]
-
-
-def test_an_upsert_moves_only_the_difference() -> None:
-    """budget_micros is absolute and stands beside top-ups: the same definition again moves nothing."""
-    world = World()
-    world.campaign(budget_micros=10_000)
-    world.command("top-up", campaign_id="c1", amount_micros=5_000)
-    world.campaign(budget_micros=10_000)
-    assert world.money()["topped_up"] == 15_000
-    world.campaign(budget_micros=12_000)
-    assert world.money()["topped_up"] == 17_000
-    world.campaign(budget_micros=11_000)
-    assert world.money()["topped_up"] == 16_000
-    world.check_money()
-
-
-def test_a_lower_budget_takes_only_what_is_unleased() -> None:
-    """What shards hold is not taken by a definition; the change says so, and the rest may be lowered later."""
-    world = World()
-    world.campaign(budget_micros=10_000)
-    unleased = world.money()["unleased"]
-    change = world.campaign(budget_micros=0)
-    assert (change["accepted"], change["reason"]) == (False, "too_little_unleased")
-    assert world.money()["topped_up"] == 10_000 - unleased
-    world.check_money()
-
-
-def test_a_decrease_recalls_what_idles_and_refuses_the_rest() -> None:
-    """A decrease takes unleased money at once, idle money after a recall, and never what is reserved or spent."""
-    world = World(2)
-    world.campaign(budget_micros=10_000)
-    _serve(world, 3, show=False)
-    change = world.command("decrease", campaign_id="c1", amount_micros=9_000)
-    assert (change["accepted"], change["reason"]) == (False, "too_little_unleased")
-    assert world.money() == {
-        **world.money(),
-        "topped_up": 3_000,
-        "reserved": 3_000,
-        "unleased": 0,
-        "lease": 0,
-    }
-    world.check_money()
-
-
-def test_a_decrease_that_recall_can_cover_is_accepted() -> None:
-    """Idle leases count for a decrease."""
-    world = World(2)
-    world.campaign(budget_micros=10_000)
-    change = world.command("decrease", campaign_id="c1", amount_micros=10_000)
-    assert (change["accepted"], change["topped_up_micros"]) == (True, 0)
-    assert world.money()["topped_up"] == 0
-
-
-def test_every_command_is_answered_once() -> None:
-    """One campaign-change a command, accepted or refused, by its id."""
-    world = World(2)
-    world.campaign(budget_micros=10_000)
-    world.command("decrease", campaign_id="c1", amount_micros=9_000)
-    world.command("decrease", campaign_id="c1", amount_micros=9_000)
-    world.command("pause", campaign_id="c1")
-    world.command("resume", campaign_id="nobody")
-    ids = [change["command_id"] for change in world.of("campaign-changes")]
-    assert ids == ["k1", "k2", "k3", "k4", "k5"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"currency": "EUR"}, "other_currency"),
-        ({"daily_budget_micros": 5_000}, "daily_budget_added_or_removed"),
-    ],
-)
-def test_definitions_that_cannot_be_taken_are_refused(fields: dict[str, Any], reason: str) -> None:
-    """Currency, and whether there is a daily budget, stay as first defined."""
-    world = World()
-    world.campaign()
-    change = world.campaign(**fields)
-    assert (change["accepted"], change["reason"]) == (False, reason)
-    assert world.money()["topped_up"] == 1_000_000
-
-
-def test_a_campaign_belongs_to_the_account_that_first_defined_it() -> None:
-    """On one treasury another account's commands for it are refused."""
-    world = World()
-    world.campaign("c1", "a1")
-    for change in (
-        world.campaign("c1", "a2"),
-        world.command("top-up", "a2", campaign_id="c1", amount_micros=5),
-        world.command("pause", "a2", campaign_id="c1"),
-    ):
-        assert (change["accepted"], change["reason"]) == (False, "other_account")
-
-
-def _two_treasuries() -> tuple[World, str, str]:
-    world = World(2)
-    accounts = {partition_of(f"acc{n}".encode(), 2): f"acc{n}" for n in range(20)}
-    return world, accounts[0], accounts[1]
-
-
-def test_another_treasurys_campaign_of_the_same_id_is_refused_and_its_money_bounced() -> None:
-    """User shards keep the first definition; the second treasury gets all its money back and never loses any."""
-    world, first, second = _two_treasuries()
-    world.campaign("c1", first, budget_micros=10_000)
-    world.campaign("c1", second, budget_micros=50_000, price_micros=2_000)
-    for user in world.users:
-        assert user.shares["c1"].treasury == "t0"
-        assert user.shares["c1"].price == 1_000
-    other = world.treasuries[1].campaigns["c1"]
-    assert (other.unleased, other.outstanding) == (50_000, 0)
-    world.check_money()
-    assert winner_of(world.request("r1", T0, "c1")) == "c1"
-    assert world.treasuries[1].campaigns["c1"].outstanding == 0
-
-
-def test_a_bounced_campaigns_commands_do_not_touch_the_first() -> None:
-    """Pause, resume and top-up of the refused definition leave the first one alone, and its money keeps bouncing."""
-    world, first, second = _two_treasuries()
-    world.campaign("c1", first, budget_micros=10_000)
-    world.campaign("c1", second, budget_micros=50_000)
-    world.command("pause", second, campaign_id="c1")
-    assert winner_of(world.request("r1", T0, "c1")) == "c1"
-    world.command("resume", second, campaign_id="c1")
-    world.command("decrease", second, campaign_id="c1", amount_micros=50_000)
-    assert world.treasuries[1].campaigns["c1"].topped_up == 0
-    world.check_money()
-    _serve(world, 12, start=100)
-    world.check_money()
-    assert world.users[0].shares["c1"].treasury == "t0"
-
-
-def test_a_refused_campaigns_recall_is_answered() -> None:
-    """A decrease of the refused definition, given while its first leases are still on their way, is answered."""
-    world, first, second = _two_treasuries()
-    world.campaign("c1", first, budget_micros=10_000)
-    world.instant = False
-    world.campaign("c1", second, budget_micros=50_000)
-    world.command("decrease", second, campaign_id="c1", amount_micros=50_000)
-    world.settle()
-    assert world.of("campaign-changes")[-1] == {
-        **world.of("campaign-changes")[-1],
-        "command": "decrease",
-        "accepted": True,
-        "topped_up_micros": 0,
-    }
-
-
-def test_a_misrouted_command_is_refused() -> None:
-    """A command on another account's partition changes nothing."""
-    world, first, second = _two_treasuries()
-    value = {"command": "account", "command_id": "k", "account_id": first, "account": {"account_id": first}}
-    draft = world.put(topics.CAMPAIGNS, first, value, shard="t1")
-    assert draft.result["refused"] == "misrouted"
-    assert second
-
-
-def test_a_repeated_side_message_has_no_effect_and_a_gap_is_told() -> None:
-    """Receivers take last + 1 only: repeats and gaps are records without deltas."""
-    world = World()
-    world.instant = False
-    world.campaign()
-    value = world.mail["t0", "u0"][0]
-    world.deliver_all()
-    before = world.money()
-    draft = world.put(topics.DIRECTIVES, None, value, shard="u0")
-    assert (draft.result["kind"], draft.deltas) == ("directive_repeated", [])
-    message = {**orjson.loads(value), "number": 99}
-    draft = world.put(topics.DIRECTIVES, None, message, shard="u0")
-    assert (draft.result["kind"], draft.deltas) == ("directive_gap", [])
-    draft = world.put(topics.DIRECTIVES, None, {**message, "destination": "u7"}, shard="u0")
-    assert (draft.result["kind"], draft.deltas) == ("directive_astray", [])
-    assert world.money() == before
-
-
-def test_a_side_message_of_another_history_halts() -> None:
-    """A message that does not continue the ones before it means that a ledger lost its tail."""
-    from adgovernor.contracts.errors import Halted
-
-    world = World()
-    world.campaign()
-    number = world.users[0].links.taken["t0"][0]
-    message = {
-        "source": "t0",
-        "destination": "u0",
-        "number": number + 1,
-        "hash": "0" * 16,
-        "payload": {"items": []},
-    }
-    with pytest.raises(Halted, match="adgovernor recover u0"):
-        world.put(topics.DIRECTIVES, None, message, shard="u0")
