@@ -46,9 +46,11 @@ def micros(amount: str) -> int:
 
     try:
         value = Decimal(amount)
+        good = value.is_finite() and value > 0 and value == round(value, 6)
     except InvalidOperation as error:
+        # Of numbers beyond 28 digits, too.
         raise BadInput(f"{amount!r} is no amount; give units of the currency, such as 250 or 0.5") from error
-    if not value.is_finite() or value <= 0 or value != round(value, 6):
+    if not good:
         raise BadInput(f"{amount} must be above 0 and have at most six decimal places")
     return micros_of(value)
 

@@ -117,10 +117,6 @@ async def _in_order(settings: Settings, partitions: int) -> AsyncIterator[ReadBl
     connection = settings.kafka.connection()
     readers: dict[str, Any] = {}
     keys = [Keys() for _ in range(partitions)]
-    async with KafkaHistory(connection, settings.prefix) as history:
-        for partition, found in enumerate(keys):
-            async for message in history.messages(topics.PERSON_KEYS, partition):
-                found.take(message.offset, message.key, message.value)
     try:
         streams: list[_Stream] = []
         for ledger, shard_of in (
@@ -135,6 +131,11 @@ async def _in_order(settings: Settings, partitions: int) -> AsyncIterator[ReadBl
             streams += [
                 _Stream(reader, settings.prefix, shard_of(p), ends[p], keys[p]) for p in range(partitions)
             ]
+        # After the ends: a key is there before the block that names it, so a worker may go on meanwhile.
+        async with KafkaHistory(connection, settings.prefix) as history:
+            for partition, found in enumerate(keys):
+                async for message in history.messages(topics.PERSON_KEYS, partition):
+                    found.take(message.offset, message.key, message.value)
         heap: list[tuple[int, int, ReadBlock]] = []
         for place, stream in enumerate(streams):
             block = await stream.next()

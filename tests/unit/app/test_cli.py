@@ -98,6 +98,7 @@ def test_every_command_explains_itself(name: str) -> None:
         (["campaigns", "top-up", "c", "--account", "a", "--", "-5"], "above 0"),
         (["campaigns", "credit", "c", "0.0000001", "--account", "a"], "at most six decimal places"),
         (["accounts", "top-up", "a", "a lot"], "'a lot' is no amount"),
+        (["accounts", "top-up", "a", "1e40"], "'1e40' is no amount"),
         (["accounts", "decrease", "a", "--", "-5"], "above 0"),
         (["dlq", "show", "decisions", "0", "1"], "'decisions' is no input topic"),
         (["dlq", "replay", "ad-requests", "--number", "1"], "give --partition too"),
