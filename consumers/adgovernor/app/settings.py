@@ -198,8 +198,12 @@ class Settings(BaseSettings):
 
     def engine_for(self, partitions: int) -> EngineSettings:
         """The engine's settings; who owns a shard is for the worker to say. Raises `BadSettings`."""
-        given = {"clock": self.clock, **self.engine}
+        given = {"clock": self.clock, "gather_s": _GATHER_S, **self.engine}
         return _made(EngineSettings, "engine", {**given, "prefix": self.prefix, "partitions": partitions})
+
+
+_GATHER_S: Final = 0.01
+"""A worker's shards take turns on a few cores; ten milliseconds a block leave time for all of them."""
 
 
 class _TomlFile(PydanticBaseSettingsSource):

@@ -56,6 +56,8 @@ class _Tenure:
     inbox: Inbox
     publisher: Publisher
     accepted: int = 0
+    gather_until_s: float = 0.0
+    """Until when a small block waits for more."""
     ticked_ms: int = 0
     """When the shard last looked whether time alone changes something."""
     idle_height: int = -1
@@ -251,9 +253,11 @@ class ShardEngine:
                 continue
             if await self._held_back(tenure):
                 continue
+            await self._gather(tenure)
             await self._fetch(tenure)
             chunk = inbox.pick(settings.max_events)
             if chunk:
+                tenure.gather_until_s = asyncio.get_running_loop().time() + settings.gather_s
                 await self._block(tenure, chunk)
             else:
                 await self._tick(tenure)
@@ -340,6 +344,14 @@ class ShardEngine:
         now_ms = self._world.clock.now_ms()
         drained = covered_ms is not None and now_ms - covered_ms <= settings.fresh_ms
         return max(spine.now_ms, now_ms), drained
+
+    async def _gather(self, tenure: _Tenure) -> None:
+        """Waits until a while after the last block began. A block costs the same whatever is in it: without this,
+        shards with a few events each would keep a machine busy with blocks of two, and all of them would wait for that.
+        The first event after a rest is not held up, nor is anything once a block has been full."""
+        pause_s = tenure.gather_until_s - asyncio.get_running_loop().time()
+        if pause_s > 0 and tenure.inbox.buffered < self._world.settings.max_events // 4:
+            await asyncio.sleep(pause_s)
 
     async def _tick(self, tenure: _Tenure) -> None:
         """Where nothing came in: appends a block if time alone changes something."""

@@ -50,6 +50,9 @@ class EngineSettings:
     keep_states: int = 50_000
     """States of people kept in memory; the least recently used leave it."""
 
+    gather_s: float = 0.0
+    """How soon after the last block of a shard the next may begin, while few events wait: longer blocks for a little
+    latency."""
     idle_wait_s: float = 0.2
     """Longest wait for new input; also how soon a request to stop is seen."""
     tick_ms: int = 1_000

@@ -20,6 +20,7 @@ from adgovernor.core.machine import Input, Machine
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
+from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.takeover import take_over
 from adgovernor.stores.memory import MemoryStore
 
@@ -165,3 +166,24 @@ async def test_a_bug_in_the_core_ends_the_owner_of_the_tip() -> None:
 def test_servings_are_kept_for_a_day_where_a_cap_counts_by_session() -> None:
     """Nobody says when a session ends, so a `stream` cap keeps a day of history even where less is configured."""
     assert caps.horizon_ms((Cap(window="stream", limit=1),)) == DAY_MS
+
+
+async def test_a_small_block_is_followed_no_sooner_than_asked() -> None:
+    """Events that come one by one right after a block share the next one."""
+    deployment = Deployment(gather_s=0.5)
+    (engine,) = deployment.start(["u0"])
+    await until(lambda: engine.ready)
+    deployment.request("r0")
+    await until(lambda: next_request(engine) == 1)
+    height = engine.height
+    for number in range(1, 6):
+        deployment.request(f"r{number}")
+        await asyncio.sleep(0.01)
+    await until(lambda: next_request(engine) == 6)
+    assert engine.height == height + 1
+    await deployment.stop()
+
+
+def next_request(engine: ShardEngine) -> int:
+    """The next ad request to handle."""
+    return engine.positions.get(topics.AD_REQUESTS, 0)
