@@ -143,7 +143,11 @@ class WhatIf:
             yield from self._feed(line.place, topic, data)
 
     def _feed(self, place: str, topic: str, data: dict[str, Any]) -> Iterator[Event]:
-        value = orjson.dumps(data)
+        try:
+            value = orjson.dumps(data)
+        except TypeError:  # What was read is JSON, and all that can be wrong with it is its depth.
+            self.rejected.append(f"{place}: nested too deeply; keep objects and lists within 200 levels")
+            return
         event = inputs.read(topic, 0, None, value)
         if isinstance(event.event, Poison):
             self.rejected.append(f"{place}: {event.event.message}")

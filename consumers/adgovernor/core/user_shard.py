@@ -394,7 +394,8 @@ class UserShard(StoredUserState):
         kind: str = what.type
         if isinstance(what, Preference):
             kind = "opt-out" if what.choice == "refuse" else what.choice
-        self.emit(["opt", kind, what.scope, what.value])
+        # A word beside "all" says nothing: with it, an opt-in would not take the opt-out back.
+        self.emit(["opt", kind, what.scope, None if what.scope == "all" else what.value])
         draft.result = {"kind": what.type, "scope": what.scope}
 
     def _erase(self, draft: Draft, what: Erasure, event: Input, unknown: bool) -> None:

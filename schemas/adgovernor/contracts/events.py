@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adgovernor.contracts.base import Contract, Id, Micros, TimeMs
 
@@ -59,29 +59,38 @@ class CompletedView(Contract):
 Engagement = Annotated[Impression | Click | CompletedView, Field(discriminator="type")]
 
 
-class OptOut(Contract):
+class _Wish(Contract):
+    scope: Literal["all", "advertiser", "category"] = "all"
+    value: str | None = None
+    """The account id or the category; not read for ``all``."""
+
+    @model_validator(mode="after")
+    def _says_whose(self) -> Self:
+        # Without it nothing would change, and nobody would be told.
+        if self.scope != "all" and not self.value:
+            what = "account id" if self.scope == "advertiser" else "category"
+            raise ValueError(f"scope {self.scope} needs a value, the {what} that it is about")
+        return self
+
+
+class OptOut(_Wish):
     """A person no longer wants ads: all of them, one advertiser's, or one category's. Honoured from the next
     event on."""
 
     type: Literal["opt-out"]
     routing_id: Id
     time_ms: TimeMs
-    scope: Literal["all", "advertiser", "category"] = "all"
-    value: str | None = None
-    """The account id or the category; nothing for ``all``."""
 
 
-class OptIn(Contract):
+class OptIn(_Wish):
     """Takes an opt-out of the same scope and value back."""
 
     type: Literal["opt-in"]
     routing_id: Id
     time_ms: TimeMs
-    scope: Literal["all", "advertiser", "category"] = "all"
-    value: str | None = None
 
 
-class Preference(Contract):
+class Preference(_Wish):
     """What a person wants of all ads, of one advertiser, or of one category: refuse them, allow them, or neither.
 
     The most specific word decides. An ad's advertiser first: allowed or refused, that is the answer. Else its
@@ -92,9 +101,6 @@ class Preference(Contract):
     routing_id: Id
     time_ms: TimeMs
     choice: Literal["refuse", "allow", "neither"]
-    scope: Literal["all", "advertiser", "category"] = "all"
-    value: str | None = None
-    """The account id or the category; nothing for ``all``."""
 
 
 class Erasure(Contract):

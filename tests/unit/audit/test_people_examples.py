@@ -63,3 +63,15 @@ def test_why_the_others_lose() -> None:
     _, why, _ = run("people-session")
     assert why["r2"] == {"film": ["capped"], "news": ["no_identity"]}
     assert why["r4"] == {"film": ["no_identity"], "news": ["no_identity"]}
+
+
+def test_what_is_nested_too_deeply_is_rejected_by_its_line(tmp_path: Path) -> None:
+    """A line of JSON that is too deep to be written again is named, with what to do, and the run goes on."""
+    deep = '{"request_id": "r1", "time_ms": 1, "metadata": {"a": ' + "[" * 500 + "]" * 500 + "}}"
+    path = tmp_path / "events.jsonl"
+    path.write_text(deep + '\n{"request_id": "r2", "time_ms": 1}\n')
+    trial = WhatIf.begin(1)
+    assert [body["decision_id"] for _, body in trial.events(read_lines(path))] == ["r2"]
+    assert trial.rejected == [
+        "events.jsonl, line 1: nested too deeply; keep objects and lists within 200 levels"
+    ]

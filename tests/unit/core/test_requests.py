@@ -321,6 +321,24 @@ def test_opting_out_twice_is_taken_back_once() -> None:
     assert winner_of(world.request("r1", T0, "c1")) == "c1"
 
 
+def test_a_word_beside_all_does_not_keep_an_opt_out_from_being_taken_back() -> None:
+    """An opt-out of all ends with an opt-in of all, whatever value was given beside either."""
+    world = _world()
+    world.user_event("opt-out", T0, scope="all", value="newsletter")
+    world.user_event("opt-in", T0)
+    assert winner_of(world.request("r1", T0, "c1")) == "c1"
+
+
+@pytest.mark.parametrize("kind", ["opt-out", "opt-in", "preference"])
+@pytest.mark.parametrize(("scope", "what"), [("advertiser", "account id"), ("category", "category")])
+def test_a_wish_that_does_not_say_whose_ads_is_refused(kind: str, scope: str, what: str) -> None:
+    """A user event about one advertiser or category that does not name it is poison that says so."""
+    value = {"type": kind, "routing_id": "ann", "time_ms": T0, "scope": scope, "choice": "refuse"}
+    draft = _world().put(topics.USER_EVENTS, "ann", value)
+    assert draft.result == {"kind": "poison", "reason": "invalid"}
+    assert f"scope {scope} needs a value, the {what}" in draft.out[0][2]["message"]
+
+
 # ---------------------------------------------------------------------- candidates and prices
 
 
