@@ -27,6 +27,8 @@ from adgovernor.core.machine import Input, Poison
 from adgovernor.core.releases import Releases
 
 _UTC = "UTC"
+_MOST_MICROS = 2**62
+"""Of one campaign's or account's money: the largest `Micros`, so that its sums can be said and stored."""
 
 
 class Treasury(Releases):
@@ -92,7 +94,7 @@ class Treasury(Releases):
         self, draft: Draft, what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand
     ) -> None:
         draft.result = {"kind": "command", "command": what.command, "command_id": what.command_id}
-        refusal = self._refusal(what)
+        refusal = self._refusal(what) or self._too_much(what)
         if refusal is not None:
             draft.result["refused"] = refusal
             self._change(what, refusal)
@@ -150,6 +152,23 @@ class Treasury(Releases):
                 # Money is booked by day with a daily budget and as a whole without one.
                 return "daily_budget_added_or_removed"
         return None
+
+    def _too_much(self, what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str | None:
+        money: AccountFund | TreasuryCampaign | None = None
+        added = 0
+        if isinstance(what, UpsertAccount):
+            money = fund = self.accounts.get(what.account_id)
+            added = (what.account.budget_micros or 0) - (0 if fund is None else fund.budget)
+        elif isinstance(what, UpsertCampaign):
+            money = known = self.campaigns.get(what.campaign.campaign_id)
+            added = what.campaign.budget_micros - (0 if known is None else known.budget)
+        elif isinstance(what, MoneyCommand) and what.command != "decrease":
+            added = what.amount_micros
+            campaign_id = what.campaign_id
+            money = self.accounts[what.account_id] if campaign_id is None else self.campaigns[campaign_id]
+        if money is None or added <= 0 or money.topped_up + added <= _MOST_MICROS:
+            return None
+        return "too_much_money"
 
     def _account_refusal(self, what: UpsertAccount) -> str | None:
         account = what.account

@@ -308,6 +308,7 @@ _REFUSALS: Final = {
     "other_currency": "it has another currency; a campaign keeps its own",
     "too_little_unleased": "that is less than is reserved and spent",
     "daily_budget_added_or_removed": "a daily budget is there from the beginning or never; make another campaign",
+    "too_much_money": "a campaign's money is at most 2^62 micros",
     "archived": "it is archived",
 }
 

@@ -302,7 +302,8 @@ class CampaignChange(_FromTreasury):
     reason: str | None = None
     """Why it was refused: ``duplicate``, ``unknown_campaign``, ``other_account``, ``too_little_unleased``,
     ``price_below_minimum`` (the campaign's own), ``account_currency`` (the campaign's is not its account's),
-    ``campaign_currency`` (of a campaign that is there), ``no_account_budget``…"""
+    ``campaign_currency`` (of a campaign that is there), ``no_account_budget``,
+    ``too_much_money`` (above 2^62 micros)…"""
     topped_up_micros: Micros = 0
     """The campaign's, or for an account's command the account's, whole money after it: budget + top-ups + credits
     − decreases."""

@@ -238,3 +238,17 @@ def test_a_side_message_of_another_history_halts() -> None:
     }
     with pytest.raises(Halted, match="adgovernor recover u0"):
         world.put(topics.DIRECTIVES, None, message, shard="u0")
+
+
+@pytest.mark.parametrize("command", ["top-up", "credit", "upsert"])
+def test_no_more_money_is_taken_than_an_amount_can_say(command: str) -> None:
+    """What would bring a campaign's money above the largest amount is refused and moves nothing."""
+    world = World()
+    world.campaign("c1", budget_micros=1)
+    assert world.command("top-up", campaign_id="c1", amount_micros=2**62 - 1)["accepted"]
+    if command == "upsert":
+        change = world.campaign("c1", budget_micros=2)
+    else:
+        change = world.command(command, campaign_id="c1", amount_micros=1)
+    assert (change["accepted"], change["reason"]) == (False, "too_much_money")
+    assert change["topped_up_micros"] == 2**62
