@@ -389,7 +389,8 @@ class SimWorld:
         log, store = SimLog(self.broker, shard, network), SimStore(self.server, network)
         clock, rng = _Clock(self.broker, 0), random.Random(self.rng.getrandbits(64))
         settings, observer = self._engine_settings("operator"), Silent()
-        return World(shard, lambda: self._machine(shard), log, store, clock, settings, observer, rng)
+        keys = SimKeyLog(self.broker, shard, network) if self.sealed and shard.startswith("u") else None
+        return World(shard, lambda: self._machine(shard), log, store, clock, settings, observer, rng, keys)
 
     async def _recover(self, shard: str) -> None:
         world = self._operators(shard)
