@@ -241,6 +241,8 @@ def vmap_lines(answer: Json) -> Iterator[str]:
     """A VMAP document for people."""
     if answer["error"] is not None:
         yield f"error {answer['error']}: {answer['message']}"
+    elif not answer["breaks"]:
+        yield "no breaks"
     for found in answer["breaks"]:
         offset = found["offset"]
         when = f"{offset:g} s" if isinstance(offset, float) else str(offset)

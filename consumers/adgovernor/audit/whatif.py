@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -89,13 +89,16 @@ def command_of(line: Line) -> dict[str, Any]:
     return {**base, "command": "account", "account": data}
 
 
+_USER_EVENTS: Final = ("opt-out", "opt-in", "preference", "erasure", "session")
+
+
 def topic_of(data: dict[str, Any]) -> str:
     """Which topic an event of a mixed file belongs to, by its fields."""
     if "command" in data or "campaign" in data or "account" in data or "budget_micros" in data:
         return topics.CAMPAIGNS
     if "decision_id" in data:
         return topics.IMPRESSIONS
-    if data.get("type") in ("opt-out", "opt-in", "preference", "erasure", "session"):
+    if data.get("type") in _USER_EVENTS:
         return topics.USER_EVENTS
     return topics.AD_REQUESTS
 
@@ -135,6 +138,12 @@ class WhatIf:
                 continue
             data = line.data
             topic = topic_of(data)
+            if topic == topics.AD_REQUESTS and "request_id" not in data and "type" in data:
+                self.rejected.append(
+                    f"{line.place}: type {data['type']!r} is not known here: an ad request has a request_id, an "
+                    f"impression, click or view a decision_id, a user event one of the types {', '.join(_USER_EVENTS)}"
+                )
+                continue
             if topic == topics.CAMPAIGNS:
                 data = command_of(line)
             elif topic == topics.IMPRESSIONS and "routing_id" not in data:

@@ -75,3 +75,14 @@ def test_what_is_nested_too_deeply_is_rejected_by_its_line(tmp_path: Path) -> No
     assert trial.rejected == [
         "events.jsonl, line 1: nested too deeply; keep objects and lists within 200 levels"
     ]
+
+
+def test_an_event_of_an_unknown_type_is_named(tmp_path: Path) -> None:
+    """An event that is none of those known is refused by its type, and the others go on."""
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"type": "dance", "time_ms": 1}\n{"request_id": "r1", "time_ms": 1}\n')
+    run = WhatIf.begin(1)
+    decided = [body for topic, body in run.events(read_lines(path)) if topic == "decisions"]
+    assert [body["decision_id"] for body in decided] == ["r1"]
+    assert len(run.rejected) == 1
+    assert "line 1: type 'dance' is not known here" in run.rejected[0]
