@@ -8,6 +8,7 @@ from tests.simulation.mutation import one
 
 from adgovernor.core import caps, history, person_ops, selection
 from adgovernor.core.accounts import TreasuryCampaign
+from adgovernor.core.folded import FoldedState
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.releases import Releases
@@ -356,7 +357,7 @@ CORE: Final = (
     one(
         "store-forgets-links",
         "Redis holds the whole state",
-        UserState,
+        FoldedState,
         "_on_took",
         "        self.touch_core()\n",
         "",

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import orjson
 
+from adgovernor.core.folded import FoldedState
 from adgovernor.core.history import NEVER, Person, Serving
 from adgovernor.core.podfill import PodNeighbour
 
@@ -84,21 +85,17 @@ class OpenPod:
         return len(self.shown) == len(self.positions)
 
 
-class PodStates:
+class PodStates(FoldedState):
     """The part of a user shard's state that is about pods."""
 
-    shard: str
-    watermark_ms: int
     _routing: str | None
     _session: str | None
     _request_id: str
     _request_ms: int
-    height: int
-    index: int
-    _mark: Callable[[str, str], None]
     _of_person: Callable[..., None]
 
-    def __init__(self) -> None:
+    def __init__(self, shard: str) -> None:
+        super().__init__(shard)
         self.open_pods: dict[str, list[OpenPod]] = {}
         """Decision id → its pods that wait for impressions."""
         self._pod_deadlines: list[tuple[int, str, int]] = []

@@ -38,11 +38,6 @@ class Releases(TreasuryState):
         self._draft = draft = Draft(result)
         return draft
 
-    def emit(self, delta: list[Any]) -> None:
-        """Adds a delta to the record, and folds it."""
-        self._draft.deltas.append(delta)
-        self.apply(delta)
-
     def _advance(self, watermark_ms: int) -> None:
         if watermark_ms > self.watermark_ms:
             self.emit(["wm", watermark_ms])

@@ -40,44 +40,31 @@ Deltas (first word → what follows). Amounts are micros, times ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core import links
 from adgovernor.core.accounts import Round, TreasuryCampaign
+from adgovernor.core.folded import FoldedState
 from adgovernor.core.funds import AccountFund, account_of
 from adgovernor.core.leases import campaign_of
-from adgovernor.core.machine import Fields, Input, Links
+from adgovernor.core.machine import Fields, Input
 from adgovernor.core.rules import Rules
 
 
-class TreasuryState:
+class TreasuryState(FoldedState):
     """Accounts, campaigns, commands seen, links."""
 
     def __init__(self, shard: str) -> None:
-        self.shard = shard
-        self.partition = topics.partition_of_shard(shard)
-        self.rules = Rules(partitions=1)
-        self.has_rules = False
-        self.watermark_ms = 0
+        super().__init__(shard)
         self.last_tick_ms = 0
-        self.links = Links()
         self.accounts: dict[str, AccountFund] = {}
         self.campaigns: dict[str, TreasuryCampaign] = {}
         self.commands: set[str] = set()
-        self.now_ms = 0
-        self.height = 0
-        self.index = -1
-        self._draft = Draft({})
-        self._changed: dict[str, set[str]] = {}
-        self._ops: dict[str, Callable[..., None]] = {
-            "rules": self._on_rules,
-            "wm": self._on_wm,
-            "took": self._on_took,
+        self._ops |= {
             "command": self._on_command,
             "account": self._on_account,
             "account_budget": self._on_account_budget,
@@ -113,50 +100,13 @@ class TreasuryState:
 
     # ------------------------------------------------------------------ folding
 
-    def apply(self, delta: list[Any]) -> None:
-        """Applies one delta."""
-        self._ops[delta[0]](*delta[1:])
-
-    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
-        """See `machine.Machine.begin_fold`."""
-        self.height = height
-        self.now_ms = now_ms
-        self.index = -1
-
     def fold(self, draft: Draft, routing: str | None, session: str | None, ids: object = None) -> None:
         """See `machine.Machine.fold`. A treasury knows no person, so routing and session say nothing to it."""
-        self.index += 1
-        for delta in draft.deltas:
-            self.apply(delta)
-        for destination, number, digest, _ in draft.send:
-            self.links.sent[destination] = (number, digest)
-            self._mark("core", "state")
-
-    def recover(self, recovery: Mapping[str, Any]) -> None:
-        """See `machine.Machine.recover`."""
-        links.recover(self.links, recovery)
-        self._mark("core", "state")
-
-    def _mark(self, bucket: str, name: str) -> None:
-        self._changed.setdefault(bucket, set()).add(name)
+        self._fold(draft)
 
     def _campaign(self, campaign: str) -> TreasuryCampaign:
         self._mark("campaigns", campaign)
         return self.campaigns[campaign]
-
-    def _on_rules(self, parameters: dict[str, Any]) -> None:
-        self.rules = Rules.from_dict(parameters)
-        self.has_rules = True
-        self._mark("core", "state")
-
-    def _on_wm(self, watermark_ms: int) -> None:
-        assert watermark_ms > self.watermark_ms, "the watermark never goes back"
-        self.watermark_ms = watermark_ms
-        self._mark("core", "state")
-
-    def _on_took(self, source: str, number: int, digest: str) -> None:
-        self.links.taken[source] = (number, digest)
-        self._mark("core", "state")
 
     def _on_command(self, command_id: str) -> None:
         self.commands.add(command_id)
@@ -318,18 +268,13 @@ class TreasuryState:
 
     def _on_ticked(self, now_ms: int) -> None:
         self.last_tick_ms = now_ms
-        self._mark("core", "state")
+        self.touch_core()
 
     # ------------------------------------------------------------------ the store
 
     def resident_buckets(self) -> tuple[str, ...]:
         """See `machine.Machine.resident_buckets`."""
         return ("core", "accounts", "campaigns", "commands")
-
-    def take_changes(self) -> dict[str, set[str]]:
-        """See `machine.Machine.take_changes`."""
-        changed, self._changed = self._changed, {}
-        return changed
 
     def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
         """See `machine.Machine.encode`."""

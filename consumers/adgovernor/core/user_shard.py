@@ -142,10 +142,6 @@ class UserShard(StoredUserState):
         self._draft = draft = Draft(result)
         return draft
 
-    def emit(self, delta: list[Any]) -> None:
-        self._draft.deltas.append(delta)
-        self._ops[delta[0]](*delta[1:])
-
     def publish(self, topic: str, key: str, body: dict[str, Any]) -> None:
         """Says something in public, under a key that is nobody's name."""
         self._draft.out.append([topic, key, body])

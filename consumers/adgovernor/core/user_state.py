@@ -37,19 +37,16 @@ Those of pods are in `podstate`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
-from adgovernor.core import caps, links, person_ops
+from adgovernor.core import caps, person_ops
 from adgovernor.core.history import NEVER, Person
 from adgovernor.core.lateness import Fates, late_until_ms
 from adgovernor.core.leases import CampaignShare, campaign_of
-from adgovernor.core.machine import Links
 from adgovernor.core.podstate import PodStates
-from adgovernor.core.rules import Rules
 
 
 def open_key(decision_id: str, slot: int) -> str:
@@ -61,14 +58,8 @@ class UserState(PodStates):
     """People, shares of campaigns, open reservations, pods, links."""
 
     def __init__(self, shard: str) -> None:
-        super().__init__()
-        self.shard = shard
-        self.partition = topics.partition_of_shard(shard)
-        self.rules: Rules = Rules(partitions=1)
-        self.has_rules = False
-        self.watermark_ms = 0
+        super().__init__(shard)
         self.last_report_ms = 0
-        self.links = Links()
         self.shares: dict[str, CampaignShare] = {}
         self.persons: dict[str, Person] = {}
         """Least recently used first."""
@@ -86,9 +77,6 @@ class UserState(PodStates):
         self.since_ms = 0
         """From when on every serving is remembered that a cap in force may look at; lifetime totals are, from the
         beginning."""
-        self.now_ms = 0
-        self.height = 0
-        self.index = -1
         self._routing: str | None = None
         self._session: str | None = None
         self._ids: Sequence[str | None] | None = None
@@ -100,11 +88,7 @@ class UserState(PodStates):
         """What the request at hand has reserved, by campaign."""
         self.reserved_row: tuple[Any, ...] = ()
         """The last serving reserved, as `Serving` takes it."""
-        self._draft = Draft({})
-        self._changed: dict[str, set[str]] = {}
-        self._ops: dict[str, Callable[..., None]] = {
-            "rules": self._on_rules,
-            "wm": self._on_wm,
+        self._ops |= {
             "seen": self._on_seen,
             "reserve": self._on_reserve,
             "expire": self._on_expire,
@@ -121,7 +105,6 @@ class UserState(PodStates):
             "erase": self._on_erase,
             "nobody": self._on_nobody,
             "visit": self._on_visit,
-            "took": self._on_took,
             "define": self._on_define,
             "status": self._on_status,
             "grant": self._on_grant,
@@ -136,16 +119,6 @@ class UserState(PodStates):
 
     # ------------------------------------------------------------------ folding
 
-    def apply(self, delta: list[Any]) -> None:
-        """Applies one delta."""
-        self._ops[delta[0]](*delta[1:])
-
-    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
-        """See `machine.Machine.begin_fold`."""
-        self.height = height
-        self.now_ms = now_ms
-        self.index = -1
-
     def fold(
         self,
         draft: Draft,
@@ -154,32 +127,11 @@ class UserState(PodStates):
         ids: Sequence[str | None] | None = None,
     ) -> None:
         """See `machine.Machine.fold`."""
-        self.index += 1
         self._routing = routing
         self._session = session
         self._ids = ids
         self._nobody = False
-        ops = self._ops
-        for delta in draft.deltas:
-            ops[delta[0]](*delta[1:])
-        for destination, number, digest, _ in draft.send:
-            self.links.sent[destination] = (number, digest)
-            self.touch_core()
-
-    def touch_core(self) -> None:
-        """Marks what is neither a person nor a campaign nor a reservation as changed."""
-        self._mark("core", "state")
-
-    def recover(self, recovery: Mapping[str, Any]) -> None:
-        """See `machine.Machine.recover`."""
-        links.recover(self.links, recovery)
-        self.touch_core()
-
-    def _mark(self, bucket: str, name: str) -> None:
-        try:
-            self._changed[bucket].add(name)
-        except KeyError:
-            self._changed[bucket] = {name}
+        self._fold(draft)
 
     def _share(self, campaign: str) -> CampaignShare:
         self._mark("campaigns", campaign)
@@ -203,19 +155,15 @@ class UserState(PodStates):
     # ------------------------------------------------------------------ one method a delta
 
     def _on_rules(self, parameters: dict[str, Any]) -> None:
-        self.rules = Rules.from_dict(parameters)
-        self.has_rules = True
+        super()._on_rules(parameters)
         self._set_horizon()
         for person in self.persons.values():
             person.next_prune_ms = 0  # What is forgotten when may have changed with the rules.
-        self.touch_core()
 
     def _on_wm(self, watermark_ms: int) -> None:
-        assert watermark_ms > self.watermark_ms, "the watermark never goes back"
-        self.watermark_ms = watermark_ms
+        super()._on_wm(watermark_ms)
         if watermark_ms >= self.fates.next_ms:
             self.fates.advance(watermark_ms)
-        self.touch_core()
 
     def _on_seen(self, request_id: str, time_ms: int) -> None:
         self._request_id = request_id
@@ -342,10 +290,6 @@ class UserState(PodStates):
     def _on_visit(self, change_id: str, *counts_until: Any) -> None:
         *counts, until_ms = counts_until
         self._of_person(person_ops.visit, change_id, tuple(counts), until_ms)
-
-    def _on_took(self, source: str, number: int, digest: str) -> None:
-        self.links.taken[source] = (number, digest)
-        self.touch_core()
 
     def _on_define(
         self, campaign: dict[str, Any], time_zone: str, treasury: str, by_day: bool = False

@@ -26,11 +26,6 @@ class StoredUserState(UserState):
         """See `machine.Machine.resident_buckets`."""
         return ("core", "campaigns", "open", "pods")
 
-    def take_changes(self) -> dict[str, set[str]]:
-        """See `machine.Machine.take_changes`."""
-        changed, self._changed = self._changed, {}
-        return changed
-
     def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
         """See `machine.Machine.encode`."""
         fields: Fields = {}

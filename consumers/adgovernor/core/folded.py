@@ -1,0 +1,94 @@
+"""What the states of both machines have in common: a record's deltas are folded one by one, and what changed is noted.
+
+Each delta is applied by the method that the state gives for its first word; nothing else changes a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.ledger import Draft
+from adgovernor.core import links
+from adgovernor.core.machine import Links
+from adgovernor.core.rules import Rules
+
+
+class FoldedState:
+    """Rules, watermark and links of a shard, and the record at hand."""
+
+    def __init__(self, shard: str) -> None:
+        self.shard = shard
+        self.partition = topics.partition_of_shard(shard)
+        self.rules = Rules(partitions=1)
+        self.has_rules = False
+        self.watermark_ms = 0
+        self.links = Links()
+        self.now_ms = 0
+        self.height = 0
+        self.index = -1
+        self._draft = Draft({})
+        self._changed: dict[str, set[str]] = {}
+        self._ops: dict[str, Callable[..., None]] = {
+            "rules": self._on_rules,
+            "wm": self._on_wm,
+            "took": self._on_took,
+        }
+
+    def emit(self, delta: list[Any]) -> None:
+        """Adds a delta to the record, and folds it."""
+        self._draft.deltas.append(delta)
+        self.apply(delta)
+
+    def apply(self, delta: list[Any]) -> None:
+        """Applies one delta."""
+        self._ops[delta[0]](*delta[1:])
+
+    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
+        """See `machine.Machine.begin_fold`."""
+        self.height = height
+        self.now_ms = now_ms
+        self.index = -1
+
+    def _fold(self, draft: Draft) -> None:
+        self.index += 1
+        for delta in draft.deltas:
+            self.apply(delta)
+        for destination, number, digest, _ in draft.send:
+            self.links.sent[destination] = (number, digest)
+            self.touch_core()
+
+    def recover(self, recovery: Mapping[str, Any]) -> None:
+        """See `machine.Machine.recover`."""
+        links.recover(self.links, recovery)
+        self.touch_core()
+
+    def take_changes(self) -> dict[str, set[str]]:
+        """See `machine.Machine.take_changes`."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def touch_core(self) -> None:
+        """Marks what has no bucket of its own as changed."""
+        self._mark("core", "state")
+
+    def _mark(self, bucket: str, name: str) -> None:
+        try:
+            self._changed[bucket].add(name)
+        except KeyError:
+            self._changed[bucket] = {name}
+
+    def _on_rules(self, parameters: dict[str, Any]) -> None:
+        self.rules = Rules.from_dict(parameters)
+        self.has_rules = True
+        self.touch_core()
+
+    def _on_wm(self, watermark_ms: int) -> None:
+        assert watermark_ms > self.watermark_ms, "the watermark never goes back"
+        self.watermark_ms = watermark_ms
+        self.touch_core()
+
+    def _on_took(self, source: str, number: int, digest: str) -> None:
+        self.links.taken[source] = (number, digest)
+        self.touch_core()
