@@ -40,6 +40,19 @@ impression, the deadline of the money reserved for that (`SHOWN` once it is paid
 _NOTHING: Final[Mapping[str, list[Serving]]] = MappingProxyType({})
 
 
+def scopes_of(
+    creative: str, campaign: str, account: str, categories: Iterable[str], labels: Iterable[str]
+) -> list[str]:
+    """Every scope that an ad counts in."""
+    return [
+        "creative:" + creative,
+        "campaign:" + campaign,
+        "advertiser:" + account,
+        *["category:" + category for category in categories],
+        *["label:" + label for label in labels],
+    ]
+
+
 def _at(index: int) -> Any:
     return property(itemgetter(index))
 
@@ -133,13 +146,7 @@ class Serving(list[Any]):
 
     def scopes(self) -> list[str]:
         """Every scope that it counts in."""
-        return [
-            "creative:" + self.creative,
-            "campaign:" + self.campaign,
-            "advertiser:" + self.account,
-            *["category:" + category for category in self.categories],
-            *["label:" + label for label in self.labels],
-        ]
+        return scopes_of(self.creative, self.campaign, self.account, self.categories, self.labels)
 
 
 class Visit:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from adgovernor.contracts.requests import PlainCandidate
-from adgovernor.core import caps
+from adgovernor.core import caps, history
 from adgovernor.core.caps import CompiledCap, Context
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
@@ -31,13 +31,10 @@ def scopes_of(entry: Entry, context: Context) -> list[str]:
     """Every scope that the ad would count in."""
     share = entry.share
     assert share is not None
-    return [
-        "creative:" + entry.candidate["creative_id"],
-        "campaign:" + entry.candidate["campaign_id"],
-        "advertiser:" + share.campaign.account_id,
-        *["category:" + category for category in entry.categories],
-        *["label:" + label for label in context.labels],
-    ]
+    ad = entry.candidate
+    return history.scopes_of(
+        ad["creative_id"], ad["campaign_id"], share.campaign.account_id, entry.categories, context.labels
+    )
 
 
 def limits(
