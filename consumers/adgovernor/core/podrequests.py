@@ -82,7 +82,7 @@ class PodRequest:
             for index, entry in enumerate(entries):
                 if not entry.won:
                     self._lose(index, entry, number)
-                if entry.won or (entry.reasons is not None and entry.reasons[-1]["code"] == "no_lease"):
+                if entry.won or _lacks_money_alone(entry):
                     wanting[index] = entry
         self._ask_for_money(wanting)
         for event in self._events:
@@ -207,3 +207,8 @@ class PodRequest:
         for entry in entries.values():
             if entry.share is not None:
                 self._shard.ask_for(entry.share, entry.day, 0 if entry.won else entry.price)
+
+
+def _lacks_money_alone(entry: Candidacy) -> bool:
+    """Whether more money would have let it be considered: one that is refused for something else needs none."""
+    return entry.reasons is not None and len(entry.reasons) == 1 and entry.reasons[0]["code"] == "no_lease"

@@ -104,7 +104,8 @@ class Selector:
             if reasons is None:
                 if value > highest:
                     best, highest = place, value
-            elif reasons[-1]["code"] == "no_lease":
+            elif len(reasons) == 1 and reasons[0]["code"] == "no_lease":
+                # With more money it could have been served; one that is refused for something else needs none.
                 wanting.append((place, share, day, price))
         if best < 0:
             slot: dict[str, Any] = {"slot": 0, "no_fill": "no_candidate"}

@@ -377,3 +377,21 @@ def test_a_flight_that_has_not_begun_is_refused_without_a_pause() -> None:
     assert codes_of(world.request("r1", T0 + HOUR - 1, "c1")) == ["flight"]
     assert winner_of(world.request("r2", T0 + HOUR, "c1")) == "c1"
     assert world.of("campaign-paused") == []
+
+
+@pytest.mark.parametrize("slots", [None, 1])
+def test_who_is_refused_for_something_else_asks_for_no_money(slots: int | None) -> None:
+    """A candidate that more money would not help (here a capped one) asks for none; one that lacks only money does."""
+    world = World()
+    world.campaign(budget_micros=4_000, caps=[{"window": "lifetime", "limit": 1}])
+    world.instant = False
+    fields = {} if slots is None else {"slots": slots}
+    share = world.users[0].shares["c1"]
+    world.request("r1", T0, "c1")
+    world.deliver_all()
+    world.users[0].apply(["return", "c1", 0, share.lease(0)])
+    share.asks.clear()
+    assert codes_of(world.request("r2", T0, "c1", **fields)) == ["capped", "no_lease"]
+    assert not share.asks
+    assert codes_of(world.request("r3", T0, "c1", user="bob", **fields)) == ["no_lease"]
+    assert share.asks
