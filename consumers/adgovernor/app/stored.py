@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from adgovernor.contracts import topics, zones
 from adgovernor.contracts.campaigns import Cap
 from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.money import sayable
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import caps
 from adgovernor.core.accounts import TreasuryCampaign
@@ -84,7 +85,7 @@ class CampaignMoney:
                         }
                         for day, lease, reserved, spent in share.rows(share.books)
                     ],
-                    "owed_micros": sum(entry[3] for entry in share.owed),
+                    "owed_micros": sayable(sum(entry[3] for entry in share.owed)),
                     "unfunded_micros": share.unfunded_micros,
                 }
                 for shard, share in sorted(self.shares.items(), key=lambda item: int(item[0][1:]))

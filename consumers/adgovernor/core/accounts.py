@@ -15,6 +15,7 @@ import orjson
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
+from adgovernor.contracts.money import sayable
 from adgovernor.core import pacing
 from adgovernor.core.funds import AccountFund
 from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of
@@ -219,7 +220,7 @@ class TreasuryCampaign:
         if self.campaign.pacing.mode == "asap" or room == 0:
             return room, None
         paced_day = 0 if self.campaign.daily_budget_micros is None else day
-        budget = self.day_budget(day)
+        budget = sayable(self.day_budget(day))
         used = self.topped_up - self.unleased if not paced_day else self.leased_by_day.get(day, 0)
         unit = max(1, self.one_price)
         planned = pacing.released_micros(

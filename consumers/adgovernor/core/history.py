@@ -27,6 +27,8 @@ from typing import Any, Final
 
 import orjson
 
+from adgovernor.contracts.money import sayable
+
 NEVER = 2**62
 MOST_CHANGES = 256
 """Changes of one session whose repetition is noticed; a player makes a few at a time."""
@@ -186,7 +188,7 @@ class Visit:
         self.requests += requests
         self.impressions += impressions
         self.pod_positions = sorted({*self.pod_positions, *pod_positions})
-        self.spend_micros += spend_micros
+        self.spend_micros = sayable(self.spend_micros + spend_micros)
         self.until_ms = max(self.until_ms, until_ms)
         self.changes = [*self.changes, change_id][-MOST_CHANGES:]
 

@@ -14,6 +14,7 @@ import orjson
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
+from adgovernor.contracts.money import sayable
 from adgovernor.core.caps import CompiledCap
 from adgovernor.core.rules import Rules
 
@@ -229,7 +230,7 @@ class CampaignShare:
         """What late impressions of the day are owed."""
         if not self.owed:
             return 0
-        return sum(entry[3] for entry in self.owed if entry[2] == day)
+        return sayable(sum(entry[3] for entry in self.owed if entry[2] == day))
 
     def held(self) -> int:
         """All money here, whatever its day and kind: what was granted less what was returned."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from adgovernor.contracts.money import price_of_cpm
+from adgovernor.contracts.money import price_of_cpm, sayable
 from adgovernor.contracts.pod_requests import PodRules, PodSpec, SlotSpec
 from adgovernor.contracts.requests import PlainCandidate
 from adgovernor.core import caps, podcaps
@@ -112,7 +112,7 @@ def plan(
     slots, in_play = _slots(
         ask, [(placement.segment_id, playing[placement.index]) for placement in result.placements]
     )
-    return Filled(slots, in_play, None if result.proven else result.bound_micros)
+    return Filled(slots, in_play, None if result.proven else sayable(result.bound_micros))
 
 
 def keeps_apart(ask: PodAsk, rules: PodRules) -> tuple[Separation, Separation]:

@@ -42,7 +42,17 @@ def pod_id(decision_id: str, number: int | None) -> str:
 class OpenPod:
     """A pod with positions that were not shown yet. Mutated by folds only."""
 
-    __slots__ = ("about", "deadline_ms", "number", "positions", "shown", "time_ms", "unfilled")
+    __slots__ = (
+        "about",
+        "deadline_ms",
+        "height",
+        "index",
+        "number",
+        "positions",
+        "shown",
+        "time_ms",
+        "unfilled",
+    )
 
     def __init__(
         self,
@@ -53,6 +63,8 @@ class OpenPod:
         unfilled: int,
         positions: list[list[Any]],
         shown: Iterable[int] = (),
+        height: int = 0,
+        index: int = 0,
     ) -> None:
         self.number = number
         self.time_ms = time_ms
@@ -63,6 +75,9 @@ class OpenPod:
         """In play order: [slot, campaign, creative, account, price_micros, currency, duration_ms, domain]."""
         self.shown = set(shown)
         """The slots that were shown."""
+        self.height = height
+        self.index = index
+        """Of its decision."""
 
     def row(self) -> list[Any]:
         """The stored form."""
@@ -74,6 +89,8 @@ class OpenPod:
             self.unfilled,
             self.positions,
             sorted(self.shown),
+            self.height,
+            self.index,
         ]
 
     def waits_for(self, slot: int) -> bool:
@@ -115,7 +132,8 @@ class PodStates(FoldedState):
     ) -> None:
         decision_id = self._request_id
         if positions:
-            pod = OpenPod(number, self._request_ms, about, deadline_ms, unfilled, positions)
+            place = (self.height, self.index)
+            pod = OpenPod(number, self._request_ms, about, deadline_ms, unfilled, positions, (), *place)
             self.open_pods.setdefault(decision_id, []).append(pod)
             heappush(self._pod_deadlines, (deadline_ms, decision_id, number or 0))
             self._mark("pods", decision_id)

@@ -10,6 +10,7 @@ from typing import Any
 
 from adgovernor.contracts import topics, zones
 from adgovernor.contracts.ledger import Draft
+from adgovernor.contracts.money import sayable
 from adgovernor.core import links
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import WORDS, AccountFund
@@ -314,7 +315,7 @@ class Releases(TreasuryState):
         return granted
 
     def _favour(self, known: TreasuryCampaign) -> None:
-        used = known.spent + known.reserved_micros
+        used = sayable(known.spent + known.reserved_micros)
         patience = min(known.patience + 1, _MAX_PATIENCE) if used == known.used_micros else 1
         self.emit(["favoured", known.campaign.campaign_id, patience, used])
 
@@ -365,7 +366,7 @@ class Releases(TreasuryState):
                 refusal = None if taken == left else "too_little_unleased"
                 self._change_of(account_id, "", command_id, command, refusal)
             if self._conclude_account(fund, members, clean=clean):
-                used = sum(known.spent + known.reserved_micros for known in members)
+                used = sayable(sum(known.spent + known.reserved_micros for known in members))
                 patience = min(fund.patience + 1, _MAX_PATIENCE) if used == fund.used_micros else 1
                 self.emit(["account_favoured", account_id, patience, used])
         spent = sum(known.spent for known in members)
@@ -477,8 +478,8 @@ class Releases(TreasuryState):
         if scope == "account" and fund is not None:
             members = self.campaigns_of(fund.account.account_id)
             body["topped_up_micros"] = fund.topped_up
-            body["spent_micros"] = sum(member.spent for member in members)
-            body["reserved_micros"] = sum(member.reserved_micros for member in members)
+            body["spent_micros"] = sayable(sum(member.spent for member in members))
+            body["reserved_micros"] = sayable(sum(member.reserved_micros for member in members))
         self._pass_thresholds(known)
         self._publish(topics.BUDGET_EXHAUSTED, known, **body)
         self._set_reasons(known, {*known.reasons, word}, day)

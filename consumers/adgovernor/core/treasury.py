@@ -18,6 +18,7 @@ from adgovernor.contracts.campaigns import (
     UpsertCampaign,
 )
 from adgovernor.contracts.ledger import Draft
+from adgovernor.contracts.money import MOST_MICROS
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import inputs, links
 from adgovernor.core.accounts import TreasuryCampaign
@@ -27,8 +28,6 @@ from adgovernor.core.machine import Input, Poison
 from adgovernor.core.releases import Releases
 
 _UTC = "UTC"
-_MOST_MICROS = 2**62
-"""Of one campaign's or account's money: the largest `Micros`, so that its sums can be said and stored."""
 
 
 class Treasury(Releases):
@@ -154,21 +153,30 @@ class Treasury(Releases):
         return None
 
     def _too_much(self, what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str | None:
-        money: AccountFund | TreasuryCampaign | None = None
+        """Refuses what would bring an account's money, or that of its campaigns together, above what can be said: their
+        sums are published and stored."""
         added = 0
+        fund = self.accounts.get(what.account_id)
+        of_account = isinstance(what, UpsertAccount)
         if isinstance(what, UpsertAccount):
-            money = fund = self.accounts.get(what.account_id)
             added = (what.account.budget_micros or 0) - (0 if fund is None else fund.budget)
         elif isinstance(what, UpsertCampaign):
-            money = known = self.campaigns.get(what.campaign.campaign_id)
+            known = self.campaigns.get(what.campaign.campaign_id)
             added = what.campaign.budget_micros - (0 if known is None else known.budget)
         elif isinstance(what, MoneyCommand) and what.command != "decrease":
             added = what.amount_micros
-            campaign_id = what.campaign_id
-            money = self.accounts[what.account_id] if campaign_id is None else self.campaigns[campaign_id]
-        if money is None or added <= 0 or money.topped_up + added <= _MOST_MICROS:
+            of_account = what.campaign_id is None
+        if added <= 0:
             return None
-        return "too_much_money"
+        if of_account:
+            had = 0 if fund is None else fund.topped_up
+        else:
+            had = sum(
+                known.topped_up
+                for known in self.campaigns.values()
+                if known.campaign.account_id == what.account_id
+            )
+        return "too_much_money" if had + added > MOST_MICROS else None
 
     def _account_refusal(self, what: UpsertAccount) -> str | None:
         account = what.account

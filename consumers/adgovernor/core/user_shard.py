@@ -21,6 +21,7 @@ from adgovernor.contracts.events import (
     SessionUpdate,
 )
 from adgovernor.contracts.ledger import ERASURE, Draft, ReadRecord
+from adgovernor.contracts.money import sayable
 from adgovernor.contracts.requests import PlainRequest
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core import breaks, inputs, links, podevents
@@ -217,11 +218,11 @@ class UserShard(StoredUserState):
         if first is not None and first[0] + self.rules.dedupe_ms > self.watermark_ms:
             draft.result = {"kind": "duplicate", "height": first[1], "index": first[2]}
             return
-        opened = self.open_requests.get(request.request_id)
+        opened = self.decision_open(request.request_id)
         if opened is not None:
             # The person's own, where their history is not known, or another person's of the same id: two
-            # reservations of one name would be one, and its money would be lost.
-            draft.result = {"kind": "duplicate", "height": opened[1], "index": opened[2]}
+            # reservations of one name would be one, and its money would be lost; two pods of one name as well.
+            draft.result = {"kind": "duplicate", "height": opened[0], "index": opened[1]}
             return
         draft.result = {"kind": "decided"}
         latest_ms = self.now_ms + self.rules.skew_ms
@@ -505,7 +506,7 @@ class UserShard(StoredUserState):
             level = share.one_price + (lease if lease >= share.one_price else 0)
         campaign = share.campaign.campaign_id
         self.emit(["asked", campaign, day, price])
-        ask = {"day": day, "level": level + owed, "empty": lease < share.one_price}
+        ask = {"day": day, "level": sayable(level + owed), "empty": lease < share.one_price}
         if owed:
             ask["owed"] = owed
         self._item(share).setdefault("asks", []).append(ask)

@@ -42,6 +42,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from adgovernor.contracts.ledger import Draft
+from adgovernor.contracts.money import sayable
 from adgovernor.core import caps, person_ops
 from adgovernor.core.history import NEVER, Person
 from adgovernor.core.lateness import Fates, late_until_ms
@@ -263,7 +264,8 @@ class UserState(PodStates):
         self._settle_debt(campaign, decision_id, slot)
 
     def _on_unfund(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
-        self._share(campaign).unfunded_micros += amount
+        share = self._share(campaign)
+        share.unfunded_micros = sayable(share.unfunded_micros + amount)
         self._settle_debt(campaign, decision_id, slot)
 
     def _came_late(self, campaign: str, decision_id: str, slot: int) -> None:
@@ -390,6 +392,15 @@ class UserState(PodStates):
             self.horizon_ms = horizon
             for person in self.persons.values():
                 person.next_prune_ms = 0
+
+    def decision_open(self, decision_id: str) -> tuple[int, int] | None:
+        """Height and index of a decision that waits for anything: a reservation, or a pod for its impressions, which
+        it does even after its clicks or views were paid, or can be no more."""
+        opened = self.open_requests.get(decision_id)
+        if opened is not None:
+            return opened[1:]
+        pods = self.open_pods.get(decision_id)
+        return None if pods is None else (pods[0].height, pods[0].index)
 
     # ------------------------------------------------------------------ deadlines
 

@@ -6,8 +6,10 @@ from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from adgovernor.contracts.money import MOST_MICROS
+
 Micros = Annotated[
-    int, Field(ge=0, le=2**62, description="An amount of money in micro-units of the currency.")
+    int, Field(ge=0, le=MOST_MICROS, description="An amount of money in micro-units of the currency.")
 ]
 LATEST_MS: Final = 253_370_764_800_000
 """The start of the year 9999 in UTC: the last year whose days, weeks and months every calendar can name."""

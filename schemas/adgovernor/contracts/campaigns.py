@@ -303,7 +303,7 @@ class CampaignChange(_FromTreasury):
     """Why it was refused: ``duplicate``, ``unknown_campaign``, ``other_account``, ``too_little_unleased``,
     ``price_below_minimum`` (the campaign's own), ``account_currency`` (the campaign's is not its account's),
     ``campaign_currency`` (of a campaign that is there), ``no_account_budget``,
-    ``too_much_money`` (above 2^62 micros)…"""
+    ``too_much_money`` (above 2^62 micros for all campaigns of the account together, or for the account)…"""
     topped_up_micros: Micros = 0
     """The campaign's, or for an account's command the account's, whole money after it: budget + top-ups + credits
     − decreases."""

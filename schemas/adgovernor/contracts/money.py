@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Final
 
 MICROS: int = 1_000_000
 """Micro-units in one unit of a currency."""
+MOST_MICROS: Final = 2**62
+"""The largest amount that is said or stored: JSON's writers take whole numbers below 2^64."""
+
+
+def sayable(micros: int) -> int:
+    """A sum as it can be said: what is above the largest amount counts as that."""
+    return min(micros, MOST_MICROS)
 
 
 def price_of_cpm(cpm_micros: int) -> int:

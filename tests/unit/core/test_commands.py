@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from core_kit import T0, World, serve, winner_of
+from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, serve, state_of, winner_of
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.routing import partition_of
@@ -252,3 +252,53 @@ def test_no_more_money_is_taken_than_an_amount_can_say(command: str) -> None:
         change = world.command(command, campaign_id="c1", amount_micros=1)
     assert (change["accepted"], change["reason"]) == (False, "too_much_money")
     assert change["topped_up_micros"] == 2**62
+
+
+@pytest.mark.parametrize("command", ["top-up", "upsert"])
+def test_an_accounts_campaigns_together_have_no_more_than_an_amount_can_say(command: str) -> None:
+    """What its campaigns spent together is published and stored, so their money together is bounded, too."""
+    world = World()
+    for number in range(4):
+        assert world.campaign(f"c{number}", budget_micros=2**60)["accepted"]
+    assert world.campaign("other", account="a2", budget_micros=2**62)["accepted"]
+    if command == "upsert":
+        change = world.campaign("c9", budget_micros=1)
+    else:
+        change = world.command(command, campaign_id="c0", amount_micros=1)
+    assert (change["accepted"], change["reason"]) == (False, "too_much_money")
+    assert world.campaign("c0", budget_micros=2**60 - 5)["accepted"]
+    assert world.campaign("c9", budget_micros=5)["accepted"]
+
+
+def test_what_is_owed_and_unpaid_stays_within_what_can_be_said() -> None:
+    """However many dear ads are shown late and cannot be paid, every record and the state can be written."""
+    world = World(lateness_ms=0, dedupe_ms=HOUR)
+    world.campaign(budget_micros=2**62, price_micros=2**62)
+    for number in range(6):
+        time_ms = T0 + number * 2 * MINUTE
+        assert "winner" in world.request(f"r{number}", time_ms, "c1")["slots"][0]
+        world.settle(time_ms + 61 * SECOND)
+    for number in range(6):
+        world.show(f"r{number}", T0 + 13 * MINUTE)
+    world.settle(T0 + 3 * HOUR)
+    assert world.users[0].shares["c1"].unfunded_micros == 2**62
+    assert world.money()["spent"] == 2**62
+    assert state_of(world.folded("u0")) == state_of(world.users[0]) == state_of(world.decided_again("u0"))
+
+
+def test_a_plan_of_many_days_stays_within_what_can_be_said() -> None:
+    """Daily budgets that roll over for years add up to more than an amount can say; the plan is still written."""
+    world = World(now_ms=T0 // DAY * DAY, lateness_ms=0)
+    world.campaign(
+        budget_micros=2**62,
+        daily_budget_micros=2**62,
+        daily_policy="rollover",
+        price_micros=1_000,
+        pacing={"mode": "even"},
+    )
+    world.request("r1", world.now_ms + HOUR, "c1")
+    world.settle(world.now_ms + 2_000 * DAY + 12 * HOUR)
+    world.request("r2", world.now_ms, "c1")
+    assert "winner" in world.request("r3", world.now_ms, "c1")["slots"][0]
+    assert world.users[0].shares["c1"].books
+    state_of(world.treasuries[0])

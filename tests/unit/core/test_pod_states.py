@@ -238,3 +238,31 @@ def test_the_end_of_a_pod_names_nobody(routed: bool) -> None:
             result = recorded.line.split(b'"personal":')[0]
             assert b"ann" not in result
             assert b"s1" not in result
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_name_is_taken_while_its_pod_waits_for_impressions(restored: bool) -> None:
+    """Where the clicks of a pod were paid before its impressions, another person's request of its id is a duplicate:
+    two pods of one name would be delivered, and end, together."""
+    one = World(lateness_ms=0)
+    one.campaign(pricing="cpc")
+    ask(one)
+    for slot in range(2):
+        assert one.show("r1", T0 + SECOND, slot=slot, type="click")["kind"] == "settled"
+    assert one.users[0].open_requests == {}
+    first = one.users[0].open_pods["r1"][0]
+    if restored:
+        stored = one.users[0].encode({"pods": ["r1"]})["pods"]
+        one.users[0].restore_pods({"r1": stored["r1"] or b""})
+    assert ask(one, "r1", T0 + 2 * SECOND, user="bob", session_id="s2") == {
+        "kind": "duplicate",
+        "height": first.height,
+        "index": first.index,
+    }
+    assert kinds(one) == ["pod-created"]
+    for slot in range(2):
+        one.show("r1", T0 + 3 * SECOND, slot=slot)
+    assert kinds(one)[-1] == "pod-completed"
+    assert "winner" in ask(one, "r1", T0 + 4 * SECOND, user="bob", session_id="s2")["slots"][0]
+    if not restored:
+        proved(one)
