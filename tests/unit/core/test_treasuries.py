@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, codes_of, known_to_treasury, serve, winner_of
@@ -385,7 +387,7 @@ def test_who_is_refused_for_something_else_asks_for_no_money(slots: int | None) 
     world = World()
     world.campaign(budget_micros=4_000, caps=[{"window": "lifetime", "limit": 1}])
     world.instant = False
-    fields = {} if slots is None else {"slots": slots}
+    fields: dict[str, Any] = {} if slots is None else {"slots": slots}
     share = world.users[0].shares["c1"]
     world.request("r1", T0, "c1")
     world.deliver_all()
