@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,30 @@ def test_mistakes_are_explained(args: list[str], says: str) -> None:
     result = CliRunner().invoke(vast_app, args, env={"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"})
     assert result.exit_code == 2
     assert says in result.output
+
+
+def test_authorities_that_are_none_are_explained(tmp_path: Path) -> None:
+    """A --cacert file without certificates is a wrong argument, not a crash."""
+    (tmp_path / "junk.pem").write_bytes(b"no certificate")
+    args = ["resolve", "http://t/", "--cacert", str(tmp_path / "junk.pem")]
+    result = CliRunner().invoke(vast_app, args, env={"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"})
+    assert result.exit_code == 2
+    assert "holds no certificates in PEM form" in result.output
+
+
+def test_a_document_may_come_through_a_pipe(server: AdServer, tmp_path: Path) -> None:
+    """What a shell offers as a file, though it is none, is read like one."""
+    os.mkfifo(tmp_path / "pipe")
+    writing = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(vast(inline("1")),))
+    writing.start()
+    assert answer_of(vast_app, server, "resolve", str(tmp_path / "pipe"))["play_order"] == ["1"]
+    writing.join()
+
+
+def test_a_large_file_of_one_s_own_is_read_whole(server: AdServer, tmp_path: Path) -> None:
+    """What would be refused of a server, thousands of ads in one document, is shown from disk."""
+    (tmp_path / "a.xml").write_bytes(vast(*(inline(str(n)) for n in range(6_000))))
+    assert len(answer_of(vast_app, server, "resolve", str(tmp_path / "a.xml"))["ads"]) == 6_000
 
 
 def test_a_scheme_that_is_not_http_is_unavailable() -> None:
@@ -227,6 +253,8 @@ def test_lines_for_people(server: AdServer) -> None:
     assert "categories cat" in text
     assert "error 100" in text
     assert "Error http://e/w?100" in text
+    server.routes["/none"] = Answer(vast())
+    assert run(vmap_app, server, "show", "http://t/none").stdout == "no ads\n"
     text = run(vmap_app, server, "show", "http://t/v", "--fetch", "--no-fire").stdout
     assert "break mid at 75 s: AdTagURI, 2" in text
     assert "warning: timeOffset" in text

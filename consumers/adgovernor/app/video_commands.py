@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from adgovernor.video.vmap import BreakFault, parse_xml_of_vmap, read_vmap
 vast_app = typer.Typer(help="Resolve VAST ad tags.", no_args_is_help=True)
 vmap_app = typer.Typer(help="Show VMAP ad breaks.", no_args_is_help=True)
 
+# One tag, or a file of one's own, may hold as much as memory does.
+_LIMITS = ChainLimits(max_xml_bytes=2**40)
 # Somebody waits at a terminal: an error address that does not answer soon is left.
 _TRACKING_TIMEOUT_MS = 2_000
 
@@ -124,10 +127,17 @@ def _options(
         overrides = dict(parse_override(text) for text in resolve or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--resolve") from error
-    if not _is_url(source) and not Path(source).is_file():
+    if not _is_url(source) and (not Path(source).exists() or Path(source).is_dir()):
         raise typer.BadParameter(
             f"{source!r} is neither an http(s) address nor a file", param_hint="URL|FILE"
         )
+    if cacert is not None:
+        try:
+            ssl.create_default_context(cafile=str(cacert))
+        except OSError as error:
+            raise typer.BadParameter(
+                f"{cacert} holds no certificates in PEM form: {error}", param_hint="--cacert"
+            ) from error
     return _Options(source, AddressPolicy(allow_private, overrides), cacert, fire)
 
 
@@ -144,7 +154,10 @@ def _print(answer: dict[str, Any], as_json: bool, lines: Any) -> None:
 
 
 def _read_file(path: Path) -> Fetched:
-    return Fetched(path.resolve().as_uri(), 200, path.read_bytes())
+    try:
+        return Fetched(path.absolute().as_uri(), 200, path.read_bytes())
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}", param_hint="URL|FILE") from error
 
 
 class _Session:
@@ -155,7 +168,7 @@ class _Session:
         self.macros = RequestMacros(SessionContext.create())
         self.transport = HttpxTransport(options.policy, ca_file=options.ca_file)
         self.fetcher = Fetcher(self.transport)
-        self.resolver = ChainResolver(self.fetcher, ChainLimits())
+        self.resolver = ChainResolver(self.fetcher, _LIMITS)
 
     async def entry(self) -> Fetched:
         """The document that was asked for; raises FetchError."""

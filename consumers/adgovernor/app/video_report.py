@@ -193,6 +193,8 @@ def document_json(entry: str, document: VastDocument) -> Json:
             if isinstance(ad, Wrapper)
         ],
         "warnings": list(document.warnings),
+        "errors_fired": [],
+        "messages": [],
     }
 
 
@@ -207,6 +209,8 @@ def resolution_lines(answer: Json) -> Iterator[str]:
     if "play_order" in answer:
         order = ", ".join(str(ad_id) for ad_id in answer["play_order"]) or "nothing"
         yield f"plays {order}"
+    elif not any(answer[found] for found in ("ads", "wrappers", "errors_fired")):
+        yield "no ads"
     yield from _error_lines(answer.get("errors_fired", []), answer.get("messages", []))
     yield from (f"warning: {warning}" for warning in answer.get("warnings", []))
 

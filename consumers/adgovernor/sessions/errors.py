@@ -17,7 +17,7 @@ SessionError
     ├── FetchTimeoutError            a deadline passed
     ├── StatusError                  the server answered with an error status
     ├── TooManyRedirectsError        redirected more often than allowed, or to nowhere
-    ├── BodyRefusedError             the body is too large, or its compression is broken
+    ├── BodyRefusedError             the body is too large or has too many tags, or its compression is broken
     └── CircuitOpenError             the upstream failed too often; it is left alone for a while
 """
 
@@ -97,7 +97,7 @@ class TooManyRedirectsError(FetchError):
 
 
 class BodyRefusedError(FetchError):
-    """The body is larger than allowed, or cannot be decompressed."""
+    """The body is larger than allowed, has more tags than allowed, or cannot be decompressed."""
 
 
 class CircuitOpenError(FetchError):

@@ -12,11 +12,18 @@ from datetime import UTC, datetime
 from urllib.parse import urldefrag, urlsplit
 
 from adgovernor.sessions.cookies import CookieJar
-from adgovernor.sessions.errors import FetchTimeoutError, StatusError, TooManyRedirectsError, UriRefusedError
+from adgovernor.sessions.errors import (
+    BodyRefusedError,
+    FetchTimeoutError,
+    StatusError,
+    TooManyRedirectsError,
+    UriRefusedError,
+)
 from adgovernor.sessions.transport import Headers, HttpRequest, HttpResponse, Transport
 from adgovernor.video import resolve_uri
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _CHARSET = "charset="
 Now = Callable[[], datetime]
 
@@ -28,15 +35,22 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """Bounds of one fetch. A hop is one document with all its redirects."""
+    """Bounds of one fetch. A hop is one document with all its redirects.
+
+    *max_tags* bounds the markup in a body, because reading an element takes hundreds of times as long as reading its
+    bytes: two megabytes of the shortest elements would hold up everybody else for seconds. Real responses have one tag
+    for every fifty bytes or more.
+    """
 
     hop_timeout_ms: int = 5_000
     max_body_bytes: int = 2 * 1024 * 1024
+    max_tags: int = 100_000
     max_url_chars: int = 16_384
     max_redirects: int = 5
 
     def __post_init__(self) -> None:
-        if min(self.hop_timeout_ms, self.max_body_bytes, self.max_url_chars) < 1 or self.max_redirects < 0:
+        positive = (self.hop_timeout_ms, self.max_body_bytes, self.max_tags, self.max_url_chars)
+        if min(positive) < 1 or self.max_redirects < 0:
             raise ValueError("fetch limits are positive (max_redirects may be 0)")
 
 
@@ -106,10 +120,17 @@ class Fetcher:
                 target = resolve_uri(current, location.strip())
                 if target is None:
                     raise TooManyRedirectsError(f"{current} redirects to {location!r}, which is no address")
+                if _origin(target) != _origin(current):
+                    # What proves the caller to one server is not another's to have (RFC 9110 §15.4).
+                    headers = tuple(header for header in headers if header[0].lower() not in _CREDENTIALS)
                 current = target
                 continue
             if not 200 <= response.status < 300:
                 raise StatusError(response.status, f"{current} answered {response.status}")
+            if response.body.count(b"<") > self.limits.max_tags:
+                raise BodyRefusedError(
+                    f"the body of {current} has more than the {self.limits.max_tags} tags allowed"
+                )
             return Fetched(current, response.status, response.body, _charset(response), response.headers)
         raise TooManyRedirectsError(f"{url} redirected more than {self.limits.max_redirects} times")
 
@@ -124,6 +145,11 @@ class Fetcher:
         )
         self.cookies.store(url, response.all_headers("set-cookie"), self._now())
         return response
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
 
 
 def _charset(response: HttpResponse) -> str | None:

@@ -30,8 +30,12 @@ from adgovernor.sessions.transport import HttpRequest, HttpResponse
 # A pool this large keeps a pod's hops apart; beyond it requests wait for one another.
 _MAX_CONNECTIONS = 100
 _MAX_IDLE_CONNECTIONS = 20
-_IDLE_S = 30.0
-_ACCEPTED_ENCODINGS = "gzip, deflate"
+# Below the five seconds after which many servers close: a request must not meet a connection that is going away.
+_IDLE_S = 4.0
+# An address that has not answered by then is left for the host's next one.
+_NEXT_ADDRESS_S = 1.0
+# Servers disagree about what "deflate" is, so it is understood and not asked for.
+_ACCEPTED_ENCODINGS = "gzip"
 # One piece of a compressed body is inflated to at most this much at a time, so that a bomb is met early.
 _INFLATE_STEP_BYTES = 65_536
 
@@ -56,7 +60,11 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         for endpoint in endpoints[:-1]:
             try:
                 return await self._network.connect_tcp(
-                    endpoint.address, endpoint.port, timeout, local_address, socket_options
+                    endpoint.address,
+                    endpoint.port,
+                    _NEXT_ADDRESS_S if timeout is None else min(timeout, _NEXT_ADDRESS_S),
+                    local_address,
+                    socket_options,
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue

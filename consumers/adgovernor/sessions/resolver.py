@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from adgovernor.sessions.errors import FetchError
@@ -43,19 +43,27 @@ MacroSource = Callable[[], Mapping[str, MacroValue]]
 
 # The first version that has allowMultipleAds; before it every ad of a response counts.
 _ALLOW_MULTIPLE_ADS_SINCE = 3
+# What an ad weighs at least: even an empty one is a failure to report.
+_LEAST_AD_BYTES = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class ChainLimits:
-    """Bounds of one resolution: Wrapper follow-ups in a row, documents in all, and its time."""
+    """Bounds of one resolution: Wrapper follow-ups in a row, documents in all, what its ads hold, and its time.
+
+    Every ad repeats what the Wrappers above it hold, so a few large documents multiply; *max_xml_bytes* bounds the
+    product: the XML of all ads together, that of their Wrappers counted for each.
+    """
 
     max_wrappers: int = 5
     max_documents: int = 64
+    max_xml_bytes: int = 4 * 1024 * 1024
     total_timeout_ms: int = 20_000
     max_concurrent: int = 8
 
     def __post_init__(self) -> None:
-        if self.max_wrappers < 0 or min(self.max_documents, self.total_timeout_ms, self.max_concurrent) < 1:
+        positive = (self.max_documents, self.max_xml_bytes, self.total_timeout_ms, self.max_concurrent)
+        if self.max_wrappers < 0 or min(positive) < 1:
             raise ValueError("chain limits are positive (max_wrappers may be 0)")
 
 
@@ -92,12 +100,21 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class _Errors:
+    """The Error addresses of one element, and the number that is its own in one resolution."""
+
+    element: int
+    uris: tuple[str, ...]
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Failure:
-    """An error before the addresses that were called already are taken out; each has the number of its element."""
+    """An error, and whose Error addresses it is for, outermost first."""
 
     code: VastError
     message: str
-    elements: tuple[tuple[tuple[int, int], TrackedUri], ...]
+    told: tuple[_Errors, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +135,7 @@ class _Walk:
 
     deadline_s: float
     documents_left: int
+    xml_bytes_left: int
     gate: asyncio.Semaphore
     macros: MacroSource
 
@@ -153,7 +171,7 @@ class ChainResolver:
         try:
             fetched = await self._fetch(address, walk, headers)
         except FetchError as error:
-            failure = _Failure(VastError.WRAPPER_UNAVAILABLE, str(error), ())
+            failure = _Failure(VastError.WRAPPER_UNAVAILABLE, str(error))
             return replace(_conclude(_Branch(failures=(failure,), requested=(address,))), cause=error)
         branch = await self._fetched(fetched, (), walk, multiple=True, wrappers=wrappers)
         return _conclude(replace(branch, requested=(address, *branch.requested)))
@@ -182,6 +200,7 @@ class ChainResolver:
         return _Walk(
             deadline_s=asyncio.get_running_loop().time() + self._limits.total_timeout_ms / 1000,
             documents_left=self._limits.max_documents,
+            xml_bytes_left=self._limits.max_xml_bytes,
             gate=asyncio.Semaphore(self._limits.max_concurrent),
             macros=macros,
         )
@@ -215,11 +234,8 @@ class ChainResolver:
     ) -> _Branch:
         warnings = tuple(f"{base_url}: {warning}" for warning in document.warnings)
         if not document.ads:
-            number = next(self._elements)
-            roots = tuple(
-                ((number, index), TrackedUri(uri, base_url)) for index, uri in enumerate(document.errors)
-            )
-            failure = _Failure(VastError.NO_AD, f"{base_url} has no ad", (*_chain_elements(hops), *roots))
+            roots = _Errors(next(self._elements), document.errors, base_url)
+            failure = _Failure(VastError.NO_AD, f"{base_url} has no ad", (*_chain_errors(hops), roots))
             return _Branch(failures=(failure,), warnings=warnings)
         ads = allowed_ads(document, multiple=multiple, wrappers=wrappers)
         if not ads:
@@ -227,6 +243,13 @@ class ChainResolver:
                 _failed(VastError.NO_AD, f"{base_url} has no ad that its Wrapper accepts", hops),
                 warnings=warnings,
             )
+        repeated = sum(hop.wrapper.xml_bytes for hop in hops)
+        walk.xml_bytes_left -= sum(max(ad.xml_bytes, _LEAST_AD_BYTES) + repeated for ad in ads)
+        if walk.xml_bytes_left < 0:
+            message = (
+                f"{base_url}: with its Wrappers more than {self._limits.max_xml_bytes} bytes for one ad tag"
+            )
+            return replace(_failed(VastError.UNDEFINED, message, hops), warnings=warnings)
         numbers = [next(self._elements) for _ in ads]
         branches = await asyncio.gather(
             *(
@@ -251,9 +274,9 @@ class ChainResolver:
             return self._inline(ResolvedAd(ad, base_url, number, hops, ad.sequence))
         if isinstance(ad, Wrapper):
             return await self._wrapper(Hop(ad, base_url, number), document.major_version, hops, walk)
-        own = _own_elements(ad.errors, base_url, number)
+        own = _Errors(number, ad.errors, base_url)
         message = f"{base_url}: ad {ad.id!r} has neither InLine nor Wrapper"
-        return _Branch(failures=(_Failure(VastError.SCHEMA, message, (*_chain_elements(hops), *own)),))
+        return _Branch(failures=(_Failure(VastError.SCHEMA, message, (*_chain_errors(hops), own)),))
 
     def _inline(self, ad: ResolvedAd) -> _Branch:
         if not ad.inline.creatives:
@@ -314,28 +337,24 @@ def report(ad: ResolvedAd, code: VastError, message: str = "") -> FiredError:
     All Error addresses of its chain are told, outermost Wrapper first.
     """
     failure = _ad_failure(ad, code, message or code.name.lower().replace("_", " "))
-    return FiredError(code, failure.message, tuple(uri for _, uri in failure.elements))
+    return FiredError(code, failure.message, tuple(itertools.chain(*map(_tracked, failure.told))))
 
 
-def _own_elements(
-    errors: Iterable[str], base_url: str, number: int
-) -> tuple[tuple[tuple[int, int], TrackedUri], ...]:
-    return tuple(((number, index), TrackedUri(uri, base_url)) for index, uri in enumerate(errors))
+def _tracked(errors: _Errors) -> tuple[TrackedUri, ...]:
+    return tuple(TrackedUri(uri, errors.base_url) for uri in errors.uris)
 
 
-def _chain_elements(hops: Sequence[Hop]) -> tuple[tuple[tuple[int, int], TrackedUri], ...]:
-    return tuple(
-        element for hop in hops for element in _own_elements(hop.wrapper.errors, hop.base_url, hop.element)
-    )
+def _chain_errors(hops: Sequence[Hop]) -> tuple[_Errors, ...]:
+    return tuple(_Errors(hop.element, hop.wrapper.errors, hop.base_url) for hop in hops)
 
 
 def _ad_failure(ad: ResolvedAd, code: VastError, message: str) -> _Failure:
-    own = _own_elements(ad.inline.errors, ad.base_url, ad.element)
-    return _Failure(code, message, (*_chain_elements(ad.hops), *own))
+    own = _Errors(ad.element, ad.inline.errors, ad.base_url)
+    return _Failure(code, message, (*_chain_errors(ad.hops), own))
 
 
 def _failed(code: VastError, message: str, hops: Sequence[Hop]) -> _Branch:
-    return _Branch(failures=(_Failure(code, message, _chain_elements(hops)),))
+    return _Branch(failures=(_Failure(code, message, _chain_errors(hops)),))
 
 
 def _join(branches: Sequence[_Branch]) -> _Branch:
@@ -349,12 +368,13 @@ def _join(branches: Sequence[_Branch]) -> _Branch:
 
 def _conclude(branch: _Branch) -> Resolution:
     """The branch as an outcome: each Error element is called for the first error that reaches it."""
-    called: set[tuple[int, int]] = set()
+    called: set[int] = set()
     errors = []
     for failure in branch.failures:
-        fresh = [(key, uri) for key, uri in failure.elements if key not in called]
-        called.update(key for key, _ in fresh)
-        errors.append(FiredError(failure.code, failure.message, tuple(uri for _, uri in fresh)))
+        fresh = [told for told in failure.told if told.element not in called]
+        called.update(told.element for told in fresh)
+        uris = tuple(itertools.chain(*map(_tracked, fresh)))
+        errors.append(FiredError(failure.code, failure.message, uris))
     return Resolution(
         requested=branch.requested,
         ads=branch.ads,

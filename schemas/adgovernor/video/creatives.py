@@ -26,7 +26,6 @@ _RESOURCES = (("StaticResource", "static"), ("IFrameResource", "iframe"), ("HTML
 def read_creative(reader: Reader, creative: Element) -> Creative:
     """Read one ``Creative`` element, of an InLine or a Wrapper."""
     linear = reader.child(creative, "Linear")
-    overlays = reader.child(creative, "NonLinearAds")
     companions = reader.child(creative, "CompanionAds")
     return Creative(
         id=Reader.attribute(creative, "id"),
@@ -35,9 +34,17 @@ def read_creative(reader: Reader, creative: Element) -> Creative:
         api_framework=Reader.attribute(creative, "apiFramework"),
         universal_ad_ids=tuple(_universal_ad_ids(reader, creative)),
         linear=None if linear is None else _linear(reader, linear),
-        nonlinears=tuple(_nonlinear(reader, found) for found in reader.children(overlays, "NonLinear")),
-        nonlinear_tracking=() if overlays is None else read_trackings(reader, overlays),
-        companions=tuple(_companion(reader, found) for found in reader.children(companions, "Companion")),
+        nonlinears=tuple(
+            _nonlinear(reader, found) for found in reader.path(creative, "NonLinearAds", "NonLinear")
+        ),
+        nonlinear_tracking=tuple(
+            tracking
+            for overlays in reader.children(creative, "NonLinearAds")
+            for tracking in read_trackings(reader, overlays)
+        ),
+        companions=tuple(
+            _companion(reader, found) for found in reader.path(creative, "CompanionAds", "Companion")
+        ),
         companions_required=None if companions is None else Reader.attribute(companions, "required"),
     )
 
@@ -60,26 +67,25 @@ def _universal_ad_ids(reader: Reader, creative: Element) -> Iterator[UniversalAd
 
 
 def _linear(reader: Reader, linear: Element) -> Linear:
-    files = reader.child(linear, "MediaFiles")
     return Linear(
         duration_ms=parse_time_ms(reader.text(reader.child(linear, "Duration"))),
         skip_offset=Reader.attribute(linear, "skipoffset"),
         ad_parameters=reader.text(reader.child(linear, "AdParameters")) or None,
-        media_files=tuple(_media_files(reader, files, "MediaFile")),
-        mezzanines=tuple(_media_files(reader, files, "Mezzanine")),
+        media_files=tuple(_media_files(reader, linear, "MediaFiles", "MediaFile")),
+        mezzanines=tuple(_media_files(reader, linear, "MediaFiles", "Mezzanine")),
         interactive_files=(
-            *_media_files(reader, files, "InteractiveCreativeFile"),
+            *_media_files(reader, linear, "MediaFiles", "InteractiveCreativeFile"),
             *_media_files(reader, linear, "InteractiveCreativeFile"),
         ),
-        closed_captions=tuple(_closed_captions(reader, files)),
+        closed_captions=tuple(_closed_captions(reader, linear)),
         clicks=_video_clicks(reader, linear),
         tracking=read_trackings(reader, linear),
         icons=tuple(_icon(reader, icon) for icon in reader.path(linear, "Icons", "Icon")),
     )
 
 
-def _media_files(reader: Reader, parent: Element | None, name: str) -> Iterator[MediaFile]:
-    for element in reader.children(parent, name):
+def _media_files(reader: Reader, linear: Element, *path: str) -> Iterator[MediaFile]:
+    for element in reader.path(linear, *path):
         uri = reader.uri(element)
         if uri is None:
             continue
@@ -98,8 +104,8 @@ def _media_files(reader: Reader, parent: Element | None, name: str) -> Iterator[
         )
 
 
-def _closed_captions(reader: Reader, files: Element | None) -> Iterator[ClosedCaption]:
-    for element in reader.path(files, "ClosedCaptionFiles", "ClosedCaptionFile"):
+def _closed_captions(reader: Reader, linear: Element) -> Iterator[ClosedCaption]:
+    for element in reader.path(linear, "MediaFiles", "ClosedCaptionFiles", "ClosedCaptionFile"):
         uri = reader.uri(element)
         if uri is not None:
             yield ClosedCaption(uri, Reader.attribute(element, "type"), Reader.attribute(element, "language"))

@@ -6,7 +6,7 @@ Field names follow VAST 4.3's elements and attributes; section numbers are of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,10 @@ class Extension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ad:
-    """§3.3: what InLine and Wrapper ads share. *sequence* is None for a stand-alone ad."""
+    """§3.3: what InLine and Wrapper ads share. *sequence* is None for a stand-alone ad.
+
+    *xml_bytes* is the length of the XML that it was read from: what it weighs wherever it is repeated.
+    """
 
     id: str | None = None
     sequence: int | None = None
@@ -222,6 +225,7 @@ class Ad:
     verifications: tuple[Verification, ...] = ()
     pricing: Pricing | None = None
     extensions: tuple[Extension, ...] = ()
+    xml_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

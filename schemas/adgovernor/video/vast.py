@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TypedDict
 
 from lxml import etree
 
@@ -80,8 +81,9 @@ def read_vast(root: Element, warnings: tuple[str, ...] = ()) -> VastDocument:
     if name == _VAST_1_ROOT:
         raise VastFormatError(VastError.VERSION, f"{_VAST_1_ROOT} is VAST 1; send VAST 2.0 to 4.3")
     if name != "VAST":
+        playlist = ", a playlist of ad breaks" if name == "VMAP" else ""
         raise VastFormatError(
-            VastError.SCHEMA, f"the root element is {name!r}; a VAST response begins with 'VAST'"
+            VastError.SCHEMA, f"the root element is {name!r}{playlist}; a VAST response begins with 'VAST'"
         )
     version = Reader.attribute(root, "version")
     major = _major_version(version)
@@ -103,37 +105,65 @@ def _major_version(version: str | None) -> int:
     return major
 
 
+class _Attributes(TypedDict):
+    """What an ``Ad`` element says itself."""
+
+    id: str | None
+    sequence: int | None
+    ad_type: str | None
+    xml_bytes: int
+
+
+class _Common(TypedDict):
+    """What InLine and Wrapper have in common."""
+
+    ad_system: str | None
+    impressions: tuple[Impression, ...]
+    errors: tuple[str, ...]
+    creatives: tuple[Creative, ...]
+    viewable_impression: ViewableImpression | None
+    verifications: tuple[Verification, ...]
+    pricing: Pricing | None
+    extensions: tuple[Extension, ...]
+
+
 def _read_ad(reader: Reader, ad: Element) -> InLine | Wrapper | BrokenAd:
     sequence = Reader.integer(ad, "sequence")
     if sequence is not None and sequence < 1:
         # §3.3.2: a sequence is greater than zero, so this one cannot place the ad in a pod.
         sequence = None
-    ad_id = Reader.attribute(ad, "id")
-    ad_type = Reader.attribute(ad, "adType")
+    attributes = _Attributes(
+        id=Reader.attribute(ad, "id"),
+        sequence=sequence,
+        ad_type=Reader.attribute(ad, "adType"),
+        xml_bytes=len(outer_xml(ad)),
+    )
     inline = reader.child(ad, "InLine", "Inline")
     if inline is not None:
-        return _read_inline(reader, inline, ad_id, sequence, ad_type)
+        return _read_inline(reader, inline, attributes)
     wrapper = reader.child(ad, "Wrapper")
     if wrapper is not None:
-        return _read_wrapper(reader, wrapper, ad_id, sequence, ad_type)
-    return BrokenAd(id=ad_id, sequence=sequence, ad_type=ad_type, errors=reader.uris(ad, "Error"))
+        return _read_wrapper(reader, wrapper, attributes)
+    return BrokenAd(**attributes, errors=reader.uris(ad, "Error"))
 
 
-def _read_inline(
-    reader: Reader, inline: Element, ad_id: str | None, sequence: int | None, ad_type: str | None
-) -> InLine:
+def _read_common(reader: Reader, ad: Element) -> _Common:
+    return _Common(
+        ad_system=reader.text(reader.child(ad, "AdSystem")) or None,
+        impressions=tuple(_impressions(reader, ad)),
+        errors=reader.uris(ad, "Error"),
+        creatives=_creatives(reader, ad),
+        viewable_impression=_viewable(reader, ad),
+        verifications=tuple(_verifications(reader, ad)),
+        pricing=_pricing(reader, ad),
+        extensions=tuple(_extensions(reader, ad)),
+    )
+
+
+def _read_inline(reader: Reader, inline: Element, attributes: _Attributes) -> InLine:
     return InLine(
-        id=ad_id,
-        sequence=sequence,
-        ad_type=ad_type,
-        ad_system=reader.text(reader.child(inline, "AdSystem")) or None,
-        impressions=tuple(_impressions(reader, inline)),
-        errors=reader.uris(inline, "Error"),
-        creatives=_creatives(reader, inline),
-        viewable_impression=_viewable(reader, inline),
-        verifications=tuple(_verifications(reader, inline)),
-        pricing=_pricing(reader, inline),
-        extensions=tuple(_extensions(reader, inline)),
+        **attributes,
+        **_read_common(reader, inline),
         title=reader.text(reader.child(inline, "AdTitle")) or None,
         description=reader.text(reader.child(inline, "Description")) or None,
         advertiser=reader.text(reader.child(inline, "Advertiser")) or None,
@@ -144,21 +174,10 @@ def _read_inline(
     )
 
 
-def _read_wrapper(
-    reader: Reader, wrapper: Element, ad_id: str | None, sequence: int | None, ad_type: str | None
-) -> Wrapper:
+def _read_wrapper(reader: Reader, wrapper: Element, attributes: _Attributes) -> Wrapper:
     return Wrapper(
-        id=ad_id,
-        sequence=sequence,
-        ad_type=ad_type,
-        ad_system=reader.text(reader.child(wrapper, "AdSystem")) or None,
-        impressions=tuple(_impressions(reader, wrapper)),
-        errors=reader.uris(wrapper, "Error"),
-        creatives=_creatives(reader, wrapper),
-        viewable_impression=_viewable(reader, wrapper),
-        verifications=tuple(_verifications(reader, wrapper)),
-        pricing=_pricing(reader, wrapper),
-        extensions=tuple(_extensions(reader, wrapper)),
+        **attributes,
+        **_read_common(reader, wrapper),
         tag_uri=reader.uri(reader.child(wrapper, "VASTAdTagURI", "VASTAdTagURL")),
         follow_additional_wrappers=Reader.boolean(wrapper, "followAdditionalWrappers", True) is not False,
         allow_multiple_ads=Reader.boolean(wrapper, "allowMultipleAds", False) is True,

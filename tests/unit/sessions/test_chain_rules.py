@@ -127,6 +127,28 @@ async def test_documents_of_one_tag_are_bounded() -> None:
     assert [code for code, _ in fired(found)] == [302, 302, 302]
 
 
+async def test_what_a_few_large_documents_multiply_to_is_bounded() -> None:
+    """Many ads below a Wrapper that holds much are refused as a whole, with 900, before anything is repeated."""
+    outer = wrapper("w", "b.xml", 'allowMultipleAds="true"', extra="<Error>http://e/x</Error>" * 1_000)
+    replies: dict[str, Reply] = {"a.xml": vast(outer), "b.xml": vast(*(inline(str(n)) for n in range(50)))}
+    found = await resolve(replies, limits=ChainLimits(max_xml_bytes=1_000_000))
+    assert (ids(found), [code for code, _ in fired(found)]) == (([], []), [900])
+    found = await resolve(replies, limits=ChainLimits(max_xml_bytes=2_000_000))
+    assert len(found.play) == 50
+
+
+async def test_many_failures_below_many_errors_take_one_pass() -> None:
+    """Each Error element hears the first failure alone, however many follow."""
+    outer = wrapper("w", "b.xml", 'allowMultipleAds="true"', extra="<Error>x</Error>" * 20_000)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    found = await resolve(
+        {"a.xml": vast(outer), "b.xml": vast("<Ad/>" * 2_000)}, limits=ChainLimits(max_xml_bytes=10**9)
+    )
+    assert [len(error.uris) for error in found.errors] == [20_001] + [0] * 1_999
+    assert loop.time() - began_s < 10
+
+
 async def test_by_default_only_the_first_stand_alone_ad_is_taken() -> None:
     """allowMultipleAds is false unless said: the first ad without sequence, whatever stands before it."""
     answer = vast(inline("pod", 1), inline("first"), inline("second"))

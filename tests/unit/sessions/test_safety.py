@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import ipaddress
+import socket
 import ssl
 import subprocess
 import zlib
@@ -205,6 +206,21 @@ async def test_only_http_and_https_with_a_host_are_requested(url: str) -> None:
     assert transport.requests == []
 
 
+async def test_credentials_stay_with_the_server_that_they_are_for() -> None:
+    """A redirect within an origin keeps them; one to another origin, be it only the scheme, does without."""
+    transport = TableTransport(
+        {
+            "https://h/": HttpResponse(302, (("Location", "/2"),)),
+            "https://h/2": HttpResponse(302, (("Location", "http://h/3"),)),
+            "http://h/3": HttpResponse(302, (("Location", "https://h/4"),)),
+            "https://h/4": b"<VAST/>",
+        }
+    )
+    await Fetcher(transport).fetch("https://h/", (("Authorization", "secret"), ("X-Device-IP", "1.2.3.4")))
+    names = [[name for name, _ in request.headers] for request in transport.requests]
+    assert names == [["Authorization", "X-Device-IP"]] * 2 + [["X-Device-IP"]] * 2
+
+
 async def test_a_redirect_to_another_scheme_is_refused() -> None:
     """A server cannot redirect to a file."""
     moved = HttpResponse(302, (("Location", "file:///etc/passwd"),))
@@ -279,6 +295,13 @@ async def test_a_body_of_unsaid_length_is_refused_once_it_is_too_large() -> None
     assert sent < 32 * 1024 * 1024
 
 
+async def test_a_body_of_countless_tags_is_refused() -> None:
+    """Markup costs far more to read than its bytes, so it is counted before anything is read."""
+    with pytest.raises(BodyRefusedError, match="more than the 9 tags"):
+        await fetch_from(Answer(b"<a/>" * 10), FetchLimits(max_tags=9))
+    assert await fetch_from(Answer(b"<a/>" * 9), FetchLimits(max_tags=9)) == b"<a/>" * 9
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_compressed_bodies_are_read(encoding: str) -> None:
     """What was asked for is understood."""
@@ -323,6 +346,26 @@ async def test_a_closed_port_is_unreachable() -> None:
     async with HttpxTransport(LOOPBACK) as transport:
         with pytest.raises(UnreachableError, match=str(port)):
             await Fetcher(transport).fetch(f"http://127.0.0.1:{port}/")
+
+
+async def test_an_address_that_does_not_answer_is_left_for_the_next() -> None:
+    """A host whose first address swallows connections is reached at its second, well within the deadline."""
+
+    async def two(host: str, port: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    with ad_server({"/": Answer(b"ok")}) as server, contextlib.ExitStack() as held:
+        silent = held.enter_context(socket.socket())
+        silent.bind(("127.0.0.2", server.port))
+        silent.listen(0)
+        for _ in range(3):
+            # The queue of connections is full with these, and nobody takes them.
+            caller = held.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.2", server.port))
+        async with HttpxTransport(AddressPolicy(True, resolve=two)) as transport:
+            answer = await Fetcher(transport).fetch(f"http://h.example:{server.port}/")
+    assert answer.body == b"ok"
 
 
 async def test_the_host_header_is_the_name_that_was_asked() -> None:

@@ -294,3 +294,16 @@ def test_a_vast_1_impression_with_several_urls_is_several_impressions() -> None:
     """Each URL element is an address of its own."""
     ad = inline_of("<Impression><URL>http://1</URL><URL>http://2</URL></Impression>", version="2.0")
     assert [impression.uri for impression in ad.impressions] == ["http://1", "http://2"]
+
+
+def test_a_container_that_stands_twice_is_read_twice() -> None:
+    """Servers that splice documents repeat containers; what is in the second one counts as well."""
+    ad = inline_of(
+        "<Creatives><Creative><Linear><MediaFiles><MediaFile>http://1</MediaFile></MediaFiles>"
+        "<MediaFiles><MediaFile>http://2</MediaFile></MediaFiles></Linear></Creative></Creatives>"
+        "<Creatives><Creative><CompanionAds><Companion/></CompanionAds><CompanionAds><Companion/></CompanionAds>"
+        "<NonLinearAds><NonLinear/></NonLinearAds><NonLinearAds><NonLinear/></NonLinearAds></Creative></Creatives>"
+    )
+    assert ad.creatives[0].linear is not None
+    assert [file.uri for file in ad.creatives[0].linear.media_files] == ["http://1", "http://2"]
+    assert (len(ad.creatives[1].companions), len(ad.creatives[1].nonlinears)) == (2, 2)
