@@ -52,9 +52,8 @@ def apply(
     file: Annotated[
         Path,
         typer.Argument(
-            exists=True,
-            dir_okay=False,
-            help="Accounts, campaigns or commands: JSON lines, or one JSON array.",
+            metavar="FILE",
+            help="Accounts, campaigns or commands: JSON lines, or one JSON array; `-` is standard input.",
         ),
     ],
     wait: Wait = 30.0,
@@ -67,11 +66,13 @@ def apply(
 
     \b
     Example file:
-        {"account_id": "acme", "time_zone": "Europe/Berlin"}
-        {"campaign_id": "spring", "account_id": "acme", "currency": "EUR", "budget_micros": 5000000000,
-         "cpm_micros": 2500000, "caps": [{"window": "day", "limit": 3}]}     (on one line)
+        [{"account_id": "acme", "time_zone": "Europe/Berlin"},
+         {"campaign_id": "spring", "account_id": "acme", "currency": "EUR",
+          "budget_micros": 5000000000, "cpm_micros": 2500000,
+          "caps": [{"window": "day", "limit": 3}]}]
     """
     from adgovernor.audit.whatif import command_of, read_lines
+    from adgovernor.contracts.misspelt import misspelt
 
     commands: list[Command] = []
     bad: list[str] = []
@@ -84,9 +85,16 @@ def apply(
             data["command_id"] = new_id()
         data.setdefault("time_ms", now_ms())
         try:
-            commands.append(parsed(data))
+            command = parsed(data)
         except BadInput as error:
             bad.append(f"{line.place}: {error}")
+            continue
+        # A budget or a cap under a misspelt name would silently not be there.
+        wrong = list(misspelt(command, data))
+        if wrong:
+            bad.append(f"{line.place}: {'; '.join(wrong)}")
+        else:
+            commands.append(command)
     for message in bad:
         complain(message)
     give(context, commands, wait, as_json, bad=bad)
@@ -210,12 +218,14 @@ def list_campaigns(
         return
     print_table(
         "",
-        ("account", "campaign", "status", "topped up", "spent", "reserved", "left", ""),
+        ("account", "campaign", "status", "topped up", "spent", "reserved", "left", "currency"),
         [
             (
                 row["account_id"],
                 row["campaign_id"],
-                ", ".join(row["reasons"]) or "active",
+                f"never served: {row['taken_by']} has this id"
+                if row["taken_by"]
+                else ", ".join(row["reasons"]) or "active",
                 money(row["topped_up_micros"]),
                 money(row["spent_micros"]),
                 money(row["reserved_micros"]),
@@ -228,14 +238,16 @@ def list_campaigns(
 
 
 @campaigns_app.command("show")
-def show(context: typer.Context, campaign_id: CampaignId, as_json: AsJson = False) -> None:
+def show(
+    context: typer.Context, campaign_id: CampaignId, account: Account = None, as_json: AsJson = False
+) -> None:
     """Show a campaign's money and status.
 
     Example: adgovernor campaigns show spring --json
     """
     from adgovernor.app.state_commands import show_campaign
 
-    show_campaign(context, campaign_id, as_json)
+    show_campaign(context, campaign_id, account, as_json)
 
 
 def _account(context: typer.Context, campaign_id: str, account: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -108,6 +109,8 @@ class CommandTree(TyperGroup):
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         """The command itself: its module is loaded now."""
+        # Their names are what a misspelt one is compared with.
+        self.commands = {name: TyperCommand(name) for name in self.list_commands(ctx)}
         name, stand_in, rest = super().resolve_command(ctx, args)
         if name is None or stand_in is None:
             return name, stand_in, rest
@@ -131,11 +134,22 @@ def load_command(name: str) -> Command:
         single.command(name)(found)
         found = single
     else:
-        found.info.help = found.info.help or text
+        # Without text of its own, a group is explained by its callback's docstring.
+        if not found.info.help and found.registered_callback is None:
+            found.info.help = text
         found._add_completion = False
     command = typer.main.get_command(found)
     command.name = name
+    for one in (command, *getattr(command, "commands", {}).values()):
+        one.help = _flowing(one.help or "")
     return command
+
+
+def _flowing(text: str) -> str:
+    """Help without the line breaks of its source, which a narrower terminal would break once more; paragraphs that
+    begin with a backspace character stay as they are."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(one if one.startswith("\b") else " ".join(one.split("\n")) for one in paragraphs)
 
 
 app = typer.Typer(
@@ -190,7 +204,8 @@ def root(
     Exit codes: 0 well done, 1 something was found or failed, 2 wrong input or settings, 3 a server cannot be used.
     """
     if config is not None and not config.is_file():
-        complain(f"adgovernor: settings file {config} does not exist")
+        is_what = "is a directory" if config.is_dir() else "does not exist"
+        complain(f"adgovernor: settings file {config} {is_what}; name a TOML file")
         raise typer.Exit(EXIT_BAD_INPUT)
     context.obj = Invocation(
         config, {"prefix": prefix, "kafka": {"bootstrap_servers": kafka}, "redis": {"url": redis}}
@@ -203,10 +218,6 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-if __name__ == "__main__":
-    main()
 
 
 if __name__ == "__main__":

@@ -115,6 +115,11 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def counted(number: int, one: str) -> str:
+    """So many of a thing, such as ``1 event`` and ``2 events``."""
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+
+
 def money(micros: int, currency: str = "") -> str:
     """An amount for people: in units of the currency, with as many places as it needs, at least two."""
     sign, micros = ("-", -micros) if micros < 0 else ("", micros)

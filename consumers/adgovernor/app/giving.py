@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from adgovernor.app.console import EXIT_FOUND, money, print_json, run_async, settings_of
+from adgovernor.app.console import EXIT_FOUND, counted, money, print_json, run_async, settings_of
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
 
@@ -70,12 +70,12 @@ def give(
         print_json({"commands": rows, "bad": bad or []} if bad is not None else rows[0])
     else:
         for row in rows:
-            typer.echo(_told(row))
+            typer.echo(_told(row, again="apply the file" if bad is not None else None))
     missing = [row["command_id"] for row in rows if row["outcome"] == "unanswered"]
     if missing and wait > 0:
         raise Unavailable(
-            f"{len(missing)} commands are published, but no worker answered within {wait:g} s; they take effect once "
-            "workers run (`adgovernor run`)"
+            f"{counted(len(missing), 'command')} published, but no worker answered within {wait:g} s; what is "
+            "published takes effect once workers run (`adgovernor run`)"
         )
     if bad or any(row["outcome"] == "refused" for row in rows):
         raise typer.Exit(EXIT_FOUND)
@@ -134,11 +134,15 @@ def _row(command: Command, change: CampaignChange | None) -> dict[str, Any]:
     }
 
 
-def _told(row: dict[str, Any]) -> str:
+def _told(row: dict[str, Any], again: str | None = None) -> str:
+    """A line for a person; ``again``: how a command that was not answered is given once more."""
     what = f"{row['command']} {row['campaign_id'] or row['account_id']}: {row['outcome']}"
-    if row["outcome"] == "refused":
-        return f"{what}: {row['reason']}"
     if row["outcome"] == "unanswered":
-        return f"{what} (--command-id {row['command_id']} gives it again)"
-    total = f", {money(row['topped_up_micros'])} in all" if row["campaign_id"] else ""
-    return what + total
+        return f"{what} ({again or '--command-id ' + row['command_id']} to give it again)"
+    if row["outcome"] == "refused":
+        what += f": {row['reason']}"
+        if row["reason"] != "too_little_unleased":
+            return what
+        # What could be taken was.
+        what += " for all of it"
+    return f"{what}, {money(row['topped_up_micros'])} in all" if row["campaign_id"] else what

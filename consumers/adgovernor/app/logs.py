@@ -13,8 +13,14 @@ from typing import Any, Final, Literal
 
 import structlog
 
-_NOISY: Final = {"aiokafka": logging.WARNING, "asyncio": logging.WARNING, "httpx": logging.WARNING}
-"""Libraries that tell at level info what we tell ourselves, or what nobody asks."""
+_NOISY: Final = {
+    "aiokafka": logging.WARNING,
+    # A missing topic is an error of ours, which says what to do; the client repeats it ten times a second.
+    "aiokafka.cluster": logging.CRITICAL,
+    "asyncio": logging.WARNING,
+    "httpx": logging.WARNING,
+}
+"""Libraries that tell what we tell ourselves, or what nobody asks; and from which level on they are heard."""
 
 
 def configure(log_format: Literal["auto", "console", "json"], level: str) -> None:

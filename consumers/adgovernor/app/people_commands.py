@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adgovernor.app.console import AsJson, print_json, run_async, settings_of
+from adgovernor.app.console import AsJson, counted, print_json, run_async, settings_of
 from adgovernor.contracts import topics
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def erase(
     if as_json:
         print_json({"erased": routing_ids, "events": count})
     else:
-        typer.echo(f"published {count} erasures for {len(routing_ids)} people")
+        typer.echo(f"published {counted(count, 'erasure')}")
 
 
 async def _erase(settings: Settings, routing_ids: list[str], *, everywhere: bool) -> int:

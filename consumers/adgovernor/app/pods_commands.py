@@ -41,7 +41,10 @@ def plan_command(
     ] = "pod",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the pods that a request offers and, with --bids, their most valuable lawful fill."""
+    """Show the pods that a request offers and, with --bids, their most valuable lawful fill.
+
+    Example: adgovernor pods plan bid-request.json --bids bid-response.json
+    """
     if separation not in _SEPARATIONS:
         raise typer.BadParameter("give pod, adjacent or none", param_hint="--separation")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,7 @@ from adgovernor.app.console import (
     EXIT_FOUND,
     AsJson,
     complain,
+    counted,
     print_json,
     run_async,
     settings_of,
@@ -64,6 +66,12 @@ def publish_ad_requests(
 ) -> None:
     """Publish ad requests.
 
+    \b
+    Example line (one line in the file):
+        {"request_id": "r1", "time_ms": 1767225600000, "user_id": "u1",
+         "candidates": [{"campaign_id": "spring", "creative_id": "c1",
+                         "price_micros": 2500}]}
+
     Examples:
 
     adgovernor publish ad-requests requests.jsonl
@@ -89,7 +97,13 @@ def publish_ad_requests(
 
 @publish_app.command("impressions")
 def publish_impressions(context: typer.Context, source: Source, as_json: AsJson = False) -> None:
-    """Publish impressions, clicks and completed views.
+    """Publish impressions, clicks and completed views. Each echoes `decision_id`, `slot` and `routing_id` of the
+    decision that it answers.
+
+    \b
+    Example line (one line in the file):
+        {"type": "impression", "decision_id": "r1", "slot": 0,
+         "routing_id": "u1", "time_ms": 1767225601000}
 
     Example: adgovernor publish impressions shown.jsonl --json
     """
@@ -125,6 +139,13 @@ def _run(
         elif shown == _SHOWN_BAD + 1:
             complain("more bad lines follow; they are counted")
 
+    odd: set[str] = set()
+
+    def wonder(number: int, told: str) -> None:
+        if told not in odd:
+            odd.add(told)
+            complain(f"line {number}: {told} It is left aside, here and in later lines")
+
     async def work() -> LinesSummary:
         with _opened(source) as file, _progress(source, topic) as advance:
             async with Publisher(settings.kafka.connection(), prefix=settings.prefix) as publisher:
@@ -135,6 +156,7 @@ def _run(
                     reader=reader,  # type: ignore[arg-type]
                     on_bad=tell,
                     on_line=advance,
+                    on_misspelt=wonder,
                 )
 
     summary = run_async(work())
@@ -153,8 +175,9 @@ def _run(
             }
         )
     else:
-        bad = f", {summary.bad} bad lines were left out" if summary.bad else ""
-        typer.echo(f"published {summary.published} events of {summary.lines} lines to {topic}{bad}")
+        bad = f", {counted(summary.bad, 'bad line')} left out" if summary.bad else ""
+        events, lines = counted(summary.published, "event"), counted(summary.lines, "line")
+        typer.echo(f"published {events} of {lines} to {topic}{bad}")
     if summary.bad:
         raise typer.Exit(EXIT_FOUND)
 
@@ -162,6 +185,9 @@ def _run(
 @contextlib.contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
     if source == "-":
+        # Closed by whoever started this: Python then has None here.
+        if sys.stdin is None:
+            raise BadInput("standard input is closed; pipe the events in, or name a file")
         yield sys.stdin.buffer
         return
     try:
@@ -180,8 +206,16 @@ async def lines_of(file: BinaryIO) -> AsyncIterator[bytes]:
     """
     read = getattr(file, "read1", file.read)
     rest = b""
+    at_start = True
     while chunk := await asyncio.to_thread(read, _READ_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")
+        if at_start and (lines or len(rest) >= len(codecs.BOM_UTF8)):
+            # Some editors begin a file with a mark that is no part of its first line.
+            at_start = False
+            if lines:
+                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+            else:
+                rest = rest.removeprefix(codecs.BOM_UTF8)
         if len(rest) > _LINE_BYTES:
             raise BadInput(f"a line is longer than {_LINE_BYTES} bytes; give one event a line")
         for line in lines:

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adgovernor.contracts.connections import KafkaConnection, SaslMechanism
 from adgovernor.contracts.errors import BadSettings
+from adgovernor.contracts.misspelt import alike
 from adgovernor.core.rules import Rules
 from adgovernor.runtime.settings import EngineSettings
 
@@ -243,8 +244,20 @@ def _explained(error: ValidationError, table: str = "") -> str:
         path = [str(part) for part in problem["loc"]]
         name = ".".join([table, *path] if table else path)
         variable = ENVIRONMENT + "__".join([table, *path] if table else path).upper()
-        told.append(f"{name}: {problem['msg']} (in the environment: {variable})")
+        if problem["type"] == "extra_forbidden":
+            told.append(f"there is no setting {name} (in the environment: {variable}); {_known(path)}")
+        else:
+            said = str(problem["msg"]).removeprefix("Value error, ")
+            told.append(f"{name}: {said} (in the environment: {variable})")
     return "; ".join(told)
+
+
+def _known(path: list[str]) -> str:
+    """Which settings stand where an unknown one does."""
+    models: dict[str, type[BaseModel]] = {"kafka": KafkaSettings, "redis": RedisSettings}
+    names = models[path[0]].model_fields if len(path) > 1 and path[0] in models else Settings.model_fields
+    near = alike(path[-1], names)
+    return f"is {near} meant?" if near else f"known are {', '.join(sorted(names))}"
 
 
 def load(config: Path | None = None, **given: Any) -> Settings:
@@ -265,6 +278,11 @@ def load(config: Path | None = None, **given: Any) -> Settings:
         settings = Settings(**wanted)
     except ValidationError as error:
         raise BadSettings(_explained(error)) from error
+    except SettingsError as error:
+        # Of a group whose variable is no JSON object.
+        raise BadSettings(
+            f"{error}: give its members one by one, such as {ENVIRONMENT}KAFKA__BOOTSTRAP_SERVERS, or a JSON object"
+        ) from error
     finally:
         Settings.toml_file = None
     _refuse_unknown_variables()
@@ -279,5 +297,6 @@ def _refuse_unknown_variables() -> None:
     ours = {CONFIG_VARIABLE, *(name for name in os.environ if name.startswith(ENVIRONMENT + "TEST_"))}
     for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT) and name not in ours and name.split("__")[0] not in known:
-            allowed = ", ".join(sorted(known))
-            raise BadSettings(f"environment variable {name} names no setting; known are {allowed}")
+            near = alike(name, known)
+            hint = f"is {near} meant?" if near else f"known are {', '.join(sorted(known))}"
+            raise BadSettings(f"environment variable {name} names no setting; {hint}")

@@ -9,8 +9,6 @@ from typing import Annotated
 import orjson
 import typer
 
-from adgovernor.contracts.errors import BadInput
-
 
 def simulate(
     campaigns: Annotated[
@@ -42,17 +40,15 @@ def simulate(
     run = WhatIf.begin(shards, auto_impressions=auto_impressions)
     out = sys.stdout.buffer
     view = View()
-    try:
-        for source in (run.campaigns(read_lines(campaigns)), run.events(read_lines(events))):
-            for topic, body in source:
-                name = EVENT_NAMES.get(topic, topic)
-                if as_json:
-                    out.write(orjson.dumps({"type": name, **body}) + b"\n")
-                else:
-                    view.event(name, body)
-    except BadInput as error:
-        typer.echo(f"simulate: {error}", err=True)
-        raise typer.Exit(2) from error
+    # Read before anything is said: a file that cannot be read is not found out half-way.
+    definitions, happenings = list(read_lines(campaigns)), list(read_lines(events))
+    for source in (run.campaigns(definitions), run.events(happenings)):
+        for topic, body in source:
+            name = EVENT_NAMES.get(topic, topic)
+            if as_json:
+                out.write(orjson.dumps({"type": name, **body}) + b"\n")
+            else:
+                view.event(name, body)
     totals = run.finish()
     if as_json:
         out.write(orjson.dumps({"type": "totals", **totals}) + b"\n")

@@ -157,24 +157,29 @@ def session_of(
 def campaign(
     context: typer.Context,
     campaign_id: Annotated[str, typer.Argument(help="The campaign.")],
+    account: Annotated[
+        str | None, typer.Option(help="Whose; needed where several accounts have a campaign of this name.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a campaign's money and status, and which shard holds how much of it.
 
     Example: adgovernor state campaign spring-sale --json
     """
-    show_campaign(context, campaign_id, as_json)
+    show_campaign(context, campaign_id, account, as_json)
 
 
-def show_campaign(context: typer.Context, campaign_id: str, as_json: bool) -> None:
+def show_campaign(context: typer.Context, campaign_id: str, account: str | None, as_json: bool) -> None:
     """Shows a campaign in full."""
-    known = read_state(context, lambda state: state.campaign(campaign_id))
+    known = read_state(context, lambda state: state.campaign(campaign_id, account))
     found = known.details()
     if as_json:
         print_json(found)
         return
     currency = found["currency"]
     why = f" ({', '.join(found['reasons'])})" if found["reasons"] else ""
+    if found["taken_by"]:
+        why = f" (account {found['taken_by']} has a campaign of this id; define it again under another)"
     typer.echo(f"{campaign_id} of {found['account_id']}: {found['status']}{why}, episode {found['episode']}")
     parts = ("topped_up", "unleased", "in_flight", "lease", "reserved", "spent", "left")
     rows = [(name.replace("_", " "), money(found[name + "_micros"], currency)) for name in parts]

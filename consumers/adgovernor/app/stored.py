@@ -38,6 +38,15 @@ class CampaignMoney:
     campaign: TreasuryCampaign
     treasury: str
     shares: dict[str, CampaignShare]
+    taken_by: str | None = None
+    """The account whose campaign of the same id came to the shards first, so that this one is never served."""
+
+    @classmethod
+    def of(cls, known: TreasuryCampaign, treasury: str, shares: dict[str, CampaignShare]) -> CampaignMoney:
+        """Of all the shares under the campaign's id: those that are this treasury's."""
+        own = {shard: share for shard, share in shares.items() if share.treasury == treasury}
+        others = sorted(share.campaign.account_id for share in shares.values() if share.treasury != treasury)
+        return cls(known, treasury, own, others[0] if others and not own else None)
 
     @property
     def held(self) -> tuple[int, int, int]:
@@ -53,7 +62,8 @@ class CampaignMoney:
             "campaign_id": known.campaign.campaign_id,
             "account_id": known.campaign.account_id,
             "currency": known.campaign.currency,
-            "status": "paused" if known.reasons else "active",
+            "status": "never served" if self.taken_by else "paused" if known.reasons else "active",
+            "taken_by": self.taken_by,
             "reasons": list(known.reasons),
             "episode": known.episode,
             "topped_up_micros": known.topped_up,
@@ -148,8 +158,7 @@ class StoredState:
                 for known in treasury.campaigns.values()
                 if account is None or known.campaign.account_id == account
             ]
-        shares = await self._shares([known.campaign.campaign_id for _, known in found])
-        return [CampaignMoney(known, shard, shares[known.campaign.campaign_id]) for shard, known in found]
+        return await self._with_shares(found)
 
     async def accounts(self) -> list[AccountFund]:
         """All accounts with the money above their campaigns."""
@@ -159,21 +168,43 @@ class StoredState:
             found += treasury.accounts.values()
         return found
 
-    async def campaign(self, campaign_id: str) -> CampaignMoney:
-        """One campaign.
+    async def campaign(self, campaign_id: str, account: str | None = None) -> CampaignMoney:
+        """One campaign; ``account``: whose.
 
         Raises:
-            BadInput: where there is none.
+            BadInput: where there is none, or several accounts have one of that name and none of them is asked for.
         """
-        for number in range(await self.partitions()):
-            treasury = await self.treasury(topics.treasury_shard(number))
-            known = treasury.campaigns.get(campaign_id)
-            if known is not None:
-                shares = await self._shares([campaign_id])
-                return CampaignMoney(known, treasury.shard, shares[campaign_id])
-        raise BadInput(
-            f"the store knows no campaign {campaign_id}; `adgovernor campaigns list` names those that there are"
-        )
+        found = [
+            (treasury.shard, known)
+            for number in range(await self.partitions())
+            if (
+                known := (treasury := await self.treasury(topics.treasury_shard(number))).campaigns.get(
+                    campaign_id
+                )
+            )
+            and account in (None, known.campaign.account_id)
+        ]
+        if not found:
+            whose = "" if account is None else f" of account {account}"
+            raise BadInput(
+                f"the store knows no campaign {campaign_id}{whose}; `adgovernor campaigns list` names those that "
+                "there are"
+            )
+        matches = await self._with_shares(found)
+        if len(matches) > 1:
+            # A treasury knows its own accounts only, so it cannot refuse an id that is taken; the shards do.
+            raise BadInput(
+                f"several accounts have a campaign {campaign_id}; say whose with --account: "
+                + ", ".join(
+                    f"{one.campaign.campaign.account_id}{' (never served)' if one.taken_by else ''}"
+                    for one in matches
+                )
+            )
+        return matches[0]
+
+    async def _with_shares(self, found: list[tuple[str, TreasuryCampaign]]) -> list[CampaignMoney]:
+        shares = await self._shares([known.campaign.campaign_id for _, known in found])
+        return [CampaignMoney.of(known, shard, shares[known.campaign.campaign_id]) for shard, known in found]
 
     async def _shares(self, campaign_ids: list[str]) -> dict[str, dict[str, CampaignShare]]:
         found: dict[str, dict[str, CampaignShare]] = {name: {} for name in campaign_ids}

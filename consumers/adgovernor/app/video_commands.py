@@ -95,6 +95,8 @@ def vast_resolve(
     """Follow a VAST tag through its wrappers and show the ads, what plays, and the errors.
 
     A tag that comes to nothing is an answer too: its errors are shown and the exit code is 0.
+
+    Example: adgovernor vast resolve https://ads.example/tag --no-fire
     """
     options = _options(source, allow_private, resolve, cacert, fire)
     answer = asyncio.run(_resolve(options))
@@ -114,6 +116,8 @@ def vmap_show(
     """Show the ad breaks of a VMAP document; a VAST document is shown as VAST.
 
     Only the document itself is requested, unless --fetch is given.
+
+    Example: adgovernor vmap show playlist.xml --fetch
     """
     options = _options(source, allow_private, resolve, cacert, fire and fetch)
     answer = asyncio.run(_show(options, fetch))

@@ -178,14 +178,23 @@ def _row_of(message: RawMessage) -> dict[str, Any]:
 
 
 async def copy(history: History, folder: Path) -> int:
-    """Copies a whole history to a folder; how many messages it has."""
+    """Copies a whole history to a folder; how many messages it has.
+
+    Raises:
+        BadInput: where the folder cannot be written.
+    """
     partitions = await history.partitions()
     count = 0
-    for topic in topics.ALL_TOPICS:
-        (folder / topic).mkdir(parents=True, exist_ok=True)
-        for partition in range(partitions):
-            with (folder / topic / f"{partition}.jsonl").open("wb") as file:
-                async for message in history.messages(topic, partition):
-                    file.write(orjson.dumps(_row_of(message)) + b"\n")
-                    count += 1
+    try:
+        for topic in topics.ALL_TOPICS:
+            (folder / topic).mkdir(parents=True, exist_ok=True)
+            for partition in range(partitions):
+                with (folder / topic / f"{partition}.jsonl").open("wb") as file:
+                    async for message in history.messages(topic, partition):
+                        file.write(orjson.dumps(_row_of(message)) + b"\n")
+                        count += 1
+    except OSError as error:
+        raise BadInput(
+            f"cannot write to {folder}: {error.strerror or error}; name a folder that this user may make or fill"
+        ) from error
     return count

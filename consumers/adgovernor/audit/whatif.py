@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any, Final
 import orjson
 
 from adgovernor.contracts import topics
+from adgovernor.contracts.base import Contract
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft
+from adgovernor.contracts.misspelt import misspelt
 from adgovernor.core import inputs
 from adgovernor.core.direct import Direct, Event
 from adgovernor.core.machine import Poison
@@ -44,17 +48,25 @@ class CampaignTotals:
 
 
 def read_lines(path: Path) -> Iterator[Line | str]:
-    """The objects of a file of JSON lines, or of one JSON array; a text says what is wrong with a line.
+    """The objects of a file of JSON lines, or of one JSON array; a text says what is wrong with a line. ``-`` is
+    standard input.
 
     Raises:
         BadInput: when the file cannot be read at all.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"cannot read {path}: {error.strerror}; name a file of JSON lines or a JSON array"
-        ) from error
+    if str(path) == "-":
+        if sys.stdin is None:
+            raise BadInput("standard input is closed; pipe the entries in, or name a file")
+        path, content = Path("standard input"), sys.stdin.buffer.read()
+    else:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BadInput(
+                f"cannot read {path}: {error.strerror}; name a file of JSON lines or a JSON array"
+            ) from error
+    # Some editors begin a file with a mark that is no part of it.
+    content = content.removeprefix(codecs.BOM_UTF8)
     if content.lstrip().startswith(b"["):
         try:
             rows = orjson.loads(content)
@@ -69,7 +81,7 @@ def read_lines(path: Path) -> Iterator[Line | str]:
             try:
                 row = orjson.loads(text)
             except orjson.JSONDecodeError as error:
-                yield f"{place}: not JSON: {error}"
+                yield f"{place}: not JSON: {error.msg} at column {error.colno}"
             else:
                 yield _line(place, row)
 
@@ -83,7 +95,7 @@ def command_of(line: Line) -> dict[str, Any]:
     data = {name: value for name, value in line.data.items() if name != "type"}
     if "command" in data:
         return data
-    base = {"command_id": f"apply: {line.place}", "account_id": data.get("account_id")}
+    base: dict[str, Any] = {"command_id": f"apply: {line.place}", "account_id": data.get("account_id")}
     if "campaign_id" in data:
         return {**base, "command": "upsert", "campaign": data}
     return {**base, "command": "account", "account": data}
@@ -160,6 +172,11 @@ class WhatIf:
         event = inputs.read(topic, 0, None, value)
         if isinstance(event.event, Poison):
             self.rejected.append(f"{place}: {event.event.message}")
+            return
+        wrong = list(misspelt(event.event, data)) if isinstance(event.event, Contract) else ()
+        if wrong:
+            # The answer would be one to another question than the one that was meant.
+            self.rejected.append(f"{place}: {'; '.join(wrong)}")
             return
         key = data["account_id"] if topic == topics.CAMPAIGNS else event.routing
         for name, body in self.direct.feed(topic, key, value):

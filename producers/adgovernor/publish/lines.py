@@ -6,12 +6,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import orjson
+
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.errors import AdGovernorError, BadInput, BadSettings, Unavailable, Undecodable
+from adgovernor.contracts.misspelt import misspelt
 from adgovernor.publish.publisher import Bulk, Publisher
 
 KEPT_BAD_LINES: Final = 100
 """How many bad lines a summary names; a file of another kind would otherwise fill the memory."""
+
+LOOKED_INTO: Final = 1_000
+"""How many lines are looked into for misspelt fields: a file is written one way throughout."""
 
 Reader = Callable[[bytes], Iterable[Any]]
 """Turns one line into events; raises `BadInput` for a line that it cannot read."""
@@ -64,6 +70,7 @@ async def publish_lines(
     reader: Reader | None = None,
     on_bad: BadLineSeen | None = None,
     on_line: Callable[[int], None] | None = None,
+    on_misspelt: Callable[[int, str], None] | None = None,
 ) -> LinesSummary:
     """Publishes one event a line to an input topic (logical name); the line's own bytes, once they are valid.
 
@@ -71,6 +78,8 @@ async def publish_lines(
         reader: for lines of another format: gives the events of a line, which are then encoded.
         on_bad: called with each bad line.
         on_line: called after each line with its size in bytes, for a progress bar.
+        on_misspelt: called with the number of a line and what is said of a field in it that is probably misspelt;
+            the line is published all the same. Only the first `LOOKED_INTO` lines are looked into.
 
     Raises:
         StoppedAt: where Kafka does not answer.
@@ -86,7 +95,11 @@ async def publish_lines(
                 if not text:
                     summary.blank += 1
                 elif reader is None:
-                    await bulk.put(*publisher.message(topic, contract.parse(text), text))
+                    event = contract.parse(text)
+                    if on_misspelt is not None and summary.lines <= LOOKED_INTO:
+                        for told in misspelt(event, orjson.loads(text)):
+                            on_misspelt(summary.lines, told)
+                    await bulk.put(*publisher.message(topic, event, text))
                 else:
                     for event in reader(text):
                         await bulk.put(*publisher.message(topic, event))

@@ -26,6 +26,7 @@ from adgovernor.contracts.campaigns import (
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import BadInput, Undecodable
 from adgovernor.contracts.events import Engagement, UserEvent
+from adgovernor.contracts.misspelt import alike
 from adgovernor.contracts.pods import PodEvent
 from adgovernor.contracts.requests import AdRequest
 
@@ -64,9 +65,9 @@ class TopicContract:
         try:
             return self.adapter.validate_json(value)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            problems = error.errors(include_url=False, include_context=False)
             if problems and problems[0]["type"] == "json_invalid":
-                raise Undecodable("not_json", str(problems[0]["msg"])) from error
+                raise Undecodable("not_json", _not_json(value, str(problems[0]["msg"]))) from error
             raise Undecodable("invalid", f"no {self.title}: {_named(problems)}") from error
 
     def encode(self, event: Any) -> bytes:
@@ -74,14 +75,33 @@ class TopicContract:
         return self.adapter.dump_json(event, exclude_none=True)
 
 
+def _not_json(value: bytes | str, told: str) -> str:
+    if isinstance(value, bytes):
+        try:
+            value.decode()
+        except UnicodeDecodeError as error:
+            return f"not UTF-8 at byte {error.start + 1}; give JSON in UTF-8"
+    # The value is one line of something larger: only the column helps to find the place.
+    return told.replace(" at line 1 column ", " at column ")
+
+
 def _named(problems: list[Any]) -> str:
     shown = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
+        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {_told(problem)}"
         for problem in problems[:_REASONS_SHOWN]
     ]
     if len(problems) > _REASONS_SHOWN:
         shown.append(f"and {len(problems) - _REASONS_SHOWN} more")
     return "; ".join(shown)
+
+
+def _told(problem: Any) -> str:
+    told = str(problem["msg"]).removeprefix("Value error, ")
+    given = problem.get("input")
+    if problem["type"] == "missing" and isinstance(given, Mapping):
+        near = alike(str(problem["loc"][-1]), map(str, given))
+        told += f" ({near} stands there; is it misspelt?)" if near else ""
+    return told
 
 
 def _campaign_key(event: Any) -> str:

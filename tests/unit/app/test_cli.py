@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ from adgovernor.app.check_commands import mend_kafka
 from adgovernor.app.cli import COMMANDS, app, load_command
 from adgovernor.app.console import moment, money
 from adgovernor.app.publish_commands import lines_of
+from adgovernor.audit.history import copy
+from adgovernor.contracts.errors import BadInput
+from adgovernor.subscribe import RawMessage
 
 # An address where nobody listens: commands fail at once and say so.
 NOWHERE = ["--kafka", "127.0.0.1:1", "--redis", "redis://127.0.0.1:1/0"]
@@ -105,6 +109,12 @@ def test_every_command_explains_itself(name: str) -> None:
         (["replay", "adgovernor"], "cannot be replayed into its own deployment"),
         (["run", "--clock", "sundial"], "must be wall or events"),
         (["resolve", "--resolve", "nonsense"], "HOST=ADDRESS"),
+        (["campains", "list"], "Did you mean 'campaigns'?"),
+        (["campaigns", "apply", "missing.jsonl"], "cannot read missing.jsonl"),
+        (
+            ["simulate", "--campaigns", "missing.jsonl", "--events", "e"],
+            "adgovernor: cannot read missing.jsonl",
+        ),
     ],
 )
 def test_wrong_input_is_code_2_and_says_how_to_mend_it(arguments: list[str], said: str) -> None:
@@ -172,6 +182,69 @@ def test_bad_entries_are_named_before_servers_are_needed(tmp_path: Path) -> None
     assert "c.jsonl, line 2: not JSON" in result.output
 
 
+def test_a_misspelt_budget_is_refused(tmp_path: Path) -> None:
+    """A campaign with a field that is probably misspelt is a bad entry, where it would be ignored without a word."""
+    file = tmp_path / "c.jsonl"
+    file.write_text(
+        '{"campaign_id":"c","account_id":"a","budget_micros":9,"price_micros":1,"dialy_budget_micros":3}\n'
+    )
+    result = CliRunner().invoke(app, [*NOWHERE, "campaigns", "apply", str(file)])
+    assert (result.exit_code, "is daily_budget_micros meant?" in result.output) == (1, True), result.output
+
+
+def test_groups_explain_themselves() -> None:
+    """A group of commands shows what its own docstring teaches, in lines as wide as the terminal."""
+    result = CliRunner().invoke(app, ["campaigns", "--help"])
+    assert "exit code 0 when all were accepted, 1 when one was" in result.output
+
+
+def test_closed_standard_input_is_named() -> None:
+    """publish and apply from a standard input that is closed say so, with code 2."""
+    for arguments in (["publish", "ad-requests", "-"], ["campaigns", "apply", "-"]):
+        done = subprocess.run(
+            ["sh", "-c", '"$0" -m adgovernor.app.cli "$@" <&-', sys.executable, *NOWHERE, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, "standard input is closed" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_simulation_says_nothing_before_both_files_are_read(tmp_path: Path) -> None:
+    """A missing events file is found out before anything is on standard output."""
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"campaign_id":"c","account_id":"a","budget_micros":9,"price_micros":1}\n')
+    result = CliRunner().invoke(app, ["simulate", "--campaigns", str(file), "--events", "none", "--json"])
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_entry(tmp_path: Path) -> None:
+    """Files that begin with a byte order mark are read as those without."""
+    campaigns, events = tmp_path / "c.jsonl", tmp_path / "e.jsonl"
+    campaigns.write_text(
+        '{"campaign_id":"c","account_id":"a","budget_micros":9,"price_micros":1}\n', encoding="utf-8-sig"
+    )
+    events.write_text('{"request_id":"r1","time_ms":1,"user_id":"u"}\n', encoding="utf-8-sig")
+    result = CliRunner().invoke(app, ["simulate", "--campaigns", str(campaigns), "--events", str(events)])
+    assert (result.exit_code, "decision r1" in result.stdout) == (0, True), result.output
+
+
+def test_a_history_cannot_be_copied_to_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """A folder that cannot be written is named, rather than a traceback shown."""
+
+    class OnePartition:
+        async def partitions(self) -> int:
+            return 1
+
+        async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
+            yield RawMessage(0, 0, 0, None, b"", ())
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot write to"):
+        asyncio.run(copy(OnePartition(), tmp_path / "file"))
+
+
 def test_schemas_export(tmp_path: Path) -> None:
     """schemas export writes the documents and lists them."""
     result = CliRunner().invoke(app, ["schemas", "export", str(tmp_path / "out"), "--json"])
@@ -214,9 +287,11 @@ class _Dripping(io.RawIOBase):
 
 @pytest.mark.parametrize("step", [1, 3, 100])
 async def test_lines_of_a_pipe(step: int) -> None:
-    """Lines are whole however the pipe cuts them, also a last one without an end."""
-    lines = [line async for line in lines_of(_Dripping(b"ab\n\ncd\r\ne", step))]  # type: ignore[arg-type]
-    assert lines == [b"ab\n", b"\n", b"cd\r\n", b"e"]
+    """Lines are whole however the pipe cuts them, also a last one without an end, and without a byte order mark."""
+    for mark in (b"", b"\xef\xbb\xbf"):
+        pipe = _Dripping(mark + b"ab\n\ncd\r\ne", step)
+        lines = [line async for line in lines_of(pipe)]  # type: ignore[arg-type]
+        assert lines == [b"ab\n", b"\n", b"cd\r\n", b"e"]
 
 
 def test_logs_are_json_with_their_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +300,7 @@ def test_logs_are_json_with_their_fields(capsys: pytest.CaptureFixture[str]) -> 
     structlog.get_logger("adgovernor.test").warning("void block", shard="u3", request_id="r1")
     logging.getLogger("aiokafka.client").error("no broker %s", "b1")
     logging.getLogger("aiokafka.client").info("not of interest")
+    logging.getLogger("aiokafka.cluster").error("Topic t not found in cluster metadata")
     ours, theirs = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert (ours["event"], ours["shard"], ours["request_id"], ours["level"]) == (
         "void block",

@@ -10,6 +10,7 @@ from adgovernor.app.stored import StoredState
 from adgovernor.app.stored_sessions import describe
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Campaign, Cap, UpsertCampaign
+from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.events import Impression
 from adgovernor.contracts.pod_requests import BreakSpec, SlotSpec
 from adgovernor.contracts.pods import PodAbandoned, PodCompleted, PodCreated
@@ -115,3 +116,28 @@ async def test_a_bad_vmap_is_a_dead_letter_with_the_reason(document: str) -> Non
     (letter,) = letters
     assert letter.reason == "invalid"
     assert letter.message.startswith("vmap: ")
+
+
+async def test_a_campaign_id_of_two_accounts() -> None:
+    """Of two accounts that define one campaign id the second is never served, and is shown so, without the money of
+    the first; a campaign is not looked up by such an id alone."""
+    async with Embedded(partitions=2) as governor:
+        await governor.command(define())
+        await governor.settle()
+        for name in ("buyer", "clerk", "dealer"):  # One of them at least has another treasury than acme.
+            campaign = Campaign(campaign_id="c1", account_id=name, budget_micros=7_000, price_micros=1_000)
+            await governor.command(
+                UpsertCampaign(command="upsert", command_id="k", account_id=name, campaign=campaign)
+            )
+        await governor.settle()
+        state = StoredState(governor.store, 2)
+        served, *others = sorted(await state.campaigns(), key=lambda one: one.taken_by is not None)
+        with pytest.raises(BadInput, match="say whose with --account"):
+            await state.campaign("c1")
+        found = await state.campaign("c1", "acme")
+    assert (served.campaign.campaign.account_id, served.taken_by) == ("acme", None)
+    assert [(one.taken_by, one.row()["in_flight_micros"], one.held) for one in others] == [
+        ("acme", 0, (0, 0, 0)) for _ in others
+    ]
+    assert others
+    assert found.row() == served.row()

@@ -116,3 +116,28 @@ def test_redis_with_tls_and_credentials(monkeypatch: pytest.MonkeyPatch) -> None
     assert (config.topology, config.master, config.db, config.password) == ("sentinel", "main", 3, "p")
     assert config.tls is not None
     assert config.tls.ca_file == "/ca.pem"
+
+
+def test_a_group_that_is_no_object_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of a whole group that holds no JSON is a wrong setting, not a crash."""
+    monkeypatch.setenv("ADGOVERNOR_RULES", "fast")
+    with pytest.raises(BadSettings, match=r'field "rules".*one by one'):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('prefx = "x"\n', "no setting prefx .*is prefix meant"),
+        (
+            '[kafka]\nbotstrap_servers = "x"\n',
+            "no setting kafka.botstrap_servers .*is bootstrap_servers meant",
+        ),
+        ("[redis]\ncolour = 1\n", "no setting redis.colour .*known are .*sentinel_username"),
+    ],
+)
+def test_an_unknown_setting_says_what_may_be_meant(text: str, said: str, tmp_path: Path) -> None:
+    """An unknown setting names the one that is near, or those that there are."""
+    (tmp_path / "adgovernor.toml").write_text(text)
+    with pytest.raises(BadSettings, match=said):
+        load()
