@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from adgovernor.app.console import EXIT_FOUND, AsJson, run_async, settings_of
+from adgovernor.app.console import EXIT_FOUND, AsJson, run_async, screen, settings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,9 +70,7 @@ async def _audit(
 
 def show(report: Report) -> None:
     """Prints a report for a person."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen()
     console.print(_checks(report))
     for finding in report.findings:
         console.print(f"[bold red]{finding.check}[/] {finding.place}: ", end="")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from adgovernor.app.console import EXIT_FOUND, EXIT_UNAVAILABLE, AsJson, print_json, run_async, settings_of
+from adgovernor.app.console import (
+    EXIT_BAD_INPUT,
+    EXIT_FOUND,
+    EXIT_UNAVAILABLE,
+    AsJson,
+    print_json,
+    run_async,
+    settings_of,
+)
 from adgovernor.contracts.errors import BadSettings, Unavailable
 
 if TYPE_CHECKING:
@@ -33,7 +41,8 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     """Test settings, connections, versions, topics and Redis; say how to mend each failure.
 
     Nothing is changed but a few keys in Redis, written and removed again to prove the rights. Exit code 0: nothing
-    stands against running a worker (warnings are for production); 1: something does; 3: a server cannot be used.
+    stands against running a worker (warnings are for production); 1: something does; 2: settings are wrong; 3: a server
+    cannot be used.
 
     Example: adgovernor --kafka kafka-1:9092 --redis redis://redis:6379/0 check
     """
@@ -51,6 +60,8 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
             if one.mend:
                 typer.echo(f"{'':18} → {one.mend}")
     errors = [one for one in found if one.level == "error"]
+    if any(one.where == "settings" for one in errors):
+        raise typer.Exit(EXIT_BAD_INPUT)
     if any(one.where == "kafka" or one.message.startswith("Redis at") for one in errors):
         raise typer.Exit(EXIT_UNAVAILABLE)
     if errors:
@@ -70,7 +81,7 @@ async def _kafka(settings: Settings) -> list[Checked]:
         try:
             topics = await describe_topics(connection, settings.prefix)
         except BadSettings as error:
-            return [Checked("kafka", "error", str(error))]
+            return [Checked("settings", "error", str(error), "correct the table kafka of the settings")]
         except Unavailable as error:
             # The client raises one error for everything; only its log says why.
             why = "; ".join(said[-3:])
@@ -110,7 +121,7 @@ async def _redis(settings: Settings) -> list[Checked]:
     try:
         store = RedisStore(settings.redis.config(), settings.prefix)
     except BadSettings as error:
-        return [Checked("redis", "error", str(error), "correct redis.url")]
+        return [Checked("settings", "error", str(error), "correct the table redis of the settings")]
     try:
         return [
             Checked("redis", finding.level, f"{finding.subject}: {finding.message}", finding.mend)

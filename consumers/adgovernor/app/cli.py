@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from adgovernor.app.console import EXIT_BAD_INPUT, Invocation, complain, exit_code
-from adgovernor.contracts.errors import AdGovernorError
+from adgovernor.contracts.errors import AdGovernorError, Unavailable
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
@@ -121,7 +121,10 @@ class CommandTree(TyperGroup):
         try:
             return super().invoke(ctx)
         except AdGovernorError as error:
-            complain(f"adgovernor: {error}")
+            more = ""
+            if isinstance(error, Unavailable) and "`adgovernor " not in str(error):
+                more = "; `adgovernor check` says more"
+            complain(f"adgovernor: {error}{more}")
             raise typer.Exit(exit_code(error)) from error
 
 

@@ -20,6 +20,8 @@ import typer
 from adgovernor.contracts.errors import AdGovernorError, BadInput, Unavailable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from adgovernor.app.settings import Settings
 
 _T = TypeVar("_T")
@@ -90,7 +92,6 @@ def _plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table for people. Numbers stand to the right."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -101,8 +102,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in body:
         table.add_row(*map(Text, row))
+    screen().print(table)
+
+
+def screen() -> Console:
+    """Where tables are shown: as wide as the terminal, and wide enough for any of them in a file or a pipe."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    Console(width=width).print(table)
+    return Console(width=width, highlight=False, soft_wrap=True)
 
 
 def _cell(value: object) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
@@ -21,6 +22,30 @@ _NOISY: Final = {
     "httpx": logging.WARNING,
 }
 """Libraries that tell what we tell ourselves, or what nobody asks; and from which level on they are heard."""
+
+
+_AGAIN_S: Final = 10.0
+_REMEMBERED: Final = 1_000
+
+
+class _OnceInAWhile(logging.Filter):
+    """Lets the same words of the Kafka client through once in `_AGAIN_S`: it says for each partition, and on each try,
+    what is wrong with the whole connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        now, said = time.monotonic(), (record.name, record.getMessage())
+        if now - self._last.get(said, -_AGAIN_S) < _AGAIN_S:
+            return False
+        if len(self._last) >= _REMEMBERED:
+            self._last.clear()
+        self._last[said] = now
+        return True
 
 
 def configure(log_format: Literal["auto", "console", "json"], level: str) -> None:
@@ -44,6 +69,7 @@ def configure(log_format: Literal["auto", "console", "json"], level: str) -> Non
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )
+    handler.addFilter(_OnceInAWhile())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from adgovernor.app.console import screen
 from adgovernor.contracts.money import decimal_of
 
 
@@ -109,7 +109,7 @@ class View:
     """Prints to a terminal or, where there is none, one plain line an event."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = screen()
 
     def event(self, name: str, body: dict[str, Any]) -> None:
         """Prints one event."""

@@ -145,6 +145,7 @@ def test_missing_servers_are_code_3(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, [*NOWHERE, *arguments])
     assert result.exit_code == 3, result.output
     assert "127.0.0.1:1" in result.output
+    assert "`adgovernor check` says more" in result.output
     assert "Traceback" not in result.output
 
 
@@ -156,6 +157,13 @@ def test_check_names_every_server_that_is_missing() -> None:
     errors = {one["where"]: one for one in found if one["level"] == "error"}
     assert set(errors) == {"kafka", "redis"}
     assert all("start the" in one["mend"] for one in errors.values())
+
+
+def test_check_tells_wrong_settings_from_missing_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection's setting that is wrong is code 2, whatever else cannot be reached."""
+    monkeypatch.setenv("ADGOVERNOR_KAFKA__CA_FILE", "missing.pem")
+    result = CliRunner().invoke(app, [*NOWHERE, "check"])
+    assert (result.exit_code, "missing.pem does not exist" in result.output) == (2, True), result.output
 
 
 def test_bad_settings_are_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +317,23 @@ def test_logs_are_json_with_their_fields(capsys: pytest.CaptureFixture[str]) -> 
         "warning",
     )
     assert (theirs["event"], theirs["logger"]) == ("no broker b1", "aiokafka.client")
+
+
+def test_the_kafka_client_is_heard_once_in_a_while(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the client repeats for each partition is logged once in ten seconds; what we say ourselves always."""
+    logs.configure("json", "info")
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    for _ in range(3):
+        logging.getLogger("aiokafka.consumer").error("commit failed")
+        logging.getLogger("adgovernor.worker").error("ours")
+    now_s += 10
+    logging.getLogger("aiokafka.consumer").error("commit failed")
+    logging.getLogger("aiokafka.consumer").error("something else")
+    said = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["commit failed", "ours", "ours", "ours", "commit failed", "something else"]
 
 
 def test_a_librarys_words_can_be_captured(capsys: pytest.CaptureFixture[str]) -> None:
