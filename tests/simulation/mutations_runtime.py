@@ -9,6 +9,7 @@ from tests.simulation.mutation import Mutation, one
 from adgovernor.core import links
 from adgovernor.core.user_stored import StoredUserState
 from adgovernor.runtime import append, takeover
+from adgovernor.runtime.block import OpenBlock
 from adgovernor.runtime.chain import Spine, Walk
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.publisher import Publisher
@@ -111,15 +112,15 @@ RUNTIME: Final = (
         ShardEngine,
         "_block",
         "        offset = await commit(world, memory.walk, data, chain)\n",
-        """        tenure.publisher.put(header.height, messages(header, chain, rows))
+        """        tenure.publisher.put(header.height, block.outbox.messages(chain))
         offset = await commit(world, memory.walk, data, chain)
 """,
     ),
     one(
         "published-is-the-tip",
         "*`published` = the height up to which every output is acknowledged",
-        ShardEngine,
-        "_block",
+        OpenBlock,
+        "header",
         "            published=spine.published.height,\n",
         "            published=spine.height,\n",
     ),

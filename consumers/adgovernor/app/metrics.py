@@ -6,11 +6,8 @@ Amounts are in micro-units, times in seconds.
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -19,15 +16,13 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.ledger import Draft
+from adgovernor.runtime.counts import Counts
 
 log = structlog.get_logger("adgovernor.shard")
 
 _LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TAKEOVER_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _EVENTS: Final = (1, 5, 10, 50, 100, 250, 500, 1_000, 2_000, 5_000)
-_REASONS: Final = itemgetter("reasons")
-_CODE: Final = itemgetter("code")
 _KNOWN_CAMPAIGNS: Final = 100_000
 """How many campaigns' currencies are remembered, so that spend can be counted by currency."""
 UNKNOWN_CURRENCY: Final = "unknown"
@@ -113,7 +108,7 @@ class Metrics:
         height: int,
         events: int,
         size: int,
-        drafts: Sequence[Draft],
+        counts: Counts,
         read_s: float,
         decide_s: float,
         append_s: float,
@@ -126,7 +121,7 @@ class Metrics:
         for stage, seconds in (("read", read_s), ("decide", decide_s), ("append", append_s)):
             self._stages.labels(stage).observe(seconds)
         self._show_height(shard, height)
-        self._count(drafts)
+        self._count(counts)
 
     def published(self, shard: str, *, height: int, outputs: int, seconds: float) -> None:
         """See `Observer`."""
@@ -208,72 +203,28 @@ class Metrics:
 
     # --- Counting -------------------------------------------------------------------------------------------
 
-    def _count(self, drafts: Sequence[Draft]) -> None:
-        """What a block's records say, counted by C over plain lists, and one update of each series touched."""
-        kinds = Tally([draft.result["kind"] for draft in drafts])
-        outs = [out for draft in drafts for out in draft.out]
-        bodies = [body for topic, _, body in outs if topic == topics.DECISIONS]
-        slots = [slot for body in bodies for slot in body["slots"]]
-        winners = [slot["winner"] for slot in slots if "winner" in slot]
-        losers = chain.from_iterable([body["losers"] for body in bodies if "losers" in body])
-        reasons = chain.from_iterable(map(_REASONS, losers))
-        deltas = [delta for draft in drafts for delta in draft.deltas if delta[0] in _RESERVATION_EVENTS]
-        reserved: Tally[str] = Tally()
-        for winner in winners:
-            reserved[winner["currency"]] += winner["price_micros"]
-            if winner["campaign_id"] not in self._currencies and len(self._currencies) < _KNOWN_CAMPAIGNS:
-                self._currencies[winner["campaign_id"]] = winner["currency"]
-        spent: Tally[str] = Tally()
-        for delta in deltas:
-            if delta[0] in _PAID:
-                spent[self._currencies.get(delta[3], UNKNOWN_CURRENCY)] += delta[_PAID[delta[0]]]
-        # A repeated impression is a duplicate too, but its record names the event.
-        repeated = 0
-        if kinds["duplicate"]:
-            results = [draft.result for draft in drafts]
-            repeated = sum(1 for r in results if r["kind"] == "duplicate" and "event" not in r)
-        self._requests.inc(kinds["decided"] + repeated)
-        self._degraded.inc(sum(1 for body in bodies if body.get("degraded")))
+    def _count(self, counts: Counts) -> None:
+        """One update of each series that a block touches."""
+        known = self._currencies
+        for campaign, currency in counts.currencies.items():
+            if campaign not in known and len(known) < _KNOWN_CAMPAIGNS:
+                known[campaign] = currency
+        for campaign, amount in counts.spent.items():
+            self._spent.labels(known.get(campaign, UNKNOWN_CURRENCY)).inc(amount)
+        self._requests.inc(counts.kinds.get("decided", 0) + counts.repeated)
+        self._degraded.inc(counts.degraded)
         for series, tally in (
-            (self._records, kinds),
-            (self._decisions, Tally([_outcome(body["slots"]) for body in bodies])),
-            (self._no_fills, Tally([slot["no_fill"] for slot in slots if "no_fill" in slot])),
-            (self._reasons, Tally(map(_CODE, reasons))),
-            (self._reserved, reserved),
-            (self._spent, spent),
-            (self._reservations, Tally([_RESERVATION_EVENTS[delta[0]] for delta in deltas])),
-            (self._events, Tally([topic for topic, _, _ in outs])),
-            (
-                self._dead,
-                Tally([body.get("reason", "") for topic, _, body in outs if topic.endswith(".dlq")]),
-            ),
+            (self._records, counts.kinds),
+            (self._decisions, counts.outcomes),
+            (self._no_fills, counts.no_fills),
+            (self._reasons, counts.reasons),
+            (self._reserved, counts.reserved),
+            (self._reservations, counts.reservations),
+            (self._events, counts.events),
+            (self._dead, counts.dead),
         ):
             for label, amount in tally.items():
-                if amount:
-                    series.labels(label).inc(amount)
-
-
-def _outcome(slots: Sequence[Mapping[str, Any]]) -> str:
-    if len(slots) == 1:
-        return "filled" if "winner" in slots[0] else "no_fill"
-    filled = sum(1 for slot in slots if "winner" in slot)
-    if not filled:
-        return "no_fill"
-    return "filled" if filled == len(slots) else "partial"
-
-
-_RESERVATION_EVENTS: Final = {
-    "reserve": "opened",
-    "settle": "settled",
-    "expire": "expired",
-    "late": "late",
-    "owe": "owed",
-    "paid": "paid",
-    "unfund": "unfunded",
-}
-"""Deltas of a user shard that move a reservation; see `core.user_state`."""
-_PAID: Final = {"settle": 6, "late": 5, "paid": 5}
-"""Where such a delta has the amount spent; its campaign is at 3."""
+                series.labels(label).inc(amount)
 
 
 def _forget(gauge: Gauge, label: str) -> None:

@@ -12,29 +12,19 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
 import structlog
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted, Unavailable
-from adgovernor.contracts.ledger import (
-    TICK,
-    BlockHeader,
-    Draft,
-    digest_of,
-    encode_block,
-    encode_personal,
-    encode_record,
-)
-from adgovernor.core.machine import RULES, Input, Machine
+from adgovernor.contracts.ledger import encode_block
+from adgovernor.core.machine import Input, Machine
 from adgovernor.runtime.append import commit
+from adgovernor.runtime.block import OpenBlock
 from adgovernor.runtime.inbox import Inbox
 from adgovernor.runtime.key_log import KeyLog
 from adgovernor.runtime.keyring import Keyring
 from adgovernor.runtime.observer import Observer, Silent
-from adgovernor.runtime.outputs import DLQ, Row, messages
 from adgovernor.runtime.ports import Clock, ShardLog
 from adgovernor.runtime.publisher import Publisher
 from adgovernor.runtime.settings import EngineSettings
@@ -56,6 +46,8 @@ class _Tenure:
     inbox: Inbox
     publisher: Publisher
     accepted: int = 0
+    events: int = 0
+    """How many the last block had."""
     gather_until_s: float = 0.0
     """Until when a small block waits for more."""
     ticked_ms: int = 0
@@ -254,8 +246,8 @@ class ShardEngine:
             if await self._held_back(tenure):
                 continue
             await self._gather(tenure)
-            await self._fetch(tenure)
-            chunk = inbox.pick(settings.max_events)
+            chunk = await self._bite(tenure, settings.max_events, wait=True)
+            world.observer.lag(self.shard, inbox.lags(memory.spine.positions))
             if chunk:
                 tenure.gather_until_s = asyncio.get_running_loop().time() + settings.gather_s
                 await self._block(tenure, chunk)
@@ -306,30 +298,39 @@ class ShardEngine:
 
     # --- Input ------------------------------------------------------------------------------------------------
 
-    async def _fetch(self, tenure: _Tenure) -> None:
+    async def _bite(self, tenure: _Tenure, most: int, *, wait: bool = False) -> list[Input]:
+        """The next events in order. With ``wait``, some time is given to them to come."""
+        if self._in_bites:
+            most = min(most, self._world.settings.bite_events)
+        if most > 0:
+            await self._fetch(tenure, most, wait)
+        return tenure.inbox.pick(most)
+
+    @property
+    def _in_bites(self) -> bool:
+        """Whether a block takes its events a few at a time. An event clock needs to have seen all of them when the
+        block begins, and so has what makes keys for their people."""
+        world = self._world
+        return world.settings.clock == "wall" and world.keys is None
+
+    async def _fetch(self, tenure: _Tenure, most: int, wait: bool) -> None:
         world, inbox = self._world, tenure.inbox
-        settings = world.settings
-        wanted = inbox.wanted(settings.max_events)
+        read = tenure.memory.machine.read
+        wanted = inbox.wanted(most)
         if not wanted:
             return
-        wait_s = settings.idle_wait_s if inbox.empty else 0.0
+        idle_s = world.settings.idle_wait_s if wait else 0.0
         began_ms = world.clock.now_ms()
-        fetch = await world.log.fetch(wanted, settings.max_events, wait_s)
-        taken = inbox.take(fetch, tenure.memory.machine.read, began_ms)
+        fetch = await world.log.fetch(wanted, most, idle_s if inbox.empty else 0.0)
+        taken = inbox.take(fetch, read, began_ms)
         if (
             not taken
+            and wait
             and not inbox.empty
             and any(not queue and inbox.unread(n) for n, queue in inbox.queues.items())
         ):
             # What is next cannot be told before the other topic shows its head.
-            taken = inbox.take(
-                await world.log.fetch(
-                    inbox.wanted(settings.max_events), settings.max_events, settings.idle_wait_s
-                ),
-                tenure.memory.machine.read,
-                began_ms,
-            )
-        world.observer.lag(self.shard, inbox.lags(tenure.memory.spine.positions))
+            inbox.take(await world.log.fetch(inbox.wanted(most), most, idle_s), read, began_ms)
 
     def _time(self, tenure: _Tenure, chunk: list[Input]) -> tuple[int, bool]:
         """The block's ``now_ms`` and ``drained``."""
@@ -348,9 +349,9 @@ class ShardEngine:
     async def _gather(self, tenure: _Tenure) -> None:
         """Waits until a while after the last block began. A block costs the same whatever is in it: without this,
         shards with a few events each would keep a machine busy with blocks of two, and all of them would wait for that.
-        The first event after a rest is not held up, nor is anything once a block has been full."""
+        The first event after a rest is not held up, nor is anything behind a block that was not small."""
         pause_s = tenure.gather_until_s - asyncio.get_running_loop().time()
-        if pause_s > 0 and tenure.inbox.buffered < self._world.settings.max_events // 4:
+        if pause_s > 0 and tenure.events < self._world.settings.max_events // 4:
             await asyncio.sleep(pause_s)
 
     async def _tick(self, tenure: _Tenure) -> None:
@@ -399,82 +400,42 @@ class ShardEngine:
         return frozenset(keys)
 
     async def _block(self, tenure: _Tenure, chunk: list[Input]) -> None:
-        """Decides a chunk, appends the block, and lets its outputs and its changes go once it counts."""
-        world, memory, inbox = self._world, tenure.memory, tenure.inbox
+        """Decides a chunk and what else is there to be read, appends the block, and lets its outputs and its changes go
+        once it counts."""
+        world, memory = self._world, tenure.memory
         settings, machine, spine = world.settings, memory.machine, memory.spine
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if memory.keyring is None:
-            unknown = await self._cold(tenure, chunk)
-        else:
-            asked = len(chunk)
-            chunk, unknown = await self._with_keys(tenure, memory.keyring, chunk)
-            if asked and not chunk:
-                return
-        if self._stopping and unknown:
-            inbox.put_back(chunk)
+        ready = await self._prepare(tenure, chunk)
+        if ready is None:
             return
-        if unknown:
-            memory.trail.assumed = True
-        read = loop.time()
+        read_s = loop.time() - began
 
-        now_ms, drained = self._time(tenure, chunk)
-        lines: list[bytes] = []
-        drafts: list[Draft] = []
-        rows: list[Row] = []
-        counts: dict[str, int] = {}
-        positions = dict(spine.positions)
-        size = 0
-        tick = machine.open_block(spine.height + 1, now_ms, drained)
-        if tick is not None:
-            out = _collect(rows, counts, 0, tick, None)
-            lines.append(encode_record(TICK, -1, digest_of(None, None), 0, tick, b"{}", out))
-            drafts.append(tick)
-        decide, max_bytes, handled = machine.decide, settings.max_bytes, 0
-        for event in chunk:
-            try:
-                draft = decide(event, unknown=event.state_key in unknown) if unknown else decide(event)
-            except Exception:
-                await self._prove_end(memory)
-                raise
-            key, value = event.key, event.value
-            line = encode_record(
-                event.topic,
-                event.offset,
-                digest_of(key, value),
-                0 if value is None else len(value),
-                draft,
-                encode_personal(event.routing or None, event.session, key, value, event.is_json, event.ids),
-                _collect(rows, counts, len(lines), draft, event) if draft.out or draft.send else None,
-            )
-            lines.append(line)
-            drafts.append(draft)
-            positions[event.topic] = event.offset + 1
-            handled += 1
-            size += len(line)
-            if size >= max_bytes:
-                break
-        if handled < len(chunk):
-            inbox.put_back(chunk[handled:])
-
-        header = BlockHeader(
-            prefix=settings.prefix,
-            shard=self.shard,
-            height=spine.height + 1,
-            prev_chain=spine.chain,
-            owner=settings.owner,
-            nonce=world.nonce(),
-            now_ms=now_ms,
-            drained=drained,
-            rules=RULES,
-            positions=positions,
-            published=spine.published.height,
-            dn={topic: spine.dn.get(topic, 1) for topic in counts},
-            epoch=spine.epoch,
+        block = OpenBlock(
+            spine,
+            settings.prefix,
+            self.shard,
+            *self._time(tenure, ready[0]),
+            keep=memory.keyring is not None,
         )
+        tick = machine.open_block(spine.height + 1, block.now_ms, block.drained)
+        if tick is not None:
+            block.tick(tick)
+        while True:
+            await self._decide(tenure, block, *ready)
+            if not self._in_bites or not chunk or block.size >= settings.max_bytes or self._stopping:
+                break
+            chunk = await self._bite(tenure, settings.max_events - block.events)
+            paused = loop.time()
+            if not chunk or (following := await self._prepare(tenure, chunk)) is None:
+                break
+            ready = following
+            read_s += loop.time() - paused
+
+        header = block.header(settings.owner, world.nonce())
         if memory.keyring is not None:
-            memory.keyring.seal(header, lines, drafts, chunk[:handled])
-        data, chain = encode_block(header, lines)
+            memory.keyring.seal(header, block.lines, block.drafts, block.inputs)
+        data, chain = encode_block(header, block.lines)
         if len(data) > settings.hard_bytes:
             raise world.halt(
                 "block_too_large",
@@ -485,20 +446,21 @@ class ShardEngine:
         offset = await commit(world, memory.walk, data, chain)
         appended = loop.time()
 
-        spine.advance(header, chain, offset, counts)
-        tenure.publisher.put(header.height, messages(header, chain, rows))
+        spine.advance(header, chain, offset, block.outbox.counts)
+        tenure.publisher.put(header.height, block.outbox.messages(chain))
         memory.trail.note(memory.take_changes())
         memory.trail.pump()
         self._evict(memory)
         tenure.accepted += 1
+        tenure.events = block.events
         world.observer.block_accepted(
             self.shard,
             height=header.height,
-            events=handled,
+            events=block.events,
             size=len(data),
-            drafts=drafts,
-            read_s=read - began,
-            decide_s=decided - read,
+            counts=block.counts,
+            read_s=read_s,
+            decide_s=decided - began - read_s,
             append_s=appended - decided,
         )
         world.observer.store_trail(
@@ -507,6 +469,42 @@ class ShardEngine:
             dirty=memory.trail.dirty_states,
             away=memory.trail.away,
         )
+
+    async def _prepare(
+        self, tenure: _Tenure, chunk: list[Input]
+    ) -> tuple[list[Input], frozenset[str]] | None:
+        """What of a chunk may be decided now, and which of the states that it needs must be assumed; None where nothing
+        of it may."""
+        memory = tenure.memory
+        asked = len(chunk)
+        if memory.keyring is None:
+            unknown = await self._cold(tenure, chunk)
+        else:
+            chunk, unknown = await self._with_keys(tenure, memory.keyring, chunk)
+        if asked and not chunk:
+            return None
+        if unknown:
+            if self._stopping:
+                tenure.inbox.put_back(chunk)
+                return None
+            memory.trail.assumed = True
+        return chunk, unknown
+
+    async def _decide(
+        self, tenure: _Tenure, block: OpenBlock, chunk: list[Input], unknown: frozenset[str]
+    ) -> None:
+        """Decides events for a block, until it is large enough."""
+        decide, max_bytes = tenure.memory.machine.decide, self._world.settings.max_bytes
+        for number, event in enumerate(chunk, 1):
+            try:
+                draft = decide(event, unknown=event.state_key in unknown) if unknown else decide(event)
+            except Exception:
+                await self._prove_end(tenure.memory)
+                raise
+            block.add(event, draft)
+            if block.size >= max_bytes:
+                tenure.inbox.put_back(chunk[number:])
+                return
 
     async def _with_keys(
         self, tenure: _Tenure, keyring: Keyring, chunk: list[Input]
@@ -542,24 +540,3 @@ class ShardEngine:
             memory.machine.evict(keep, memory.trail.pinned())
         if memory.keyring is not None:
             memory.keyring.evict(keep, memory.trail)
-
-
-def _collect(
-    rows: list[Row], counts: dict[str, int], index: int, draft: Draft, event: Input | None
-) -> list[Any]:
-    """Remembers what a record sends, for the time when its block counts; gives its ``out`` as it is to be written. A
-    body is turned into JSON once, for the record and for its message."""
-    routing = None if event is None else event.routing or None
-    out: list[Any] = []
-    written: list[Any] = []
-    for topic, key, body in draft.out:
-        counts[topic] = counts.get(topic, 0) + 1
-        if topic.endswith(DLQ):
-            out.append((topic, key, body))
-            written.append((topic, key, body))
-        else:
-            text = orjson.dumps(body)
-            out.append((topic, key, text))
-            written.append((topic, key, orjson.Fragment(text)))
-    rows.append((index, out, draft.send, routing, event))
-    return written

@@ -123,11 +123,6 @@ class Inbox:
         """Whether nothing is buffered."""
         return not any(self.queues.values())
 
-    @property
-    def buffered(self) -> int:
-        """How many inputs are buffered."""
-        return sum(map(len, self.queues.values()))
-
     def lags(self, positions: Mapping[str, int]) -> dict[str, int]:
         """Inputs not yet handled, by topic, as far as ends are known."""
         return {name: max(0, end - positions.get(name, 0)) for name, end in self.ends.items()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
-from adgovernor.contracts.ledger import Draft
+from adgovernor.runtime.counts import Counts
 
 
 class Observer(Protocol):
@@ -18,13 +18,13 @@ class Observer(Protocol):
         height: int,
         events: int,
         size: int,
-        drafts: Sequence[Draft],
+        counts: Counts,
         read_s: float,
         decide_s: float,
         append_s: float,
     ) -> None:
-        """A block is in the ledger. ``drafts`` are its records, for counters that look into their results; the
-        times are those of cold reads, of deciding and encoding, and of the append."""
+        """A block is in the ledger. ``counts``: what its records say; the times are those of cold reads, of deciding
+        and encoding, and of the append."""
         ...
 
     def published(self, shard: str, *, height: int, outputs: int, seconds: float) -> None:
@@ -78,7 +78,7 @@ class Silent:
         height: int,
         events: int,
         size: int,
-        drafts: Sequence[Draft],
+        counts: Counts,
         read_s: float,
         decide_s: float,
         append_s: float,

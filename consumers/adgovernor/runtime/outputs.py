@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -44,95 +44,146 @@ def outputs_of(block: ReadBlock, *, fill: bool = False) -> list[Output]:
 
 def messages(header: BlockHeader, chain: str, rows: Iterable[Row]) -> list[Output]:
     """The messages of a block's records, in order. Numbers start at the header's ``dn``."""
-    shard, height = header.shard, header.height
-    place = b',"shard":"%b","height":%d,"index":' % (shard.encode(), height)
-    partition = topics.partition_of_shard(shard)
-    numbers = dict(header.dn)
-    side = topics.side_topic(shard)
-    shells: dict[str, list[tuple[str, bytes]]] = {}
-    result: list[Output] = []
+    outbox = Outbox(header.prefix, header.shard, header.height, header.now_ms, header.dn)
     for index, out, send, routing, source in rows:
         for topic, key, body in out:
-            dn = numbers[topic]
-            numbers[topic] = dn + 1
-            if body is None:
-                continue
-            if topic.endswith(DLQ):
-                result.append(_dead_letter(header, topic, partition, index, dn, body, source))
-                continue
-            shell = shells.get(topic)
-            if shell is None:
-                shell = shells[topic] = topics.cloud_headers(topic, event_source(header.prefix, shard), "")
-            headers = shell.copy()
-            headers[_CE_ID] = ("ce_id", b"%b-%d" % (topic.encode(), dn))
-            text = body if isinstance(body, bytes) else orjson.dumps(body)
-            if key is None:
-                key = routing
-                value = b'%b%b%d,"dn":%d,"routing_id":%b}' % (
-                    text[:-1],
-                    place,
-                    index,
-                    dn,
-                    orjson.dumps(routing),
-                )
-            else:
-                value = b'%b%b%d,"dn":%d}' % (text[:-1], place, index, dn)
-            result.append(Output(topic, partition, None if key is None else key.encode(), value, headers))
-        for destination, number, digest, payload in send:
-            message = {
-                "source": shard,
-                "destination": destination,
-                "number": number,
-                "hash": digest,
-                "height": height,
-                "chain": chain,
-                "payload": payload,
-            }
-            result.append(
-                Output(
-                    side,
-                    topics.partition_of_shard(destination),
-                    shard.encode(),
-                    orjson.dumps(message),
-                    topics.cloud_headers(side, event_source(header.prefix, shard), f"{destination}-{number}"),
-                )
+            outbox.put(index, topic, key, body, routing, source)
+        if send:
+            outbox.send(send)
+    return outbox.messages(chain)
+
+
+class Outbox:
+    """The messages of a block in the making: each is written when its record is, while that is at hand."""
+
+    __slots__ = (
+        "_ahead",
+        "_height",
+        "_now_ms",
+        "_partition",
+        "_place",
+        "_prefix",
+        "_shard",
+        "_shells",
+        "counts",
+        "first",
+    )
+
+    def __init__(self, prefix: str, shard: str, height: int, now_ms: int, dn: Mapping[str, int]) -> None:
+        """``dn``: the next number of each output topic; of one that is not there, 1."""
+        self._prefix = prefix
+        self._shard = shard
+        self._height = height
+        self._now_ms = now_ms
+        self.first = dn
+        self.counts: dict[str, int] = {}
+        """How many numbers each topic has used."""
+        self._partition = topics.partition_of_shard(shard)
+        self._place = b',"shard":"%b","height":%d,"index":' % (shard.encode(), height)
+        self._shells: dict[str, list[tuple[str, bytes]]] = {}
+        self._ahead: list[Output | list[Any]] = []
+        """Messages, and what goes to other shards, which needs the block's chain."""
+
+    def put(
+        self,
+        index: int,
+        topic: str,
+        key: str | None,
+        body: Any,
+        routing: str | None,
+        source: Input | ReadRecord | None,
+    ) -> None:
+        """A public event of the record at ``index``; for the arguments see `Row`."""
+        used = self.counts.get(topic, 0)
+        self.counts[topic] = used + 1
+        if body is None:
+            return
+        dn = self.first.get(topic, 1) + used
+        if topic.endswith(DLQ):
+            self._ahead.append(self._dead_letter(topic, index, dn, body, source))
+            return
+        shell = self._shells.get(topic)
+        if shell is None:
+            shell = self._shells[topic] = topics.cloud_headers(
+                topic, event_source(self._prefix, self._shard), ""
             )
-    return result
+        headers = shell.copy()
+        headers[_CE_ID] = ("ce_id", b"%b-%d" % (topic.encode(), dn))
+        text = body if isinstance(body, bytes) else orjson.dumps(body)
+        if key is None:
+            key = routing
+            value = b'%b%b%d,"dn":%d,"routing_id":%b}' % (
+                text[:-1],
+                self._place,
+                index,
+                dn,
+                orjson.dumps(routing),
+            )
+        else:
+            value = b'%b%b%d,"dn":%d}' % (text[:-1], self._place, index, dn)
+        self._ahead.append(
+            Output(topic, self._partition, None if key is None else key.encode(), value, headers)
+        )
+
+    def send(self, send: list[Any]) -> None:
+        """Side messages of a record."""
+        self._ahead.append(send)
+
+    def messages(self, chain: str) -> list[Output]:
+        """All messages, in order, once the block's chain is known."""
+        found: list[Output] = []
+        for each in self._ahead:
+            if isinstance(each, Output):
+                found.append(each)
+            else:
+                found += [self._side_message(chain, *message) for message in each]
+        return found
+
+    def _side_message(self, chain: str, destination: str, number: int, digest: str, payload: Any) -> Output:
+        side = topics.side_topic(self._shard)
+        message = {
+            "source": self._shard,
+            "destination": destination,
+            "number": number,
+            "hash": digest,
+            "height": self._height,
+            "chain": chain,
+            "payload": payload,
+        }
+        return Output(
+            side,
+            topics.partition_of_shard(destination),
+            self._shard.encode(),
+            orjson.dumps(message),
+            topics.cloud_headers(side, event_source(self._prefix, self._shard), f"{destination}-{number}"),
+        )
+
+    def _dead_letter(
+        self, topic: str, index: int, dn: int, body: dict[str, Any], source: Input | ReadRecord | None
+    ) -> Output:
+        key, value = (source.key, source.value) if isinstance(source, Input) else (None, None)
+        offset = source.offset if source is not None else -1
+        if isinstance(source, ReadRecord):
+            key, value = source.key(), source.value()
+        fields: dict[str, Any] = {
+            "reason": body.get("reason", ""),
+            "message": body.get("message", ""),
+            "topic": topic.removesuffix(DLQ),
+            "partition": self._partition,
+            "offset": offset,
+            "time_ms": self._now_ms,
+            "shard": self._shard,
+            "height": self._height,
+            "index": index,
+            "dn": dn,
+        }
+        headers = [(f"ag_{name}", str(v).encode()) for name, v in fields.items()]
+        return Output(topic, self._partition, key, value, headers)
 
 
 def event_source(prefix: str, shard: str) -> str:
     """The CloudEvents ``source`` of a shard's messages."""
     return f"/adgovernor/{prefix}/{shard}"
-
-
-def _dead_letter(
-    header: BlockHeader,
-    topic: str,
-    partition: int,
-    index: int,
-    dn: int,
-    body: dict[str, Any],
-    source: Input | ReadRecord | None,
-) -> Output:
-    key, value = (source.key, source.value) if isinstance(source, Input) else (None, None)
-    offset = source.offset if source is not None else -1
-    if isinstance(source, ReadRecord):
-        key, value = source.key(), source.value()
-    fields: dict[str, Any] = {
-        "reason": body.get("reason", ""),
-        "message": body.get("message", ""),
-        "topic": topic.removesuffix(DLQ),
-        "partition": partition,
-        "offset": offset,
-        "time_ms": header.now_ms,
-        "shard": header.shard,
-        "height": header.height,
-        "index": index,
-        "dn": dn,
-    }
-    return Output(
-        topic, partition, key, value, [(f"ag_{name}", str(v).encode()) for name, v in fields.items()]
-    )
 
 
 def place_of(

@@ -11,6 +11,7 @@ from adgovernor.app.health import Health, HealthServer
 from adgovernor.app.metrics import Metrics
 from adgovernor.contracts.errors import BadSettings
 from adgovernor.contracts.ledger import Draft
+from adgovernor.runtime.counts import Counts
 
 
 def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -18,12 +19,15 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def _block(metrics: Metrics, shard: str, height: int, drafts: list[Draft]) -> None:
+    counts = Counts()
+    for draft in drafts:
+        counts.add(draft)
     metrics.block_accepted(
         shard,
         height=height,
         events=len(drafts),
         size=100,
-        drafts=drafts,
+        counts=counts,
         read_s=0.001,
         decide_s=0.002,
         append_s=0.003,
