@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 _MAX_COOKIES_PER_HOST = 50
 _MAX_COOKIES = 500
 _MAX_COOKIE_BYTES = 4096
+# Ten thousand people's jars that an ad server filled on purpose fit into memory all the same.
+_MAX_JAR_BYTES = 32_768
 
 # A Domain that is itself a registry would be shared by strangers. Single labels are refused outright; these second
 # levels are refused below a two-letter top level (co.uk, com.au), as every registry of that kind uses them.
@@ -38,6 +40,11 @@ class Cookie:
     secure: bool
     expires: datetime | None
     created: int
+
+    @property
+    def size(self) -> int:
+        """How many characters it takes."""
+        return len(self.name) + len(self.value) + len(self.domain) + len(self.path)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -95,7 +102,9 @@ class CookieJar:
 
     def _store(self, cookie: Cookie) -> None:
         previous = self._cookies.pop(cookie.key, None)
-        if previous is None and self._is_full(cookie.domain):
+        if (
+            previous is None and self._is_full(cookie.domain)
+        ) or self._bytes() + cookie.size > _MAX_JAR_BYTES:
             return
         created = previous.created if previous is not None else cookie.created
         self._cookies[cookie.key] = Cookie(
@@ -108,6 +117,9 @@ class CookieJar:
             cookie.expires,
             created,
         )
+
+    def _bytes(self) -> int:
+        return sum(cookie.size for cookie in self._cookies.values())
 
     def _is_full(self, domain: str) -> bool:
         of_domain = sum(1 for cookie in self._cookies.values() if cookie.domain == domain)

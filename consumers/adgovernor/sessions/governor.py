@@ -8,8 +8,11 @@ limit is an answer.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import Protocol
+
+from adgovernor.contracts.base import LONGEST_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,12 @@ class SessionChange:
     impressions: int = 0
     pod_positions: tuple[int, ...] = ()
     spend_micros: int = 0
+
+
+def change_id(kind: str, name: str) -> str:
+    """The id of the change of *kind* that *name* stands for; a name too long for that stands in it as its digest."""
+    written = f"{kind}/{name}"
+    return written if len(written) <= LONGEST_ID else f"{kind}/{uuid.uuid5(uuid.NAMESPACE_URL, name)}"
 
 
 class SessionGovernor(Protocol):

@@ -11,7 +11,14 @@ from adgovernor.contracts.decisions import Reason
 from adgovernor.contracts.money import decimal_of, micros_of
 from adgovernor.library import BudgetStatus, BudgetTracker, FrequencyCapper, NoBudgetError
 from adgovernor.sessions.errors import StateUnavailableError
-from adgovernor.sessions.governor import BudgetStanding, CapStanding, SessionChange, SessionState, Spend
+from adgovernor.sessions.governor import (
+    BudgetStanding,
+    CapStanding,
+    SessionChange,
+    SessionState,
+    Spend,
+    change_id,
+)
 from adgovernor.sessions.states import SessionStates, asking_state
 
 _log = structlog.get_logger(__name__)
@@ -139,14 +146,9 @@ class LibraryGovernor:
         return await self._states.update(session_id, change)
 
 
-def spend_change_id(spend_id: str) -> str:
-    """The change by which a session remembers that something was spent."""
-    return f"spend/{spend_id}"
-
-
 async def note_spend(states: SessionStates, session_id: str, price_micros: int, spend_id: str) -> None:
     """Counts a paid impression in the session. That it cannot be counted does not undo it, so it is only logged."""
-    change = SessionChange(spend_change_id(spend_id), impressions=1, spend_micros=price_micros)
+    change = SessionChange(change_id("spend", spend_id), impressions=1, spend_micros=price_micros)
     try:
         await states.update(session_id, change)
     except StateUnavailableError as error:

@@ -25,12 +25,12 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ads import Ad, AdError
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.decisions import Decision, Winner
-from adgovernor.contracts.errors import AdGovernorError, Unavailable
+from adgovernor.contracts.errors import AdGovernorError, BadInput, BadSettings, Unavailable
 from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.cookies import CookieJars
 from adgovernor.sessions.fetch import Fetcher, FetchLimits
-from adgovernor.sessions.governor import SessionChange
+from adgovernor.sessions.governor import SessionChange, change_id
 from adgovernor.sessions.playable import ad_errors, playable_ads
 from adgovernor.sessions.request_macros import RequestMacros
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver, Resolution
@@ -168,6 +168,7 @@ class ResolveStage:
         self._idle = asyncio.Event()
         self._finished = asyncio.Event()
         self._lanes: dict[int, _Lane] = {}
+        self._under_way = 0
         self._kept: Mapping[int, Position] = {}
         self._gate = asyncio.Semaphore(self._settings.concurrent)
         self._jars = CookieJars(self._settings.max_sessions)
@@ -181,15 +182,12 @@ class ResolveStage:
         """From where on a decision may be not done, by partition: what to start from after a crash."""
         return {partition: lane.position() for partition, lane in self._lanes.items()}
 
-    def _under_way(self) -> int:
-        return sum(not work.done for lane in self._lanes.values() for work in lane.pending)
-
     async def revoked(self) -> None:
         """See `subscribe.Handover`: what is done in time is done by this stage, the rest by the next one."""
         try:
             await self._until_idle(self._settings.handover_s)
         except TimeoutError:
-            _log.info("decisions are left to another stage", decisions=self._under_way())
+            _log.info("decisions are left to another stage", decisions=self._under_way)
         await self._keep_once()
 
     def assigned(self, starts: Mapping[int, Position], anew: frozenset[int]) -> None:
@@ -202,12 +200,12 @@ class ResolveStage:
             self._lanes.setdefault(partition, _Lane(start))
         # A partition that nobody had is known from here on, whether or not a decision comes.
         self._kept = {}
-        self._observer.pending(self._under_way())
+        self._observer.pending(self._under_way)
         self._observer.share(len(self._lanes))
 
     async def _until_idle(self, patience_s: float) -> None:
         async with asyncio.timeout(patience_s):
-            while self._under_way():
+            while self._under_way:
                 self._idle.clear()
                 await self._idle.wait()
 
@@ -246,13 +244,20 @@ class ResolveStage:
                         continue
                     work = _Work(lane.after)
                     lane.pending.append(work)
-                    self._observer.pending(self._under_way())
+                    self._under_way += 1
+                    self._observer.pending(self._under_way)
                     work.task = group.create_task(self._work(decision, work, sender))
                     # Also of a task that is cancelled before it begins.
-                    work.task.add_done_callback(lambda _: self._gate.release())
+                    work.task.add_done_callback(self._ended)
                 lane.after = after
         finally:
             self._stopping.set()
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        self._under_way -= 1
+        self._gate.release()
+        self._idle.set()
+        self._observer.pending(self._under_way)
 
     async def _end(self, reading: asyncio.Task[None]) -> None:
         await self._stopping.wait()
@@ -262,7 +267,7 @@ class ResolveStage:
             await self._until_idle(self._settings.stop_deadline_s)
         except TimeoutError:
             raise Unavailable(
-                f"{self._under_way()} decisions were not done "
+                f"{self._under_way} decisions were not done "
                 f"{self._settings.stop_deadline_s:g} s after the stage was asked to stop; they are done again"
             ) from None
         self._finished.set()
@@ -302,9 +307,8 @@ class ResolveStage:
             await self._publish(task.result())
         await self._count(decision, [task.result() for task in tasks])
         work.done = True
-        self._idle.set()
+        # What is done and stands first is forgotten.
         self.positions()
-        self._observer.pending(self._under_way())
 
     async def _slot(self, decision: Decision, slot: int, winner: Winner, sender: TrackingSender) -> Ad:
         assert winner.tag_url is not None
@@ -373,6 +377,17 @@ class ResolveStage:
         return resolution
 
     async def _publish(self, ad: Ad) -> None:
+        try:
+            await self._deliver(ad)
+        except BadSettings:
+            raise
+        except BadInput as error:
+            # The size is the upstream's doing: it costs this slot its ads, and nobody else anything.
+            _log.warning("ads left out", decision=ad.decision_id, slot=ad.slot, reason=str(error))
+            left_out = AdError(code=int(VastError.UNDEFINED), message=f"the ads were left out: {error}")
+            await self._deliver(ad.model_copy(update={"ads": (), "requested": (), "errors": (left_out,)}))
+
+    async def _deliver(self, ad: Ad) -> None:
         key, value = self._contract.key(ad).encode(), self._contract.encode(ad)
         headers = topics.cloud_headers(topics.ADS, _SOURCE, f"{ad.decision_id}/{ad.slot}")
         deadline_s = time.monotonic() + self._settings.publish_patience_s
@@ -392,7 +407,7 @@ class ResolveStage:
     async def _count(self, decision: Decision, ads: list[Ad]) -> None:
         """Tells the shard what the session did, once for the decision."""
         change = SessionChange(
-            f"resolve/{decision.decision_id}",
+            change_id("resolve", decision.decision_id),
             requests=sum(len(ad.requested) for ad in ads),
             pod_positions=tuple(ad.slot for ad in ads if ad.ads),
         )

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import DAY_MS, Cap
 from adgovernor.contracts.decisions import Decision, Reason, ReasonCode
-from adgovernor.contracts.events import Impression, SessionUpdate
+from adgovernor.contracts.events import MOST_POSITIONS, Impression, SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.accounts import TreasuryCampaign
@@ -25,8 +25,15 @@ from adgovernor.core.history import Person, Visit
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
-from adgovernor.sessions.governor import BudgetStanding, CapStanding, SessionChange, SessionState, Spend
-from adgovernor.sessions.library_governor import describe, spend_change_id
+from adgovernor.sessions.governor import (
+    BudgetStanding,
+    CapStanding,
+    SessionChange,
+    SessionState,
+    Spend,
+    change_id,
+)
+from adgovernor.sessions.library_governor import describe
 from adgovernor.sessions.states import asking_state
 from adgovernor.stores.base import Store
 
@@ -116,7 +123,7 @@ class StreamGovernor:
         creative_id: str = "",
     ) -> Spend:
         """See `SessionGovernor.track_budget`."""
-        change = SessionChange(spend_change_id(spend_id), impressions=1, spend_micros=price_micros)
+        change = SessionChange(change_id("spend", spend_id), impressions=1, spend_micros=price_micros)
         with asking_state():
             if await self._went_on(user_id or session_id, session_id, spend_id, change):
                 return Spend(True, await self._standing(campaign_id))
@@ -210,8 +217,8 @@ class StreamGovernor:
 
     def _unseen_of(self, session_id: str, seen: list[str]) -> list[SessionChange]:
         """The changes of a session that this governor made and the store does not show."""
-        for change_id in seen:
-            self._unseen.pop((session_id, change_id), None)
+        for found in seen:
+            self._unseen.pop((session_id, found), None)
         return [change for (session, _), change in self._unseen.items() if session == session_id]
 
     async def _show(self, decision_id: str, routing_id: str) -> None:
@@ -260,7 +267,7 @@ class StreamGovernor:
 
 
 def session_update(session_id: str, change: SessionChange, time_ms: int) -> SessionUpdate:
-    """The event of a session's change."""
+    """The event of a session's change; of countless positions it names the first."""
     return SessionUpdate(
         type="session",
         routing_id=session_id,
@@ -268,7 +275,7 @@ def session_update(session_id: str, change: SessionChange, time_ms: int) -> Sess
         time_ms=time_ms,
         requests=change.requests,
         impressions=change.impressions,
-        pod_positions=change.pod_positions,
+        pod_positions=change.pod_positions[:MOST_POSITIONS],
         spend_micros=change.spend_micros,
     )
 

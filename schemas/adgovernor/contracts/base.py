@@ -24,7 +24,8 @@ Many = Annotated[tuple[T, ...], Strict(False)]
 TagUrl = Annotated[
     str, Field(min_length=1, max_length=8192, description="An http or https address; macros are filled in.")
 ]
-Id = Annotated[str, Field(min_length=1, max_length=256)]
+LONGEST_ID = 256
+Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 
 
 class Contract(BaseModel):

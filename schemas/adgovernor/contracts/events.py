@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -114,6 +114,10 @@ class Erasure(Contract):
     time_ms: TimeMs
 
 
+MOST_POSITIONS: Final = 1_000
+"""Positions that one update of a session names."""
+
+
 class SessionUpdate(Contract):
     """A session with upstream ad servers did something. It is added to the session's state once for its change id;
     the state is kept for a while after the last change."""
@@ -126,7 +130,9 @@ class SessionUpdate(Contract):
     requests: int = Field(default=0, ge=0, le=1_000_000)
     """Ad documents that were asked for."""
     impressions: int = Field(default=0, ge=0, le=1_000_000)
-    pod_positions: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(default=(), max_length=1_000)
+    pod_positions: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(
+        default=(), max_length=MOST_POSITIONS
+    )
     """Positions of a pod that were filled."""
     spend_micros: Micros = 0
 

@@ -117,6 +117,16 @@ def test_what_is_no_cookie_is_ignored(header: str) -> None:
     assert len(jar_with(header)) == 0
 
 
+def test_the_jar_s_size_is_bounded() -> None:
+    """Large cookies of many hosts are refused once they take what small ones of all hosts never would."""
+    jar = CookieJar()
+    for number in range(20):
+        jar.store(f"http://h{number}.example/", ["a=" + "x" * 4_000], NOW)
+    assert len(jar) == 8
+    jar.store("http://h0.example/", ["a=1"], NOW)
+    assert jar.header("http://h0.example/", NOW) == "a=1"
+
+
 def test_the_jar_is_bounded() -> None:
     """A host cannot fill memory with cookies."""
     assert len(jar_with(*(f"c{n}=1" for n in range(200)))) == 50

@@ -15,11 +15,12 @@ from adgovernor.app.embedded import Embedded
 from adgovernor.app.resolve_metrics import ResolveMetrics
 from adgovernor.contracts import topics
 from adgovernor.contracts.ads import Ad, PlayableAd
+from adgovernor.contracts.base import LONGEST_ID
 from adgovernor.contracts.campaigns import Campaign, UpsertCampaign
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.decisions import Decision
-from adgovernor.contracts.errors import Gap, Unavailable
-from adgovernor.contracts.events import SessionUpdate
+from adgovernor.contracts.errors import BadInput, BadSettings, Gap, Unavailable
+from adgovernor.contracts.events import MOST_POSITIONS, SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
@@ -106,6 +107,9 @@ class Taken:
         self.kept: list[int] = []
         self.lost = 0
         """How many of the next publications fail."""
+        self.most_bytes = 1_000_000
+        self.refuses = False
+        self.refusals = 0
 
     async def raw(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Any = None, partition: Any = None
@@ -114,6 +118,11 @@ class Taken:
         if self.lost:
             self.lost -= 1
             raise Unavailable("Kafka is away")
+        if self.refuses:
+            self.refusals += 1
+            raise BadSettings("the topic may not be written")
+        if len(value or b"") > self.most_bytes:
+            raise BadInput(f"a message of {len(value or b'')} bytes is too large")
         ad = contract_of(topic).parse(value or b"")
         assert key == ad.routing_id.encode()
         assert dict(headers)["ce_id"] == f"{ad.decision_id}/{ad.slot}".encode()
@@ -176,6 +185,37 @@ async def test_a_tag_that_comes_to_nothing_says_why_and_tells_the_chain() -> Non
     assert [[error.code for error in ad.errors] for ad in taken.ads] == [[301], [303]]
     assert all(not ad.ads for ad in taken.ads)
     assert "http://e/w?301" in transport.urls
+
+
+async def test_ads_that_the_topic_cannot_hold_cost_their_own_slot_alone() -> None:
+    """A huge answer becomes an event with an error, told from one that says that nothing may be written at all."""
+    companion = f"<Companion><HTMLResource>{'x' * 9_000}</HTMLResource></Companion>"
+    huge = f"<Creative><CompanionAds>{companion}</CompanionAds></Creative>"
+    transport = TableTransport({**DOCUMENTS, "http://huge.example/": vast(inline("1", creatives=huge))})
+    taken = Taken()
+    taken.most_bytes = 5_000
+    await stage(Listed([decision(1, "http://huge.example/"), decision(2, TAG)]), taken, transport).run()
+    first, second = sorted(taken.ads, key=lambda ad: ad.decision_id)
+    assert ([error.code for error in first.errors], first.ads, first.requested) == ([900], (), ())
+    assert len(second.ads) == 1
+    assert "left out: a message of" in first.errors[0].message
+    assert taken.kept[-1] == 2
+    taken.refuses = True
+    with pytest.raises(BadSettings):
+        await stage(Listed([decision(3, TAG)]), taken, transport).run()
+    assert taken.refusals == 1
+
+
+async def test_the_longest_names_and_the_most_positions_are_told_too() -> None:
+    """What a request may be called, and how many slots it may have, never stops the stage."""
+    taken = Taken()
+    asked = decision(1, *[TAG] * 1_200).model_copy(update={"decision_id": "d" * LONGEST_ID})
+    await stage(Listed([asked]), taken, TableTransport(DOCUMENTS)).run()
+    assert len(taken.ads) == 1_200
+    assert [len(event.pod_positions) for event in taken.told] == [MOST_POSITIONS]
+    again = Taken()
+    await stage(Listed([asked]), again, TableTransport(DOCUMENTS)).run()
+    assert again.told[0].change_id == taken.told[0].change_id
 
 
 async def test_an_upstream_that_fails_for_a_moment_is_asked_again() -> None:
