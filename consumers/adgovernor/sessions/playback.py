@@ -13,7 +13,7 @@ from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.cookies import CookieJars
 from adgovernor.sessions.fetch import Fetcher, FetchLimits
-from adgovernor.sessions.request_macros import RequestMacros
+from adgovernor.sessions.request_macros import RequestMacros, transaction_of
 from adgovernor.sessions.retry import RetryPolicy
 from adgovernor.sessions.tracking import TrackingLimits, TrackingSender, TrackingStats
 from adgovernor.sessions.transport import Transport
@@ -115,12 +115,12 @@ class Playback:
         known = context or SessionContext.create(
             session_id=ad.session_id, request_id=ad.decision_id, user_id=ad.routing_id
         )
-        values = {**RequestMacros(known)(), **_own_values(ad.ads[place])}
         tracked = tuple(TrackedUri(uri, uri) for uri in uris)
         return self._sender.fire(
             tracked,
             (ad.decision_id, ad.slot, place, event),
-            values,
+            _own_values(ad.ads[place]),
+            macros=RequestMacros(known, transaction_id=transaction_of(ad.decision_id, ad.slot)),
             fetcher=Fetcher(self._transport, self._fetch, self._jars.of(known.session_id)),
             headers=known.device_headers(),
         )

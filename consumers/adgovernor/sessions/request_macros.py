@@ -10,6 +10,11 @@ from adgovernor.sessions.fetch import Now, utc_now
 from adgovernor.video import MacroValue, timestamp
 
 
+def transaction_of(decision_id: str, slot: int) -> str:
+    """``[TRANSACTIONID]`` of a decided ad: the same for its tag, its chain and its tracking, also when said again."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{decision_id}/{slot}"))
+
+
 class RequestMacros:
     """A :data:`~adgovernor.sessions.resolver.MacroSource`.
 

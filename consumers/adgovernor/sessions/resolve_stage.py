@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import random
 import time
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from adgovernor.sessions.cookies import CookieJars
 from adgovernor.sessions.fetch import Fetcher, FetchLimits
 from adgovernor.sessions.governor import SessionChange, change_id
 from adgovernor.sessions.playable import ad_errors, playable_ads
-from adgovernor.sessions.request_macros import RequestMacros
+from adgovernor.sessions.request_macros import RequestMacros, transaction_of
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver, Resolution
 from adgovernor.sessions.retry import RetryPolicy, is_retryable
 from adgovernor.sessions.stream_governor import session_update
@@ -353,9 +352,9 @@ class ResolveStage:
         context = SessionContext.create(
             session_id=person, request_id=decision.decision_id, user_id=person, rng=self._rng
         )
-        # Said again after a crash, a transaction is the same one to whoever hears of it.
-        name = uuid.uuid5(uuid.NAMESPACE_URL, f"{decision.decision_id}/{slot}")
-        macros = RequestMacros(context, rng=self._rng, transaction_id=str(name))
+        macros = RequestMacros(
+            context, rng=self._rng, transaction_id=transaction_of(decision.decision_id, slot)
+        )
         fetcher = Fetcher(self._transport, self._settings.fetch, self._jars.of(person))
         resolver = ChainResolver(fetcher, self._settings.chain)
         for attempt in range(1, self._settings.retry.attempts + 1):
@@ -369,9 +368,9 @@ class ResolveStage:
             sender.fire(
                 error.uris,
                 (decision.decision_id, slot, "error", index),
-                macros(),
                 code=error.code,
                 message=error.message,
+                macros=macros,
                 fetcher=fetcher,
             )
         return resolution

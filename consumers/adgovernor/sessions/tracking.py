@@ -52,6 +52,7 @@ class TrackingStats:
 @dataclass(frozen=True, slots=True)
 class _Beacon:
     uri: TrackedUri
+    macros: MacroSource
     values: Mapping[str, MacroValue]
     code: int | None
     message: str | None
@@ -119,14 +120,15 @@ class TrackingSender:
         *,
         code: int | None = None,
         message: str | None = None,
+        macros: MacroSource | None = None,
         fetcher: Fetcher | None = None,
         headers: Headers | None = None,
     ) -> int:
         """Queue *uris* for *occasion* (which ad, which event); returns how many were taken.
 
         The n-th address of an occasion is taken once, however often the occasion is fired. *values* add to the macros
-        of the request; *code* and *message* fill in the error macros. *fetcher* and *headers* are given where they are
-        not the sender's own but another session's. A full queue drops and counts.
+        of the request; *code* and *message* fill in the error macros. *macros*, *fetcher* and *headers* are given where
+        they are not the sender's own but another session's. A full queue drops and counts.
 
         Raises :class:`SessionNotStartedError` outside the context.
         """
@@ -142,6 +144,7 @@ class TrackingSender:
                 self._queue.put_nowait(
                     _Beacon(
                         uri,
+                        macros or self._macros,
                         values or {},
                         code,
                         message,
@@ -186,7 +189,7 @@ class TrackingSender:
         written = beacon.uri.uri
         if beacon.code is not None:
             written = expand_error(written, beacon.code, beacon.message)
-        url = resolve_uri(beacon.uri.base_url, expand(written, {**self._macros(), **beacon.values}))
+        url = resolve_uri(beacon.uri.base_url, expand(written, {**beacon.macros(), **beacon.values}))
         if url is None:
             self.stats.unreadable += 1
             return

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from vast_documents import Reply, TableTransport, inline, vast, wrapper
@@ -422,6 +423,38 @@ async def test_from_a_request_to_the_impression() -> None:
     assert {"http://i/brand", "http://i/w"} <= set(transport.urls)
 
 
+def shown_ad(decision_id: str, shown: PlayableAd, session_id: str = "u") -> Ad:
+    """An ad of the topic with one playable ad in it."""
+    body = {
+        "decision_id": decision_id,
+        "slot": 0,
+        "routing_id": "u",
+        "time_ms": 1,
+        "deadline_ms": 1,
+        "campaign_id": "c",
+        "creative_id": "x",
+        "tag_url": TAG,
+        "session_id": session_id,
+        "resolved_ms": 1,
+        "ads": [shown],
+    }
+    return Ad.model_validate(body)
+
+
+async def test_a_transaction_is_one_from_the_tag_to_its_tracking() -> None:
+    """The tag and all tracking of its ad name the same transaction, each request a random number of its own."""
+    macros = "tx=[TRANSACTIONID]&cb=[CACHEBUSTING]"
+    transport = TableTransport()
+    await stage(Listed([decision(1, f"{TAG}?{macros}")]), Taken(), transport).run()
+    uris = tuple(f"http://i/{number}?{macros}" for number in range(2))
+    async with Playback(_Deaf(), transport) as playback:  # type: ignore[arg-type]
+        await playback.fire_impression(shown_ad("d1", PlayableAd(impressions=uris)))
+        await until(lambda: len(transport.urls) == 3)
+    asked = [dict(parse_qsl(urlsplit(url).query)) for url in transport.urls]
+    assert len({each["tx"] for each in asked}) == 1
+    assert len({each["cb"] for each in asked}) == 3
+
+
 async def test_tracking_of_two_viewers_is_apart() -> None:
     """A viewer's tracking carries their device's headers, and only the cookies that were set for them."""
     transport = TableTransport({"http://i/": HttpResponse(200, (("set-cookie", "seen=1; Path=/"),), b"")})
@@ -429,21 +462,7 @@ async def test_tracking_of_two_viewers_is_apart() -> None:
     viewers = [SessionContext.create(session_id=name, ip_address=f"192.0.2.{name}") for name in ("1", "2")]
     async with Playback(_Deaf(), transport) as playback:  # type: ignore[arg-type]
         for number, viewer in enumerate((*viewers, viewers[0])):
-            ad = Ad.model_validate(
-                {
-                    "decision_id": f"d{number}",
-                    "slot": 0,
-                    "routing_id": "u",
-                    "time_ms": 1,
-                    "deadline_ms": 1,
-                    "campaign_id": "c",
-                    "creative_id": "x",
-                    "tag_url": TAG,
-                    "session_id": viewer.session_id,
-                    "resolved_ms": 1,
-                    "ads": [shown],
-                }
-            )
+            ad = shown_ad(f"d{number}", shown, viewer.session_id)
             assert await playback.fire_impression(ad, context=viewer) == 1
             await until_sent(playback, number + 1)
     sent = [dict(request.headers) for request in transport.requests]
