@@ -110,6 +110,9 @@ class TrackingSender:
                 worker.cancel()
             group, self._group = self._group, None
             self.stats.dropped += self._queue.qsize()
+            if kind is not None and not issubclass(kind, asyncio.CancelledError):
+                # What the caller raised is the caller's own, and leaves here as it is.
+                kind = error = traceback = None
             await group.__aexit__(kind, error, traceback)
 
     def fire(

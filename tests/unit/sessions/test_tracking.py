@@ -184,6 +184,19 @@ async def test_firing_outside_the_context_is_an_error() -> None:
         sender.fire(uris("http://i/"), "start")
 
 
+async def test_what_the_caller_raises_leaves_as_it_is() -> None:
+    """An exception inside the context is neither wrapped nor delayed by what waits to be sent."""
+    transport = TableTransport(delays_s={"http://ads.example/slow": 60.0})
+
+    async def fail() -> None:
+        async with asyncio.timeout(10), sender_over(transport) as sender:
+            sender.fire(uris("/slow"), "x")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail()
+
+
 async def test_a_bug_in_a_worker_is_not_swallowed() -> None:
     """An exception that is no FetchError ends the context."""
 
