@@ -80,7 +80,8 @@ class ResolveSettings:
     """Bounds of the stage."""
 
     concurrent: int = 64
-    """Decisions worked on at once."""
+    """Decisions worked on at once, and tags followed at once: more than the transport has connections for would spend
+    their time waiting for one."""
     max_sessions: int = 10_000
     """People whose cookies are remembered."""
     commit_interval_s: float = 1.0
@@ -170,6 +171,7 @@ class ResolveStage:
         self._under_way = 0
         self._kept: Mapping[int, Position] = {}
         self._gate = asyncio.Semaphore(self._settings.concurrent)
+        self._chains = asyncio.Semaphore(self._settings.concurrent)
         self._jars = CookieJars(self._settings.max_sessions)
         self._contract = contract_of(topics.ADS)
 
@@ -331,7 +333,8 @@ class ResolveStage:
             )
             self._observer.resolved("stale", 0.0, (late.code,))
             return ad.model_copy(update={"errors": (late,)})
-        resolution = await self._resolve(decision, slot, winner.tag_url, sender)
+        async with self._chains:
+            resolution = await self._resolve(decision, slot, winner.tag_url, sender)
         ads, errors = playable_ads(resolution), ad_errors(resolution)
         self._observer.resolved(
             "ad" if ads else "no_ad", time.monotonic() - began_s, tuple(error.code for error in errors)

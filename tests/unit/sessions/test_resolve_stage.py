@@ -29,7 +29,7 @@ from adgovernor.sessions.errors import FetchTimeoutError
 from adgovernor.sessions.playback import Playback
 from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
 from adgovernor.sessions.retry import NO_RETRY, RetryPolicy
-from adgovernor.sessions.transport import HttpResponse
+from adgovernor.sessions.transport import HttpRequest, HttpResponse
 from adgovernor.subscribe import AdReader, Position
 from adgovernor.subscribe.kafka import RawMessage
 
@@ -217,6 +217,24 @@ async def test_the_longest_names_and_the_most_positions_are_told_too() -> None:
     again = Taken()
     await stage(Listed([asked]), again, TableTransport(DOCUMENTS)).run()
     assert again.told[0].change_id == taken.told[0].change_id
+
+
+async def test_the_slots_of_a_pod_wait_for_one_another() -> None:
+    """However many slots a decision has, no more tags are followed at once than configured."""
+    at_once: list[int] = [0, 0]
+
+    class Counting(TableTransport):
+        async def send(self, request: HttpRequest, *, timeout_s: float, max_body_bytes: int) -> HttpResponse:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+            await asyncio.sleep(0)
+            at_once[0] -= 1
+            return await super().send(request, timeout_s=timeout_s, max_body_bytes=max_body_bytes)
+
+    taken = Taken()
+    settings = ResolveSettings(concurrent=3, retry=NO_RETRY)
+    await stage(Listed([decision(1, *[TAG] * 20)]), taken, Counting(DOCUMENTS), settings=settings).run()
+    assert (len(taken.ads), at_once[1]) == (20, 3)
 
 
 async def test_an_upstream_that_fails_for_a_moment_is_asked_again() -> None:
