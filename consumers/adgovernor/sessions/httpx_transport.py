@@ -27,9 +27,9 @@ from adgovernor.sessions.errors import (
 )
 from adgovernor.sessions.transport import HttpRequest, HttpResponse
 
-# A pool this large keeps a pod's hops apart; beyond it requests wait for one another.
-_MAX_CONNECTIONS = 100
-_MAX_IDLE_CONNECTIONS = 20
+# So many keep a pod's hops apart; beyond it requests wait for one another.
+_MAX_REQUESTS = 100
+_MAX_IDLE_CONNECTIONS = 100
 # Below the five seconds after which many servers close: a request must not meet a connection that is going away.
 _IDLE_S = 4.0
 # An address that has not answered by then is left for the host's next one.
@@ -108,7 +108,9 @@ class _CheckedPool(httpx.AsyncBaseTransport):
     def __init__(self, policy: AddressPolicy, tls: ssl.SSLContext) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
-            max_connections=_MAX_CONNECTIONS,
+            # Requests wait in front of the pool, never in it: one that is cancelled while it waits there may leave
+            # a connection behind that is neither used nor closed, until the pool is full of them.
+            max_connections=None,
             max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
             keepalive_expiry=_IDLE_S,
             network_backend=CheckedBackend(policy),
@@ -168,6 +170,7 @@ class HttpxTransport:
             headers={"User-Agent": user_agent},
             timeout=None,  # noqa: S113 - one deadline over the whole exchange is set around each request
         )
+        self._gate = asyncio.Semaphore(_MAX_REQUESTS)
 
     async def __aenter__(self) -> HttpxTransport:
         return self
@@ -193,7 +196,7 @@ class HttpxTransport:
         except (httpx.InvalidURL, ValueError, TypeError) as error:
             raise UriRefusedError(f"{request.url!r} cannot be requested: {error}") from error
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._gate:
                 response = await self._client.send(raw, stream=True)
                 try:
                     body = await _read_body(response, max_body_bytes)

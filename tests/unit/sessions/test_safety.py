@@ -348,6 +348,29 @@ async def test_a_closed_port_is_unreachable() -> None:
             await Fetcher(transport).fetch(f"http://127.0.0.1:{port}/")
 
 
+async def test_requests_that_are_given_up_leave_their_connections_to_others() -> None:
+    """When many callers give up at once, as when an upstream hangs, the next request finds a connection."""
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        if path == b"/ok":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0, backlog=500)
+    async with server, HttpxTransport(LOOPBACK) as transport:
+        fetcher = Fetcher(transport)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        callers = [asyncio.create_task(fetcher.fetch(f"{url}/hang")) for _ in range(250)]
+        await asyncio.sleep(0.1)
+        for caller in callers:
+            caller.cancel()
+        await asyncio.wait(callers)
+        assert (await fetcher.fetch(f"{url}/ok")).body == b"ok"
+
+
 async def test_an_address_that_does_not_answer_is_left_for_the_next() -> None:
     """A host whose first address swallows connections is reached at its second, well within the deadline."""
 
