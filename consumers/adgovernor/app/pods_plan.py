@@ -23,10 +23,13 @@ from adgovernor.core.podfill import (
     PodSpec,
     Separation,
     fill,
+    play_order,
+    takes_one_ad,
 )
 from adgovernor.video.times import parse_time_ms
 
 _DURATION: Final = re.compile(r"<Duration>\s*(?:<!\[CDATA\[)?\s*([0-9:.]+)\s*(?:\]\]>)?\s*</Duration>")
+_NO_FLOOR: Final = -1
 _MEDIA_FILE: Final = re.compile(r"<MediaFile\b[^>]*>\s*(?:<!\[CDATA\[)?\s*([^\s<\]]+)")
 
 
@@ -117,9 +120,11 @@ def _filled(
         known |= names
         bids = [_candidate(pod, bid, response.cur) for bid in response.bids() if bid.impid in names]
         fit = [offered for offered in bids if offered.candidate is not None]
-        outcome = fill(
-            _spec(request, pod, separation), [offered.candidate for offered in fit if offered.candidate]
-        )
+        spec = _spec(request, pod, separation)
+        if takes_one_ad(spec):
+            # For one place `fill` goes by the order given; of two bids alike in price the shorter is to come first.
+            fit.sort(key=lambda offered: offered.candidate.duration_ms if offered.candidate else 0)
+        outcome = fill(spec, [offered.candidate for offered in fit if offered.candidate])
         filled += _entries(pod, fit, outcome)
         losers += [_loser(fit[loser.index].bid, loser.reasons) for loser in outcome.losers]
         losers += [_loser(offered.bid, (offered.refused,)) for offered in bids if offered.refused]
@@ -172,15 +177,9 @@ def _loser(bid: Bid, reasons: Sequence[str]) -> dict[str, Any]:
 
 
 def _numbers(pod: OfferedPod) -> list[int]:
-    """Number the pod's impressions from 1, guaranteed firsts at the front and guaranteed lasts at the end."""
-    rank = {1: 0, -1: 2}
-    order = sorted(pod.imps, key=lambda imp: rank.get(_slotinpod(imp), 1))
-    return [order.index(imp) + 1 for imp in pod.imps]
-
-
-def _slotinpod(imp: Imp) -> int:
-    media = imp.media()
-    return media.slotinpod if media is not None else 0
+    """Number the pod's impressions from 1 in play order."""
+    order = [segment.segment_id for segment in play_order([_segment(imp) for imp in pod.imps])]
+    return [order.index(imp.id) + 1 for imp in pod.imps]
 
 
 def _spec(request: BidRequest, pod: OfferedPod, separation: Separation) -> PodSpec:
@@ -213,7 +212,7 @@ def _segment(imp: Imp) -> PodSegment:
         durations_ms=tuple([1000 * seconds for seconds in media.rqddurs]),
         floor_micros=micros_of(imp.bidfloor),
         floor_per_second_micros=micros_of(media.mincpmpersec or Decimal(0)),
-        duration_floors=_duration_floors(media.durfloors),
+        duration_floors=_duration_floors(media.durfloors, media.mincpmpersec),
         # Higher numbers than the standard's are mere order, which the request gives anyway.
         position=media.slotinpod if media.slotinpod in (-1, 1, 2) else 0,
         total_ms=1000 * (media.poddur or 0),
@@ -221,7 +220,10 @@ def _segment(imp: Imp) -> PodSegment:
     )
 
 
-def _duration_floors(floors: Sequence[DurFloors]) -> tuple[DurationFloor, ...]:
+def _duration_floors(floors: Sequence[DurFloors], per_second: Decimal | None) -> tuple[DurationFloor, ...]:
+    if per_second == 0:
+        # It is a floor that was given, and replaces the impression's, though none is left.
+        return (DurationFloor(0, 0, 0),)
     return tuple(
         [
             DurationFloor(1000 * (floor.mindur or 0), 1000 * (floor.maxdur or 0), micros_of(floor.bidfloor))
@@ -233,12 +235,15 @@ def _duration_floors(floors: Sequence[DurFloors]) -> tuple[DurationFloor, ...]:
 def _candidate(pod: OfferedPod, bid: Bid, currency: str) -> _Offered:
     imp = next(imp for imp in pod.imps if imp.id == bid.impid)
     deal = imp.deal(bid.dealid)
-    floor_currency = deal.bidfloorcur if deal is not None and deal.bidfloor is not None else imp.bidfloorcur
-    if currency != floor_currency and (imp.bidfloor or (deal is not None and deal.bidfloor)):
-        # No rate of exchange is given, so price and floor cannot be compared.
-        return _Offered(bid, None, assumed=False, refused="currency")
     stated = _bid_ms(bid)
     duration_ms = _longest_ms(imp) if stated is None else stated
+    own_floor = _deal_floor(deal, duration_ms)
+    floor, floor_currency = _segment(imp).floor_for(duration_ms), imp.bidfloorcur
+    if deal is not None and own_floor is not None:
+        floor, floor_currency = own_floor, deal.bidfloorcur
+    if floor and currency != floor_currency:
+        # No rate of exchange is given, so price and floor cannot be compared.
+        return _Offered(bid, None, assumed=False, refused="currency")
     media_file = _MEDIA_FILE.search(bid.adm)
     return _Offered(
         bid,
@@ -252,7 +257,7 @@ def _candidate(pod: OfferedPod, bid: Bid, currency: str) -> _Offered:
             categories=bid.cat,
             segments=(imp.id,),
             position=bid.slotinpod if bid.slotinpod in (-1, 1, 2) else 0,
-            floor_micros=_deal_floor(deal, duration_ms),
+            floor_micros=own_floor,
         ),
         assumed=stated is None,
     )
@@ -284,15 +289,14 @@ def _deal_floor(deal: Deal | None, duration_ms: int) -> int | None:
     """The deal's own floor for this duration, which replaces every other floor; None where it has none."""
     if deal is None:
         return None
-    if deal.mincpmpersec is None and not deal.durfloors and deal.bidfloor is None:
-        return None
     terms = PodSegment(
         deal.id,
-        floor_micros=micros_of(deal.bidfloor or Decimal(0)),
+        floor_micros=_NO_FLOOR if deal.bidfloor is None else micros_of(deal.bidfloor),
         floor_per_second_micros=micros_of(deal.mincpmpersec or Decimal(0)),
-        duration_floors=_duration_floors(deal.durfloors),
+        duration_floors=_duration_floors(deal.durfloors, deal.mincpmpersec),
     )
-    return terms.floor_for(duration_ms)
+    floor = terms.floor_for(duration_ms)
+    return None if floor == _NO_FLOOR else floor
 
 
 def _media(imp: Imp) -> Any:

@@ -212,16 +212,20 @@ def fill(pod: PodSpec, candidates: Sequence[PodCandidate], *, max_nodes: int = D
         raise BadInput(
             f"pod: {len(pod.segments)} segments; at most {MAX_ADS} are filled at once, split the pod"
         )
-    play_order = _play_order(pod.segments)
-    masks, refused = _eligibility(pod, play_order, candidates)
-    if len(play_order) == 1 and _takes_one_ad(pod, play_order[0]):
+    in_play = play_order(pod.segments)
+    masks, refused = _eligibility(pod, in_play, candidates)
+    if takes_one_ad(pod):
         result = _best_single(pod, candidates, masks)
     else:
-        result = search(_problem(pod, play_order, candidates, masks), max_nodes)
-    return _report(pod, play_order, candidates, refused, result)
+        result = search(_problem(pod, in_play, candidates, masks), max_nodes)
+    return _report(pod, in_play, candidates, refused, result)
 
 
-def _takes_one_ad(pod: PodSpec, segment: PodSegment) -> bool:
+def takes_one_ad(pod: PodSpec) -> bool:
+    """Tell whether one ad is all that the pod can take."""
+    if len(pod.segments) != 1:
+        return False
+    segment = pod.segments[0]
     return not segment.total_ms or segment.max_ads == 1 or pod.max_ads == 1
 
 
@@ -236,7 +240,7 @@ def _best_single(pod: PodSpec, candidates: Sequence[PodCandidate], masks: Sequen
     return SearchResult(placed, best_price, best_price, True, 0)
 
 
-def _play_order(segments: tuple[PodSegment, ...]) -> list[PodSegment]:
+def play_order(segments: Sequence[PodSegment]) -> list[PodSegment]:
     """Put guaranteed firsts at the front and guaranteed lasts at the end; the others keep their order.
 
     A segment that is guaranteed "first or last" goes to the front while that place is free, else to the end.

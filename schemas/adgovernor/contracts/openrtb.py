@@ -98,7 +98,8 @@ class Banner(_Loose):
 class Video(_Loose):
     """A video or audio impression (3.2.7, 3.2.8); all times are seconds."""
 
-    mimes: tuple[str, ...] = ()
+    mimes: tuple[str, ...] | None = None
+    """The standard requires it, but many test documents leave it out."""
     minduration: Integer | None = None
     maxduration: Integer | None = None
     rqddurs: tuple[Integer, ...] = ()
@@ -450,8 +451,15 @@ def _expand(request: BidRequest, where: str) -> BidRequest:
 
 def _check(request: BidRequest, where: str) -> None:
     """Refuse what contradicts itself, naming the field."""
+    channels = [name for name in ("site", "app", "dooh") if getattr(request, name) is not None]
+    if len(channels) > 1:
+        raise BadOpenRtb(
+            f"{where}{channels[1]}",
+            f"given together with {channels[0]}; a request has one of site, app and dooh",
+        )
     seen: set[str] = set()
     edges: dict[tuple[str, int], str] = {}
+    guaranteed: dict[str, list[str]] = {}
     sequences: dict[str, tuple[int, str]] = {}
     for number, imp in enumerate(request.imp):
         path = f"{where}imp[{number}]"
@@ -460,8 +468,15 @@ def _check(request: BidRequest, where: str) -> None:
         seen.add(imp.id)
         if imp.bidfloor < 0:
             raise BadOpenRtb(f"{path}.bidfloor", f"{imp.bidfloor} is negative")
+        if imp.banner is not None:
+            _check_sizes(imp.banner, ("w", "h"), f"{path}.banner")
+            for at, size in enumerate(imp.banner.format):
+                _check_sizes(size, ("w", "h"), f"{path}.banner.format[{at}]")
         for at, deal in enumerate(imp.pmp.deals if imp.pmp is not None else ()):
-            _check_floors(deal.mincpmpersec, deal.durfloors, f"{path}.pmp.deals[{at}]")
+            here = f"{path}.pmp.deals[{at}]"
+            if deal.bidfloor is not None and deal.bidfloor < 0:
+                raise BadOpenRtb(f"{here}.bidfloor", f"{deal.bidfloor} is negative")
+            _check_floors(deal.mincpmpersec, deal.durfloors, here)
         for name, media in (("video", imp.video), ("audio", imp.audio)):
             if media is not None:
                 _check_media(media, f"{path}.{name}")
@@ -469,6 +484,13 @@ def _check(request: BidRequest, where: str) -> None:
         if pod is None or not pod.podid:
             continue
         here = f"{path}.{'video' if imp.video is not None else 'audio'}"
+        if pod.slotinpod in (1, -1, 2):
+            guaranteed.setdefault(pod.podid, []).append(imp.id)
+            if len(guaranteed[pod.podid]) > 2:
+                names = ", ".join(guaranteed[pod.podid])
+                raise BadOpenRtb(
+                    f"{here}.slotinpod", f"impressions {names} are each the first or last of pod {pod.podid}"
+                )
         if pod.slotinpod in (1, -1):
             other = edges.setdefault((pod.podid, pod.slotinpod), imp.id)
             if other != imp.id:
@@ -490,10 +512,11 @@ def _check_media(media: Video, path: str) -> None:
         value = getattr(media, name)
         if value is not None and value < 0:
             raise BadOpenRtb(f"{path}.{name}", f"{value} is negative; give seconds")
-    for name in ("sequence", "minbitrate", "maxbitrate", "w", "h"):
-        value = getattr(media, name)
-        if value is not None and value < 0:
-            raise BadOpenRtb(f"{path}.{name}", f"{value} is negative; give 0 or more, or leave it out")
+    _check_sizes(media, ("sequence", "minbitrate", "maxbitrate", "w", "h"), path)
+    if media.mimes is not None and not media.mimes:
+        raise BadOpenRtb(
+            f"{path}.mimes", "is empty, so that no ad can play; name the types that are supported"
+        )
     if media.rqddurs:
         for name in ("minduration", "maxduration"):
             if getattr(media, name) is not None:
@@ -527,6 +550,13 @@ def _check_media(media: Video, path: str) -> None:
     known = [code for code in media.poddedupe if code in DEDUPLICATIONS]
     if NO_DEDUPLICATION in known and len(set(known)) > 1:
         raise BadOpenRtb(f"{path}.poddedupe", "5 (no deduplication) is given together with others")
+
+
+def _check_sizes(thing: BaseModel, names: Sequence[str], path: str) -> None:
+    for name in names:
+        value = getattr(thing, name)
+        if value is not None and value < 0:
+            raise BadOpenRtb(f"{path}.{name}", f"{value} is negative; give 0 or more, or leave it out")
 
 
 def _check_floors(per_second: Decimal | None, floors: Sequence[DurFloors], path: str) -> None:

@@ -50,6 +50,7 @@ def refusal(*imps: dict[str, Any], **fields: Any) -> BadOpenRtb:
         ({"minbitrate": -1}, "imp[0].video.minbitrate"),
         ({"maxbitrate": -300}, "imp[0].video.maxbitrate"),
         ({"w": -640}, "imp[0].video.w"),
+        ({"mimes": []}, "imp[0].video.mimes"),
         ({"poddur": 10**26}, "imp[0].video.poddur"),
         ({"mincpmpersec": 10**12}, "imp[0].video.mincpmpersec"),
     ],
@@ -62,14 +63,33 @@ def test_a_contradictory_video_is_refused_by_field(fields: dict[str, Any], path:
 
 
 def test_contradictions_between_impressions_are_refused() -> None:
-    """Two firsts in one pod, two sequences of one pod, one id twice and a negative time-out are refused."""
+    """Two firsts in one pod, three that are first or last, two sequences of one pod, one id twice, a negative time-out
+    and more than one of site, app and dooh are refused."""
     first = {"podid": "p", "slotinpod": 1}
     assert refusal(video("1", **first), video("2", **first)).field == "imp[1].video.slotinpod"
     assert refusal(video("1", podid="p", podseq=1), video("2", podid="p")).field == "imp[1].video.podseq"
     assert refusal(video("1"), video("1")).field == "imp[1].id"
     assert refusal(video(), tmax=-2).field == "tmax"
     assert refusal(tmax=-2).field == "tmax"
-    assert refusal({"id": "1", "banner": {}, "bidfloor": -1}).field == "imp[0].bidfloor"
+    edges = [video(str(at), podid="p", slotinpod=edge) for at, edge in enumerate((2, -1, 1))]
+    assert refusal(*edges).field == "imp[2].video.slotinpod"
+    assert request_of(*edges[:2]).imp[1].id == "1"
+    assert refusal(video(), site={}, app={}).field == "app"
+    assert refusal(video(), dooh={}, site={}).field == "dooh"
+    assert request_of(video(), app=None, site={}).site is not None
+
+
+def test_sizes_and_floors_below_zero_are_refused() -> None:
+    """A floor, and a banner's size, below zero is refused by its field wherever it stands."""
+    banner = {"format": [{"w": 300, "h": 250}, {"w": -1, "h": 250}]}
+    deals = [{"id": "d1"}, {"id": "d2", "bidfloor": -0.5}]
+    for imp, field in (
+        ({"banner": {}, "bidfloor": -1}, "bidfloor"),
+        ({"banner": {"w": 300, "h": -250}}, "banner.h"),
+        ({"banner": banner}, "banner.format[1].w"),
+        ({"banner": {}, "pmp": {"deals": deals}}, "pmp.deals[1].bidfloor"),
+    ):
+        assert refusal({"id": "1", **imp}).field == f"imp[0].{field}"
 
 
 def test_a_document_without_a_request_is_refused() -> None:

@@ -113,6 +113,53 @@ def test_floors_follow_their_order() -> None:
     assert fills(planned([imp], [bid("b", "1", 1.2, dealid="d")])) == [("1", 1, "b")]
 
 
+def test_a_floor_that_says_nothing_of_a_duration_leaves_it_to_the_next() -> None:
+    """Where no range of a deal covers an ad's duration the impression's own floor holds; a floor of 0 by the second is
+    a floor that was given."""
+    ranges = {"deals": [{"id": "d", "durfloors": [{"maxdur": 15, "bidfloor": 1}]}]}
+    imp = video("1", bidfloor=5, pmp=ranges)
+    bids = [bid("short", "1", 1, 15, dealid="d"), bid("long", "1", 4.9, 30, dealid="d")]
+    assert out(planned([imp], bids)) == {"long": ["floor"]}
+    assert fills(planned([video("1", bidfloor=5, mincpmpersec=0)], [bid("a", "1", 1)])) == [("1", 1, "a")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"mincpmpersec": 0.1}, True),
+        ({"durfloors": [{"bidfloor": 1}]}, True),
+        ({"bidfloor": 1, "durfloors": [{"bidfloor": 0}]}, False),
+        ({"bidfloor": 1, "pmp": {"deals": [{"id": "d", "bidfloor": 1, "bidfloorcur": "USD"}]}}, False),
+        ({"pmp": {"deals": [{"id": "d", "mincpmpersec": 0.1, "bidfloorcur": "EUR"}]}}, True),
+    ],
+)
+def test_a_floor_of_any_form_has_a_currency(fields: dict[str, Any], refused: bool) -> None:
+    """A bid in another currency than the floor that holds for it is refused, whatever form that floor has."""
+    result = planned([video("1", bidfloorcur="EUR", **fields)], [bid("a", "1", 5, dealid="d")])
+    assert out(result) == ({"a": ["currency"]} if refused else {})
+
+
+def test_of_equal_bids_for_one_place_the_shorter_wins() -> None:
+    """For one place, too, ties go to the shorter ad, then to the bid that came first."""
+    bids = [bid("a", "1", 2, 30), bid("b", "1", 2, 15), bid("c", "1", 2, 15)]
+    assert fills(planned([video("1")], bids)) == [("1", 1, "b")]
+    assert fills(planned([video("1", poddur=30, maxseq=1)], bids)) == [("1", None, "b")]
+
+
+def test_several_dynamic_parts_of_a_pod_are_filled_each_in_its_time() -> None:
+    """Impressions of one podid that each have a poddur are parts of one pod, each with its own time and number."""
+    imps = [video("1", podid="p", poddur=30, maxseq=1), video("2", podid="p", poddur=45, maxseq=2)]
+    bids = [bid(f"{imp}{dur}", imp, 2, dur) for imp in "12" for dur in (15, 30)]
+    result = planned(imps, bids)
+    assert [(entry["impid"], entry["bid_id"]) for entry in result["fill"]] == [
+        ("1", "115"),
+        ("2", "215"),
+        ("2", "230"),
+    ]
+    assert (result["dynamic"], result["poddur"], result["maxseq"]) == (2, [30, 45], [1, 2])
+    assert result["used_s_of_dynamic"] == 60
+
+
 def test_poddedupe_says_what_is_deduplicated() -> None:
     """Without `poddedupe` creative, advertiser and category appear once a pod; with it exactly what it lists does."""
     same: dict[str, Any] = {"adomain": ["A.com"], "cat": ["IAB1"], "crid": "c"}
