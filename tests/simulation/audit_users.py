@@ -218,7 +218,7 @@ class UserAudit:
         daily = share.by_day or share.data.get("daily_budget_micros") is not None
         own_day = audit_caps.day_of(request["time_ms"], share.zone) if daily else 0
         self.check(day == own_day, "a request draws on its own day", f"{campaign} {day}, not {own_day}")
-        self._judge_deadlines(share, request["time_ms"], deadline_ms, shown_by_ms, pays_on)
+        self._judge_deadlines(share, request["time_ms"], slot, deadline_ms, shown_by_ms, pays_on)
         least = share.data.get("min_price_micros", share.data.get("price_micros", 0))
         self.check(price >= least, "a price below the least is refused", f"{campaign}: {price} < {least}")
         start, end = share.data.get("start_ms") or 0, share.data.get("end_ms") or 2**62
@@ -251,24 +251,37 @@ class UserAudit:
         person.shows.append(show)
 
     def _judge_deadlines(
-        self, share: Share, time_ms: int, deadline_ms: int, shown_by_ms: int, pays_on: str
+        self, share: Share, time_ms: int, slot: int, deadline_ms: int, shown_by_ms: int, pays_on: str
     ) -> None:
-        """Money waits for what is paid for, an ad counts until it should have been shown."""
+        """Money waits for what is paid for, an ad counts until it should have been shown: in a pod from its turn on."""
         rules, by_event = self.rules, {"cpm": "", "cpc": "click", "cpcv": "view"}
         expected = by_event[share.data.get("pricing", "cpm")]
         self.check(pays_on == expected, "what is paid for", f"{pays_on}, expected {expected}")
         own_ms = share.data.get("reservation_ms", 600_000 if pays_on else None)
         longest_ms = rules.dedupe_ms - rules.lateness_ms - rules.late_grace_ms
         life_ms = rules.reservation_ms if own_ms is None else min(own_ms, longest_ms)
+        turn_ms = self._turn_ms(slot)
         self.check(
-            deadline_ms == time_ms + life_ms,
+            deadline_ms == time_ms + min(life_ms + turn_ms, longest_ms),
             "a reservation's deadline",
             f"{deadline_ms} of a request at {time_ms}",
         )
         if pays_on:
             self.check(
-                shown_by_ms == time_ms + rules.reservation_ms, "shown by", f"{shown_by_ms} of {time_ms}"
+                shown_by_ms == time_ms + min(rules.reservation_ms + turn_ms, longest_ms),
+                "shown by",
+                f"{shown_by_ms} of {time_ms}",
             )
+
+    def _turn_ms(self, slot: int) -> int:
+        """How long the ads play that come before a slot in its pod."""
+        for name, *rest in self._record["deltas"]:
+            if name == "pod":
+                in_play = [(position[0], position[6]) for position in rest[-1]]
+                places = [place for place, _ in in_play]
+                if slot in places:
+                    return sum(30_000 if ms is None else ms for _, ms in in_play[: places.index(slot)])
+        return 0
 
     def _judge_caps(self, person: Person, show: Show, share: Share) -> None:
         caps = share.data.get("caps", [])

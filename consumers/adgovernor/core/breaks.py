@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adgovernor.contracts.errors import BadInput
-from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, SlotSpec
+from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, SlotSpec, parts_of
 from adgovernor.contracts.requests import PlainRequest
+from adgovernor.core.podfill import MAX_ADS
 from adgovernor.core.rules import Rules
 from adgovernor.video.vmap import (
     EndOffset,
@@ -32,23 +33,39 @@ class PodAsk:
     """One pod that is asked for."""
 
     slots: tuple[SlotSpec, ...]
-    pod: PodSpec | None
+    parts: tuple[PodSpec, ...]
+    """Its dynamic parts."""
     path: str = ""
     """Where in the request it is said, for messages; such as ``breaks[2].``."""
     spec: BreakSpec | None = None
     """The break that it fills, where the request has breaks."""
     offset: Offset | None = None
+    content_ms: int | None = None
+    """How long the programme is, where the request says so."""
 
     @property
     def offset_ms(self) -> int | None:
-        """The break's place in the programme, where it is known before the programme's length is."""
-        if isinstance(self.offset, StartOffset):
+        """The break's place in the programme, where it is known."""
+        match self.offset:
+            case StartOffset():
+                return 0
+            case TimeOffset(time_ms):
+                return time_ms
+            case PercentOffset(percent) if self.content_ms is not None:
+                return self.content_ms * round(percent * 1_000_000) // 100_000_000
+            case EndOffset():
+                return self.content_ms
+        return None
+
+    def latest_ms(self) -> int | None:
+        """How much of the programme plays before it at most, where anything is known of that."""
+        if self.spec is None:
             return 0
-        return self.offset.time_ms if isinstance(self.offset, TimeOffset) else None
+        return self.content_ms if self.offset_ms is None else self.offset_ms
 
     def least_slots(self) -> int:
         """How many slots a decision lists for it at least."""
-        return len(self.slots) + (self.pod is not None)
+        return len(self.slots) + bool(self.parts)
 
 
 def with_breaks(request: PlainRequest) -> PlainRequest:
@@ -87,12 +104,14 @@ def with_breaks(request: PlainRequest) -> PlainRequest:
 def pods_of(request: PlainRequest) -> list[PodAsk]:
     """The pods asked for, in the order of the stream."""
     if request.breaks is None:
-        return [PodAsk(_slots_of(request.slots, request.pod), request.pod)]
+        parts = parts_of(request.pod)
+        return [PodAsk(_slots_of(request.slots, parts), parts)]
     asks = [_of_break(request, spec, number) for number, spec in enumerate(request.breaks)]
-    middle = [ask.offset for ask in asks if not isinstance(ask.offset, StartOffset | EndOffset)]
-    alike = len({type(offset) for offset in middle}) == 1
+    middle = [ask for ask in asks if not isinstance(ask.offset, StartOffset | EndOffset)]
+    timed = all(ask.offset_ms is not None for ask in middle)
+    alike = len({type(ask.offset) for ask in middle}) == 1
     # Offsets of several kinds cannot be compared before the programme is known: the order given is then believed.
-    return sorted(asks, key=lambda ask: _rank(ask.offset, alike))
+    return sorted(asks, key=lambda ask: _rank(ask, timed, alike))
 
 
 def slots_of(request: PlainRequest) -> int:
@@ -113,36 +132,44 @@ def oversized(request: PlainRequest, rules: Rules) -> tuple[str, int, int] | Non
     for ask in pods_of(request):
         if len(ask.slots) > rules.most_slots:
             return ask.path + "slots", len(ask.slots), rules.most_slots
-        if ask.pod is not None and ask.pod.max_ads is not None and ask.pod.max_ads > rules.most_ads:
-            return ask.path + "pod.max_ads", ask.pod.max_ads, rules.most_ads
+        ads = sum(part.max_ads or 1 for part in ask.parts)
+        if ads > rules.most_ads:
+            return ask.path + "pod.max_ads", ads, rules.most_ads
+        segments = len(ask.slots) + len(ask.parts)
+        if segments > MAX_ADS:
+            # Each within its limit, they can still be more than one pod is filled with.
+            return ask.path + "slots", segments, MAX_ADS
     return None
 
 
-def _slots_of(slots: tuple[SlotSpec, ...] | None, pod: PodSpec | None) -> tuple[SlotSpec, ...]:
-    return slots if slots is not None else () if pod is not None else _ONE_SLOT
+def _slots_of(slots: tuple[SlotSpec, ...] | None, parts: tuple[PodSpec, ...]) -> tuple[SlotSpec, ...]:
+    return slots if slots is not None else () if parts else _ONE_SLOT
 
 
 def _of_break(request: PlainRequest, spec: BreakSpec, number: int) -> PodAsk:
-    slots, pod, path = spec.slots, spec.pod, f"breaks[{number}]."
-    if slots is None and pod is None:
-        slots, pod, path = request.slots, request.pod, ""
+    slots, parts, path = spec.slots, parts_of(spec.pod), f"breaks[{number}]."
+    if slots is None and not parts:
+        slots, parts, path = request.slots, parts_of(request.pod), ""
     if spec.one_ad:
         if slots:
-            slots, pod = slots[:1], None
-        elif pod is not None:
-            pod = pod.model_copy(update={"max_ads": 1})
-    return PodAsk(_slots_of(slots, pod), pod, path, spec, parse_offset(spec.offset))
+            slots, parts = slots[:1], ()
+        elif parts:
+            parts = (parts[0].model_copy(update={"max_ads": 1}),)
+    return PodAsk(
+        _slots_of(slots, parts), parts, path, spec, parse_offset(spec.offset), request.content_duration_ms
+    )
 
 
-def _rank(offset: Offset | None, alike: bool) -> tuple[int, float]:
+def _rank(ask: PodAsk, timed: bool, alike: bool) -> tuple[int, float]:
+    offset = ask.offset
     if isinstance(offset, StartOffset):
         return 0, 0
     if isinstance(offset, EndOffset):
         return 2, 0
+    if timed:
+        return 1, ask.offset_ms or 0
     if not alike:
         return 1, 0
-    if isinstance(offset, TimeOffset):
-        return 1, offset.time_ms
     if isinstance(offset, PercentOffset):
         return 1, offset.percent
     return (1, offset.position) if isinstance(offset, PositionOffset) else (1, 0)

@@ -32,7 +32,6 @@ from adgovernor.core.podfill import (
 )
 from adgovernor.core.podfill import PodSpec as FillSpec
 
-_POD: Final = "pod"
 _CODES: Final = {"funds": "no_lease", "no_segment": "duration", "no_value": "floor"}
 """Reasons of the fill that requests know under another name."""
 _PLACES: Final = {"any": ANY, "first": FIRST, "last": LAST, "first_or_last": FIRST_OR_LAST}
@@ -62,6 +61,8 @@ class Filled:
     """Every slot with its entry, None where it stays empty."""
     in_play: list[int]
     """The filled slots in play order."""
+    part_of: dict[int, int]
+    """The dynamic part that each of its slots is in, where there are several."""
     bound_micros: int | None
     """What no other fill can be worth more than, where the search ended before it had proved this one the best."""
 
@@ -109,10 +110,8 @@ def plan(
                 found.append({"code": code})
         # A missing lease comes last, as for a single slot: it is what more money would mend.
         entry.reasons = sorted(found, key=lambda reason: reason["code"] == "no_lease") or None
-    slots, in_play = _slots(
-        ask, [(placement.segment_id, playing[placement.index]) for placement in result.placements]
-    )
-    return Filled(slots, in_play, None if result.proven else sayable(result.bound_micros))
+    placed = [(int(placement.segment_id), playing[placement.index]) for placement in result.placements]
+    return _filled(ask, placed, None if result.proven else sayable(result.bound_micros))
 
 
 def keeps_apart(ask: PodAsk, rules: PodRules) -> tuple[Separation, Separation]:
@@ -123,10 +122,10 @@ def keeps_apart(ask: PodAsk, rules: PodRules) -> tuple[Separation, Separation]:
             "pod" if 1 in rules.dedupe and not free else "none",
             "pod" if 2 in rules.dedupe and not free else "none",
         )
-    pod = ask.pod
+    parts = ask.parts
     return (
-        "pod" if pod is None or pod.separate_advertisers else "none",
-        "pod" if pod is not None and pod.separate_categories else "none",
+        "pod" if not parts or any(part.separate_advertisers for part in parts) else "none",
+        "pod" if any(part.separate_categories for part in parts) else "none",
     )
 
 
@@ -140,10 +139,9 @@ def _spec(
 ) -> FillSpec:
     durations = {entry.candidate.get("duration_ms") or 0 for entry in entries}
     segments = [_segment(str(number), slot, durations) for number, slot in enumerate(ask.slots)]
-    pod = ask.pod
-    if pod is not None:
-        ads = pod.max_ads if pod.max_ads is not None else min(USUAL_ADS, most_ads)
-        segments.append(_segment(_POD, pod, durations, pod.total_duration_ms, ads))
+    for number, part in enumerate(ask.parts, len(segments)):
+        ads = part.max_ads if part.max_ads is not None else min(USUAL_ADS, most_ads)
+        segments.append(_segment(str(number), part, durations, part.total_duration_ms, ads))
     available: dict[str, int] = {}
     for entry in entries:
         share = entry.share
@@ -252,20 +250,19 @@ def _capped(
     return worst
 
 
-def _slots(ask: PodAsk, placed: Sequence[tuple[str, int]]) -> tuple[list[tuple[int, int | None]], list[int]]:
-    fixed = len(ask.slots)
+def _filled(ask: PodAsk, placed: Sequence[tuple[int, int]], bound_micros: int | None) -> Filled:
+    """The plan as slots; ``placed`` has the segment and the entry of each ad in play order."""
+    fixed = dynamic = len(ask.slots)
     by_slot: dict[int, int] = {}
-    in_play = []
-    dynamic = fixed
+    part_of: dict[int, int] = {}
     for segment, index in placed:
-        if segment == _POD:
+        slot = segment
+        if segment >= fixed:
+            # The ads of dynamic parts are numbered after the slots, in play order.
             slot = dynamic
             dynamic += 1
-        else:
-            slot = int(segment)
+            if len(ask.parts) > 1:
+                part_of[slot] = segment - fixed
         by_slot[slot] = index
-        in_play.append(slot)
-    slots: list[tuple[int, int | None]] = [
-        (slot, by_slot.get(slot)) for slot in range(max(dynamic, ask.least_slots()))
-    ]
-    return slots, in_play
+    listed = range(max(dynamic, ask.least_slots()))
+    return Filled([(slot, by_slot.get(slot)) for slot in listed], list(by_slot), part_of, bound_micros)

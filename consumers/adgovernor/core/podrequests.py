@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
 
 _FREE: Final = PodRules()
+_USUAL_AD_MS: Final = 30_000
+"""How long an ad of unknown length is taken to play: as long as most do at most."""
 _SEQUENCES: Final = {"first": 0, "any": 1, "last": 2}
 
 
@@ -53,6 +55,8 @@ class PodRequest:
         self._slots: list[dict[str, Any]] = []
         self._losers: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
+        self._played_ms = 0
+        """How long the ads play that are decided already."""
 
     def decide(self) -> dict[str, Any]:
         """The decision's body; reservations, pods and their events are emitted."""
@@ -132,6 +136,7 @@ class PodRequest:
         shard, request = self._shard, self._request
         first = len(self._slots)
         about = self._about(ask)
+        waits = self._waits(ask, entries, filled)
         shared = {"pod_id": pod_id(request.request_id, number)}
         shared |= {
             f"break_{name}" if name == "offset" else name: about[name]
@@ -142,8 +147,6 @@ class PodRequest:
         positions: dict[int, list[Any]] = {}
         deadline_ms = request.time_ms
         unfilled = 0
-        # An ad of a break is waited for until its time in the programme has come.
-        wait_ms = ask.offset_ms or 0
         for slot, index in filled.slots:
             row: dict[str, Any] = {"slot": first + slot}
             self._slots.append(row)
@@ -155,9 +158,11 @@ class PodRequest:
             entry.won = True
             assert entry.share is not None
             winner = self._selector.reserve(
-                first + slot, entry.candidate, entry.share, entry.day, entry.price, self._context, wait_ms
+                first + slot, entry.candidate, entry.share, entry.day, entry.price, self._context, waits[slot]
             )
             row |= {"winner": winner, "position": in_play[slot], **shared}
+            if slot in filled.part_of:
+                row["part"] = filled.part_of[slot]
             if not self._own:
                 self._person.add(Serving.of(shard.reserved_row))
             deadline_ms = max(deadline_ms, winner["deadline_ms"])
@@ -177,6 +182,21 @@ class PodRequest:
             seen = podstate.person_row(number, about, list(order), deadline_ms, unfilled, rows, session)
             podstate.remember(self._person, request.request_id, seen)
         self._events.append(created(request, number, about, deadline_ms, unfilled, rows, filled.bound_micros))
+
+    def _waits(self, ask: PodAsk, entries: list[Candidacy], filled: Filled) -> dict[int, int]:
+        """How long after the request each slot's turn comes at the latest: when its break does, and the ads before it
+        have played."""
+        latest_ms = ask.latest_ms()
+        most_ms = self._shard.rules.break_wait_ms
+        before_ms = most_ms if latest_ms is None else min(latest_ms, most_ms)
+        placed = dict(filled.slots)
+        waits = {}
+        for slot in filled.in_play:
+            waits[slot] = before_ms + self._played_ms
+            index = placed[slot]
+            assert index is not None
+            self._played_ms += entries[index].candidate.get("duration_ms") or _USUAL_AD_MS
+        return waits
 
     def _about(self, ask: PodAsk) -> dict[str, Any]:
         about: dict[str, Any] = {}

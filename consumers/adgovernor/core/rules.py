@@ -20,7 +20,7 @@ class Rules:
     skew_ms: int = 5_000
     """How far ahead of the worker's clock a request may claim to be."""
     reservation_ms: int = 60_000
-    """How long a decided ad's price stays reserved, from its request's time."""
+    """How long a decided ad's price stays reserved, from its request's time; in a pod, from when its turn comes."""
     late_grace_ms: int = 1_800_000
     """How long after that an impression is still accepted as late."""
     late_prior_ppm: int = 1_000_000
@@ -28,6 +28,10 @@ class Rules:
     their money is kept back for the late grace. 0: none, what expires is free at once until late events were seen."""
     dedupe_ms: int = 3_600_000
     """How long a request id, its reservations and tombstones are remembered, from its request's time."""
+    break_wait_ms: int = 14_400_000
+    """How long after its request an ad break of a stream is waited for at most, and where nobody says when it comes: so
+    much longer its ads' prices stay reserved. Never so long that a late event would come after the decision is
+    forgotten (dedupe_ms − lateness_ms − late_grace_ms): raise dedupe_ms for long programmes."""
     history_ms: int = 86_400_000
     """How long servings are kept even where no cap in force needs them."""
     session_ttl_ms: int = 21_600_000
@@ -50,7 +54,7 @@ class Rules:
     most_slots: int = MOST_SLOTS
     """Slots that a pod may ask for; a larger request is refused (``too_large``), here and below."""
     most_ads: int = MOST_SLOTS
-    """Ads that the dynamic part of a pod may ask for."""
+    """Ads that the dynamic parts of a pod may ask for together."""
     most_breaks: int = MOST_BREAKS
     """Breaks that a request may ask for."""
     most_candidates: int = MOST_CANDIDATES

@@ -166,7 +166,7 @@ class Selector:
         wait_ms: int = 0,
     ) -> dict[str, Any]:
         """Reserves a winner's price; the winner as the decision names it. ``wait_ms``: how long after the request its
-        time to be shown comes."""
+        turn to be shown comes at the latest."""
         shard = self._shard
         campaign = share.campaign
         time_ms = context.time_ms

@@ -99,12 +99,14 @@ class DecisionSlot(Contract):
     """The pod that it is a slot of (topic ``pods``), where the request asked for one."""
     position: int | None = None
     """Its winner's place in play in that pod, from 1."""
+    part: int | None = None
+    """The dynamic part that it plays in, from 0, where the pod has several."""
     break_id: Id | None = None
     """Of the break that it belongs to, where the request has breaks; here and below."""
     break_offset: str | None = None
     """As the request gives it."""
     offset_ms: DurationMs | None = None
-    """The break's place in the programme, where its offset is a time or ``start``."""
+    """The break's place in the programme, where that is known."""
 
 
 class Loser(Contract):

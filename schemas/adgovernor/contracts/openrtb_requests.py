@@ -20,7 +20,8 @@ A campaign of the candidates file is offered where all of this holds:
     block lists  none of its categories is in `bcat` (a blocked IAB7 blocks IAB7-3), its domain is not under `badv`
     duration     its duration is lawful there; without one it is offered only where any duration is
 For a pod it is enough that one slot takes it, and the pod's own terms go along: podid, podseq, slotinpod, poddedupe,
-floors, `bcat` and `badv`, so that the decision holds them for the campaign's categories too and names them as reasons.
+floors and their currency, `bcat` and `badv`, so that the decision holds them for the campaign's categories too and
+names them as reasons.
 Deals are between buyer and seller and are not looked at.
 """
 
@@ -38,6 +39,7 @@ from adgovernor.contracts.openrtb import DEDUPLICATIONS, BidRequest, Channel, Ei
 from adgovernor.contracts.openrtb_documents import BadOpenRtb, read_json
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
 from adgovernor.contracts.pod_requests import (
+    MOST_SLOTS,
     DurationFloor,
     PodRules,
     PodSequence,
@@ -51,6 +53,8 @@ Media = Literal["banner", "video", "native", "audio"]
 
 _SEQUENCES: Final[Mapping[int, PodSequence]] = {1: "first", -1: "last"}
 _POSITIONS: Final[Mapping[int, PositionInPod]] = {1: "first", -1: "last", 2: "first_or_last"}
+_USUAL_DEDUPE: Final = (1, 2, 3, 4)
+"""Without `poddedupe`: the advertiser domain, category, creative and media file are kept apart, as in `pods plan`."""
 _HEX8: Final = ":hex8"
 _PERSON, _BROWSER, _APP = 3, 1, 2
 _DEVICE_HASHES: Final = ("didsha1", "didmd5", "dpidsha1", "dpidmd5", "macsha1", "macmd5")
@@ -170,7 +174,7 @@ class OpenRtbAdapter:
         """Turn a bid request into an ad request for each pod and for each impression outside a pod.
 
         Raises:
-            BadOpenRtb: not readable, contradicting itself, without a time, or with a pod of several dynamic parts.
+            BadOpenRtb: not readable, contradicting itself, or without a time.
         """
         document = read_json(line)
         request = parse_request(document)
@@ -192,17 +196,18 @@ class OpenRtbAdapter:
         labels = [f"media:{name}" for name in imps[0].media_types()]
         if place:
             labels.append(f"{channel_kind}:{place}")
-        slots, spec, rules = _shape(request, pod) if pod is not None else (None, None, None)
         try:
+            slots, parts, rules = _shape(request, pod) if pod is not None else (None, None, None)
             return AdRequest(
                 request_id=request_id,
                 time_ms=time_ms,
                 user_id=_user_id(request),
                 device_id=_device_id(request),
+                currency=_currency(imps),
                 placement=imps[0].tagid or place or None,
                 labels=tuple(labels),
                 slots=slots,
-                pod=spec,
+                pod=parts,
                 pod_rules=rules,
                 candidates=tuple(
                     candidate
@@ -241,35 +246,31 @@ def _units(offer: Offer) -> list[tuple[str, tuple[Imp, ...], OfferedPod | None]]
 
 def _shape(
     request: BidRequest, pod: OfferedPod
-) -> tuple[tuple[SlotSpec, ...] | None, PodSpec | None, PodRules]:
-    """The slots of a pod, its time to fill, and its rules."""
-    if len(pod.parts) > 1:
-        raise BadOpenRtb(
-            "imp", f"pod {pod.pod_id} has {len(pod.parts)} dynamic parts; an ad request takes one of them"
-        )
+) -> tuple[tuple[SlotSpec, ...] | None, PodSpec | tuple[PodSpec, ...] | None, PodRules]:
+    """The slots of a pod, its dynamic parts, and its rules."""
     media = [video for imp in pod.imps if (video := imp.media()) is not None]
+    codes = {code for video in media for code in video.poddedupe if code in DEDUPLICATIONS}
     blocked = dict.fromkeys([*request.bcat, *(word for imp in pod.imps for word in imp.bcat)])
     rules = PodRules(
         name=pod.pod_id if pod.named else None,
         sequence=_SEQUENCES.get(media[0].podseq, "any") if media else "any",
-        dedupe=tuple(sorted({code for video in media for code in video.poddedupe if code in DEDUPLICATIONS})),
+        dedupe=tuple(sorted(codes)) or _USUAL_DEDUPE,
         blocked_categories=tuple(blocked),
         blocked_advertisers=request.badv,
         total_duration_ms=None if pod.total_s is None else 1000 * pod.total_s,
     )
-    slots = tuple(_slot(imp) for imp in pod.slots) or None
-    if not pod.parts:
-        return slots, None, rules
-    part = pod.parts[0].media()
+    slots = tuple(_slot(imp) for imp in pod.slots)
+    parts = tuple(_part(imp) for imp in pod.parts)
+    return slots or None, parts[0] if len(parts) == 1 else parts or None, rules
+
+
+def _part(imp: Imp) -> PodSpec:
+    part = imp.media()
     assert part is not None
     assert part.poddur is not None
-    spec = PodSpec(
-        total_duration_ms=1000 * part.poddur,
-        max_ads=part.maxseq,
-        separate_categories=not rules.dedupe,
-        **dict(_slot(pod.parts[0])),
-    )
-    return slots, spec, rules
+    # More ads than an ad request can ask for are as lawful to leave out as any below the maximum.
+    max_ads = None if part.maxseq is None else min(part.maxseq, MOST_SLOTS)
+    return PodSpec(total_duration_ms=1000 * part.poddur, max_ads=max_ads, **dict(_slot(imp)))
 
 
 def _slot(imp: Imp) -> SlotSpec:
@@ -339,6 +340,24 @@ def _floor(imp: Imp, media: Video | None, seconds: Decimal | None) -> Decimal:
             if (floor.mindur or 0) <= seconds and (floor.maxdur is None or seconds <= floor.maxdur):
                 return floor.bidfloor
     return imp.bidfloor
+
+
+def _currency(imps: Sequence[Imp]) -> str | None:
+    """What the floors are in; None where there is none."""
+    currencies = [imp.bidfloorcur.upper() for imp in imps if _has_floor(imp)]
+    if len(set(currencies)) > 1:
+        named = ", ".join(dict.fromkeys(currencies))
+        raise BadOpenRtb(
+            "imp",
+            f"impression {imps[0].id} and those with it have floors in {named}, which cannot be compared",
+        )
+    return currencies[0] if currencies else None
+
+
+def _has_floor(imp: Imp) -> bool:
+    media = imp.media()
+    floors = () if media is None else (media.mincpmpersec, *(floor.bidfloor for floor in media.durfloors))
+    return any((imp.bidfloor, *floors))
 
 
 def _blocked_category(categories: Sequence[str], blocked: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, Strict, field_validator
 
 from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros
 
@@ -68,15 +68,27 @@ def count_of_slots(value: Any) -> Any:
 
 
 class PodSpec(_Place):
-    """A dynamic pod: time to fill rather than slots (OpenRTB 2.6 ``poddur``, ``maxseq``)."""
+    """A dynamic pod, or a dynamic part of one: time to fill rather than slots (OpenRTB 2.6 ``poddur``, ``maxseq``)."""
 
     total_duration_ms: DurationMs
     max_ads: int | None = Field(default=None, ge=1, le=MOST_SLOTS)
     """Left out: 12, or what is configured where that is less."""
     separate_advertisers: bool = True
-    """No two ads of one advertiser domain in the pod, nor side by side with the ads around it in the stream."""
+    """No two ads of one advertiser domain in the pod, nor side by side with the ads around it in the stream. Holds for
+    the whole pod where one of its parts says so, as does the next."""
     separate_categories: bool = False
     """No two ads that share a category in the pod, nor side by side with the ads around it in the stream."""
+
+
+PodParts = PodSpec | Annotated[tuple[PodSpec, ...], Strict(False), Field(min_length=1, max_length=MOST_SLOTS)]
+"""The dynamic part of a pod, or a list of several, which play in the order given."""
+
+
+def parts_of(pod: PodSpec | tuple[PodSpec, ...] | None) -> tuple[PodSpec, ...]:
+    """The dynamic parts of a pod, none or more."""
+    if pod is None:
+        return ()
+    return pod if isinstance(pod, tuple) else (pod,)
 
 
 class PodRules(Contract):
@@ -118,7 +130,7 @@ class BreakSpec(Contract):
     """Where in the programme, as VMAP 1.0.1 §2.3.1 writes it: ``start``, ``end``, ``hh:mm:ss(.mmm)``, ``n%`` or ``#m``.
     Any other text is kept as it is, and says nothing of the order."""
     slots: Many[SlotSpec] | None = Field(default=None, min_length=1, max_length=MOST_SLOTS)
-    pod: PodSpec | None = None
+    pod: PodParts | None = None
     one_ad: bool = False
     """It takes one ad only, whatever the request's slots and pod say (VMAP ``allowMultipleAds="false"``)."""
 

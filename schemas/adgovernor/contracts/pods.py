@@ -46,7 +46,7 @@ class _Pod(Contract):
     break_offset: str | None = None
     """Where in the programme its break is, as the request gives it."""
     break_offset_ms: DurationMs | None = None
-    """The same, where it is a time or ``start``."""
+    """The same as a time, where that is known."""
     time_ms: TimeMs
     """When it was asked for, completed or abandoned, in event time."""
     deadline_ms: TimeMs

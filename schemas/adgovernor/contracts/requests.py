@@ -18,8 +18,8 @@ from adgovernor.contracts.pod_requests import (
     MOST_SLOTS,
     BreakSpec,
     CandidateInPod,
+    PodParts,
     PodRules,
-    PodSpec,
     SlotSpec,
     count_of_slots,
 )
@@ -126,12 +126,14 @@ class _Ask(Contract):
     slots: Many[SlotSpec] | None = Field(default=None, min_length=1, max_length=MOST_SLOTS)
     """The slots to fill, in order; a bare number N means N slots without restrictions. Together with ``pod``
     they come first (a hybrid pod)."""
-    pod: PodSpec | None = None
+    pod: PodParts | None = None
     pod_rules: PodRules | None = None
     """Rules over all that is asked for; given alone, the request asks for a pod of one slot."""
     breaks: Many[BreakSpec] | None = Field(default=None, min_length=1, max_length=MOST_BREAKS)
     """The ad breaks of a stream: each becomes a pod. ``slots`` and ``pod`` are then what each break has that says
     nothing of its own."""
+    content_duration_ms: DurationMs | None = None
+    """How long the programme is, without ads (OpenRTB ``content.len``): says when breaks at ``n%`` and ``end`` come."""
     vmap: str | None = None
     """Instead of ``breaks``: a VMAP 1.0 or 1.0.1 document. Where ads come from in it is not looked at."""
 

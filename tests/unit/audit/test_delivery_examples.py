@@ -82,7 +82,7 @@ def test_pods_are_filled_completed_and_abandoned() -> None:
     assert won["r2"][0] is None
     assert ran.why("r3") == {"bank-60": ["blocked_category"]}
     ends = [(kind, pod) for kind, pod in ran.pods() if kind != "pod-created"]
-    assert ends == [("pod-completed", "r1"), ("pod-abandoned", "r2"), ("pod-abandoned", "r3")]
+    assert ends == [("pod-completed", "r1"), ("pod-abandoned", "r3"), ("pod-abandoned", "r2")]
 
 
 def test_breaks_become_pods() -> None:
@@ -96,7 +96,7 @@ def test_breaks_become_pods() -> None:
         ("r2/1", "half", "50%"),
         ("r2/2", "second", "#2"),
     ]
-    assert [body.get("break_offset_ms") for body in created] == [0, 600_000, None, None, None]
+    assert [body.get("break_offset_ms") for body in created] == [0, 600_000, None, 600_000, None]
     ends = {pod: kind for kind, pod in ran.pods() if kind != "pod-created"}
     assert ends == {
         "r1/1": "pod-completed",

@@ -44,6 +44,10 @@ def kinds(one: World) -> list[str]:
     return [body["type"] for body in one.of(topics.PODS)]
 
 
+LAST = T0 + MINUTE + 15 * SECOND
+"""When the reservation of the second of two ads ends: its turn comes after the first."""
+
+
 def proved(one: World) -> None:
     """Folding the ledger, and deciding it again, give the state that the shard has."""
     live = one.machines["u0"]
@@ -102,16 +106,16 @@ def test_a_second_impression_of_a_position_does_not_complete_it() -> None:
 
 
 def test_it_is_abandoned_when_its_reservations_end() -> None:
-    """Time alone abandons a pod, at its deadline and in the block in which its reservations expire."""
+    """Time alone abandons a pod, at its deadline and in the block in which its last reservation expires."""
     one = world()
     ask(one)
     one.show("r1", T0 + SECOND, slot=0)
-    one.settle(T0 + MINUTE - 1)
+    one.settle(LAST - 1)
     assert kinds(one) == ["pod-created"]
-    one.settle(T0 + MINUTE)
+    one.settle(LAST)
     assert kinds(one) == ["pod-created", "pod-abandoned"]
     gone = one.of(topics.PODS)[-1]
-    assert (gone["time_ms"], gone["delivered"]) == (T0 + MINUTE, 1)
+    assert (gone["time_ms"], gone["delivered"]) == (LAST, 1)
     assert [row["delivered"] for row in gone["positions"]].count(True) == 1
     assert one.users[0].open == {}
     proved(one)
@@ -164,7 +168,7 @@ def test_a_click_campaigns_pod_is_delivered_by_impressions() -> None:
     one.show("r1", T0 + SECOND, slot=1)
     assert kinds(one) == ["pod-created", "pod-completed"]
     ask(one, "r2", T0 + MINUTE)
-    one.settle(T0 + 2 * MINUTE)
+    one.settle(LAST + MINUTE)
     assert kinds(one)[-1] == "pod-abandoned"
     assert len(one.users[0].open) == 4
     proved(one)
@@ -196,7 +200,7 @@ def test_a_restart_between_keeps_the_pods() -> None:
     twin.restore({"pods": {name: value for name, value in stored.items() if value is not None}})
     (pod,) = twin.open_pods["r1"]  # type: ignore[union-attr]
     assert pod.row() == live.open_pods["r1"][0].row()
-    assert twin.next_pod_ms() == T0 + MINUTE  # type: ignore[union-attr]
+    assert twin.next_pod_ms() == LAST  # type: ignore[union-attr]
 
 
 def test_what_a_stream_was_shown_is_forgotten_with_its_request() -> None:
@@ -221,7 +225,8 @@ def test_a_person_remembers_the_end_of_a_pod() -> None:
     watermark = one.users[0].watermark_ms
     said = {name: podstate.state_of(pods[0], watermark) for name, pods in rows.items()}
     assert said == {"r1": "completed", "r2": "open", "r3": "empty"}
-    assert podstate.state_of(rows["r2"][0], T0 + 1 + MINUTE) == "abandoned"
+    assert podstate.state_of(rows["r2"][0], LAST) == "open"
+    assert podstate.state_of(rows["r2"][0], LAST + 1) == "abandoned"
 
 
 @pytest.mark.parametrize("routed", [True, False])

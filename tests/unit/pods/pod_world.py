@@ -136,7 +136,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         asked["slots"] = draw(st.lists(_place, min_size=2, max_size=4))
     if draw(st.booleans()) or not asked:
-        asked["pod"] = draw(_part)
+        asked["pod"] = draw(st.one_of(_part, st.lists(_part, min_size=1, max_size=2)))
     if draw(st.booleans()):
         asked["pod_rules"] = draw(_rules)
     return asked
@@ -214,8 +214,8 @@ def pods(request: Request, decision: Decision) -> Iterator[tuple[dict[str, Any],
         by_pod.setdefault(slot["pod_id"], []).append(slot)
     for slots in by_pod.values():
         asked = _asked(request, slots[0])
-        places = [*asked.get("slots", ()), *[asked.get("pod")] * 64]
-        if not asked.get("slots") and not asked.get("pod"):
+        places = [*asked.get("slots", ())]
+        if not places and not parts_of(asked):
             places = [{}]
         played = []
         for at, slot in enumerate(slots):
@@ -230,7 +230,8 @@ def pods(request: Request, decision: Decision) -> Iterator[tuple[dict[str, Any],
                     )
                 ]
                 # Where candidates are alike in all that a winner says, rules are judged by any that suits.
-                played.append((slot, places[at], ads, winner["price_micros"]))
+                place = places[at] if at < len(places) else parts_of(asked)[slot.get("part", 0)]
+                played.append((slot, place, ads, winner["price_micros"]))
         yield (
             asked,
             [
@@ -238,6 +239,12 @@ def pods(request: Request, decision: Decision) -> Iterator[tuple[dict[str, Any],
                 for slot, place, ads, price in sorted(played, key=lambda row: row[0]["position"])
             ],
         )
+
+
+def parts_of(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """The dynamic parts of what is asked for."""
+    pod = asked.get("pod", [])
+    return pod if isinstance(pod, list) else [pod]
 
 
 def _asked(request: Request, slot: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.openrtb_documents import BadOpenRtb
 from adgovernor.contracts.openrtb_requests import OpenRtbAdapter, read_candidates
+from adgovernor.contracts.pod_requests import PodSpec
 from adgovernor.contracts.requests import AdRequest
 
 
@@ -19,7 +20,7 @@ def line(*imps: dict[str, Any], **fields: Any) -> bytes:
 
 
 BANNER = {"id": "1", "banner": {"w": 300, "h": 250}}
-VIDEO = {"id": "1", "video": {"mimes": [], "minduration": 5, "maxduration": 30}}
+VIDEO = {"id": "1", "video": {"mimes": ["video/mp4"], "minduration": 5, "maxduration": 30}}
 
 
 def convert(raw: bytes, *campaigns: dict[str, Any], time_field: str = "ext.timestamp") -> AdRequest:
@@ -102,7 +103,7 @@ def test_block_lists_decide_who_is_offered() -> None:
 def test_durations_decide_who_is_offered() -> None:
     """A video needs a lawful duration, and one without a duration needs a place that takes any."""
     assert offered(line(VIDEO), {"duration_s": 4}, {"duration_s": 30}, {}) == ["c1"]
-    assert offered(line({"id": "1", "video": {"mimes": []}}), {}) == ["c0"]
+    assert offered(line({"id": "1", "video": {}}), {}) == ["c0"]
     exact = {"id": "1", "video": {"rqddurs": [15]}}
     assert offered(line(exact), {"duration_s": 15}, {"duration_s": 16}) == ["c0"]
     per_second = {"id": "1", "video": {"mincpmpersec": 0.1}}
@@ -117,7 +118,7 @@ def test_pods_become_slots_or_a_pod() -> None:
     assert request.slots is not None
     assert [(slot.max_duration_ms, slot.floor_micros) for slot in request.slots] == [(15_000, 4_000)] * 2
     dynamic = convert(line({"id": "1", "video": {"poddur": 60, "maxseq": 3, "rqddurs": [15, 30]}}))
-    assert dynamic.pod is not None
+    assert isinstance(dynamic.pod, PodSpec)
     assert (dynamic.pod.total_duration_ms, dynamic.pod.max_ads) == (60_000, 3)
     assert dynamic.pod.allowed_durations_ms == (15_000, 30_000)
 
@@ -140,13 +141,57 @@ def test_a_hybrid_pod_is_slots_and_time() -> None:
         )
     )
     assert request.slots is not None
-    assert request.pod is not None
     assert [(slot.position, slot.max_duration_ms) for slot in request.slots] == [("first", 15_000)]
+    assert isinstance(request.pod, PodSpec)
     assert (request.pod.total_duration_ms, request.pod.position, request.pod.min_duration_ms) == (
         30_000,
         "last",
         5_000,
     )
+
+
+def test_floors_say_the_currency() -> None:
+    """Prices compete in the currency of the floors, where there are any; floors in several are refused."""
+    floors: list[dict[str, Any]] = [
+        {"bidfloor": 1},
+        {"video": {"mincpmpersec": 0.1}},
+        {"video": {"durfloors": [{"bidfloor": 1}]}},
+    ]
+    for fields in floors:
+        assert convert(line({**VIDEO, "bidfloorcur": "eur", **fields})).currency == "EUR"
+    assert convert(line({**VIDEO, "bidfloorcur": "EUR"})).currency is None
+    imps = [
+        {**VIDEO, "id": f"1_{at}", "bidfloor": 1, "bidfloorcur": currency}
+        for at, currency in enumerate(("USD", "EUR"))
+    ]
+    with pytest.raises(BadOpenRtb, match="USD, EUR"):
+        convert(line(*imps))
+
+
+def test_a_pod_of_several_dynamic_parts_keeps_them() -> None:
+    """Impressions of one podid with a poddur each are dynamic parts of one pod, each with its own terms; a maximum of
+    more ads than can be asked for is as many as can."""
+    parts: list[dict[str, Any]] = [
+        {"id": "1", "bidfloor": 4, "video": {"podid": "p", "poddur": 60, "maxseq": 100, "rqddurs": [15, 30]}},
+        {"id": "2", "video": {"podid": "p", "poddur": 45, "maxduration": 15, "slotinpod": -1}},
+    ]
+    request = convert(line(*parts), {"duration_s": 15, "cpm": 5})
+    assert request.slots is None
+    assert isinstance(request.pod, tuple)
+    terms = [
+        (part.total_duration_ms, part.max_ads, part.max_duration_ms, part.position) for part in request.pod
+    ]
+    assert terms == [(60_000, 64, None, "any"), (45_000, None, 15_000, "last")]
+    assert (request.pod[0].allowed_durations_ms, request.pod[0].floor_micros) == ((15_000, 30_000), 4_000)
+    assert AdRequest.model_validate_json(request.model_dump_json()) == request
+
+
+def test_without_poddedupe_all_is_kept_apart() -> None:
+    """A request that says nothing of deduplication keeps domains, categories, creatives and media files apart."""
+    for video in ({"podid": "p"}, {"podid": "p", "poddur": 30}, {"podid": "p", "poddedupe": [500]}):
+        rules = convert(line({"id": "1", "video": video})).pod_rules
+        assert rules is not None
+        assert rules.dedupe == (1, 2, 3, 4)
 
 
 def test_the_pods_terms_go_along() -> None:
@@ -197,11 +242,13 @@ def test_the_slots_of_a_podconfig_share_its_time() -> None:
 
 
 def test_what_an_ad_request_cannot_hold_is_refused() -> None:
-    """A pod of two dynamic parts, a missing id and an id of excessive length are refused with their field."""
-    parts = [{"id": name, "video": {"podid": "p", "poddur": 30}} for name in "12"]
+    """A missing id and ids of excessive length are refused with their field."""
     for raw, message in (
-        (line(*parts), "2 dynamic parts"),
         (line(id=""), "id: missing"),
+        (
+            line({"id": "1", "video": {"podid": "p" * 300, "poddur": 30}}),
+            "name: String should have at most 256",
+        ),
         (line(id="5" * 300), "request_id"),
     ):
         with pytest.raises(BadOpenRtb, match=message):

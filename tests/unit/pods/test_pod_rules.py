@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pod_world import (
@@ -17,6 +18,7 @@ from pod_world import (
     best_value,
     feed,
     floor_of,
+    parts_of,
     pods,
     show,
     stories,
@@ -43,12 +45,12 @@ def kept_apart(asked: dict[str, Any]) -> set[int]:
     codes = set(asked.get("pod_rules", {}).get("dedupe", ()))
     if codes:
         return set() if 5 in codes else codes
-    pod = asked.get("pod") or {}
+    parts = parts_of(asked) or [{}]
     return {
         3,
         4,
-        *((1,) if pod.get("separate_advertisers", True) else ()),
-        *((2,) if pod.get("separate_categories", False) else ()),
+        *((1,) if any(part.get("separate_advertisers", True) for part in parts) else ()),
+        *((2,) if any(part.get("separate_categories", False) for part in parts) else ()),
     }
 
 
@@ -73,10 +75,10 @@ def test_durations_are_lawful(story: Story) -> None:
     """Every ad has a duration that its place allows, and a pod's ads fit into its time and its number of ads."""
     for asked, played in every_pod(story):
         assert all(allows(one.place, one.ad["duration_ms"]) for one in played)
-        pod = asked.get("pod") or {}
-        dynamic = [one for one in played if one.place is asked.get("pod")]
-        assert sum(one.ad["duration_ms"] for one in dynamic) <= pod.get("total_duration_ms", 0)
-        assert len(dynamic) <= pod.get("max_ads", 12)
+        for part in parts_of(asked):
+            inside = [one for one in played if one.place is part]
+            assert sum(one.ad["duration_ms"] for one in inside) <= part["total_duration_ms"]
+            assert len(inside) <= part.get("max_ads", 12)
         total = asked.get("pod_rules", {}).get("total_duration_ms")
         assert total is None or sum(one.ad["duration_ms"] for one in played) <= total
 
@@ -280,7 +282,8 @@ def test_what_is_too_large_is_refused_by_name(story: Story, most: int) -> None:
             len(request["candidates"]) > most
             or len(request.get("breaks", ())) > most
             or any(
-                len(one.get("slots", ())) > most or one.get("pod", {}).get("max_ads", 0) > most
+                len(one.get("slots", ())) > most
+                or sum(part.get("max_ads", 1) for part in parts_of(one)) > most
                 for one in (asked if "breaks" not in request else _used(request))
             )
         )
@@ -381,9 +384,9 @@ def test_a_cap_takes_the_ad_that_is_worth_least_to_the_pod() -> None:
     ]
 
 
-def _deployment(**campaigns: list[dict[str, Any]]) -> Direct:
+def _deployment(rules: Rules | None = None, **campaigns: list[dict[str, Any]]) -> Direct:
     """A campaign of each name, with these caps."""
-    direct = Direct(Rules(partitions=1, report_interval_ms=0, lateness_ms=0))
+    direct = Direct(rules or Rules(partitions=1, report_interval_ms=0, lateness_ms=0))
     for name, caps in campaigns.items():
         campaign = {"campaign_id": name, "account_id": "a", "price_micros": PRICE, "budget_micros": 10**6}
         command = {"command": "upsert", "command_id": name, "account_id": "a", "time_ms": T0}
@@ -406,6 +409,11 @@ def _ask(direct: Direct, ads: list[dict[str, Any]], **fields: Any) -> dict[str, 
 
 def _won(decision: dict[str, Any]) -> set[str]:
     return {slot["winner"]["creative_id"] for slot in decision["slots"] if "winner" in slot}
+
+
+def _waits(decision: dict[str, Any]) -> list[int]:
+    """How much longer than usual each slot's money stays reserved."""
+    return [slot["winner"]["deadline_ms"] - T0 - 60_000 for slot in decision["slots"]]
 
 
 def _lost(decision: dict[str, Any]) -> dict[str, list[str]]:
@@ -472,9 +480,79 @@ def test_a_break_waits_for_its_time() -> None:
     """An ad of a break stays reserved until its time in the programme has come, and a reservation's time more."""
     direct = _deployment(c0=[])
     breaks = [{"offset": "start"}, {"offset": "00:10:00"}, {"offset": "02:00:00"}]
-    decision = _ask(direct, [{}, {}], breaks=breaks)
-    deadlines = [slot["winner"]["deadline_ms"] - T0 for slot in decision["slots"]]
-    assert deadlines == [60_000, 660_000, direct.rules.longest_reservation_ms()]
+    decision = _ask(direct, [{"duration_ms": 15_000}], breaks=breaks)
+    assert _waits(decision) == [0, 615_000, direct.rules.longest_reservation_ms() - 60_000]
+
+
+@pytest.mark.parametrize(
+    ("offset", "content_ms", "wait_ms"),
+    [
+        ("50%", 7_200_000, 3_600_000),
+        ("33.333333%", 3_000_000, 999_999),
+        ("end", 7_200_000, 7_200_000),
+        ("#3", 600_000, 600_000),
+        ("50%", None, 10_000_000),
+        ("end", None, 10_000_000),
+        ("#3", None, 10_000_000),
+        ("between the acts", None, 10_000_000),
+        ("00:10:00", None, 600_000),
+        ("end", 86_400_000, 10_000_000),
+    ],
+)
+def test_a_break_waits_as_long_as_the_programme_says(
+    offset: str, content_ms: int | None, wait_ms: int
+) -> None:
+    """A break at a share or the end of a programme of known length waits until then, one that may come at any time
+    until the programme ends, one of which nothing is known as long as configured; and none longer than that."""
+    direct = _deployment(Rules(break_wait_ms=10_000_000, dedupe_ms=20_000_000), c0=[])
+    fields = {} if content_ms is None else {"content_duration_ms": content_ms}
+    assert _waits(_ask(direct, [{}], breaks=[{"offset": offset}], **fields)) == [wait_ms]
+
+
+def test_an_ad_waits_for_the_ads_before_it() -> None:
+    """In a pod a reservation lasts from its ad's turn: after the ads before it, of which one of unknown length is taken
+    to play for thirty seconds; and in a later break after those of the breaks before."""
+    direct = _deployment(c0=[])
+    ads: list[dict[str, Any]] = [{"duration_ms": 15_000}, {"duration_ms": None}, {"duration_ms": 20_000}]
+    decision = _ask(direct, ads, slots=[{}, {}, {"position": "first"}])
+    assert [slot["position"] for slot in decision["slots"]] == [2, 3, 1]
+    lengths = {1: 0, 2: 0, 3: 0}
+    for slot in decision["slots"]:
+        lengths[slot["position"]] = slot["winner"].get("duration_ms", 30_000)
+    assert _waits(decision) == [lengths[1], lengths[1] + lengths[2], 0]
+    breaks = [{"offset": "start", "slots": 2}, {"offset": "00:01:00"}]
+    later = _ask(direct, [{"duration_ms": 15_000}] * 2, breaks=breaks, request_id="r1")
+    assert _waits(later) == [0, 15_000, 90_000]
+
+
+def test_breaks_are_in_order_where_all_their_times_are_known() -> None:
+    """Shares of a programme of known length and times are put in one order; else the order given is believed."""
+    breaks = [{"offset": offset} for offset in ("50%", "00:05:00", "start")]
+    for fields, order in (
+        ({"content_duration_ms": 1_200_000}, ["start", "00:05:00", "50%"]),
+        ({}, ["start", "50%", "00:05:00"]),
+    ):
+        decision = _ask(_deployment(c0=[]), [{}], breaks=breaks, **fields)
+        assert [slot["break_offset"] for slot in decision["slots"]] == order
+
+
+def test_several_dynamic_parts_are_filled_each_within_its_time() -> None:
+    """A pod may have several dynamic parts: each takes what fits into it, and the decision says which one a slot is
+    in."""
+    ads = [{"duration_ms": ms} for ms in (30_000, 30_000, 15_000, 15_000)]
+    parts = [{"total_duration_ms": 30_000, "max_ads": 1}, {"total_duration_ms": 45_000, "max_ads": 2}]
+    decision = _ask(_deployment(c0=[]), ads, slots=[{"max_duration_ms": 10_000}], pod=parts)
+    placed = [(slot.get("part"), slot.get("winner", {}).get("duration_ms")) for slot in decision["slots"]]
+    assert placed[0] == (None, None)
+    assert placed[1] == (0, 30_000)
+    assert sorted(placed[2:]) == [(1, 15_000), (1, 30_000)]
+
+
+def test_more_than_a_pod_can_hold_is_refused() -> None:
+    """Slots and dynamic parts, each of them within its limit, are refused where one pod cannot hold them together."""
+    decision = _ask(_deployment(c0=[]), [{}], slots=64, pod={"total_duration_ms": 60_000})
+    assert decision["refused"] == {"field": "slots", "given": 65, "most": 64}
+    assert {slot["no_fill"] for slot in decision["slots"]} == {"too_large"}
 
 
 def test_breaks_are_planned_in_the_order_of_the_programme() -> None:
