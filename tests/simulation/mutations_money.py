@@ -134,7 +134,7 @@ MONEY: Final = (
         "No two ads of one advertiser domain in a pod",
         podplan,
         "keeps_apart",
-        '"pod" if pod is None or pod.separate_advertisers else "none"',
+        '"pod" if not parts or any(part.separate_advertisers for part in parts) else "none"',
         '"none"',
     ),
     one(

@@ -1,14 +1,14 @@
 """Several slots at once: from a request's slots and pod to the fill, under caps and leases.
 
 The fill (`podfill`) knows a pod's own rules. Two more bear on it here: money, as one fund for each campaign and
-day, and caps, where each ad of the pod counts for the caps of the others. Caps that are plain limits are the search's
-(`podcaps`); the others are checked on the filled set: an ad that one forbids there leaves, and the pod is filled again.
+day, and caps, where each ad of the pod counts for the caps of the others. Caps that are plain limits are the search's;
+of the others (`podcaps`) each one that a filled set breaks divides the search in two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from adgovernor.contracts.money import price_of_cpm, sayable
@@ -25,6 +25,7 @@ from adgovernor.core.podfill import (
     LAST,
     DurationFloor,
     PodCandidate,
+    PodFill,
     PodNeighbour,
     PodSegment,
     Separation,
@@ -37,6 +38,8 @@ _CODES: Final = {"funds": "no_lease", "no_segment": "duration", "no_value": "flo
 _PLACES: Final = {"any": ANY, "first": FIRST, "last": LAST, "first_or_last": FIRST_OR_LAST}
 USUAL_ADS: Final = 12
 """Ads that a dynamic part takes at most where the request does not say."""
+MOST_FILLS: Final = 16
+"""Times that one pod is filled at most, where caps bear on ads of campaigns without them."""
 
 
 class Entry(Protocol):
@@ -82,26 +85,15 @@ def plan(
     """
     considered = [index for index, entry in enumerate(entries) if entry.reasons is None]
     fit = [entries[index] for index in considered]
-    keys, caps_left = podcaps.limits(fit, person, context)
-    spec = _spec(ask, rules, most_ads, fit, around, caps_left)
-    candidates = {
-        index: _candidate(entries[index], names) for index, names in zip(considered, keys, strict=True)
-    }
-    blocked: dict[int, list[dict[str, Any]]] = {}
-    while True:
-        playing = [index for index in considered if index not in blocked]
-        result = fill(spec, [candidates[index] for index in playing])
-        chosen = [playing[placement.index] for placement in result.placements]
-        worst = _capped(entries, chosen, person, context)
-        if worst is None:
-            break
-        # Each turn takes one entry out for good, so there are at most as many turns as entries.
-        blocked[worst[0]] = worst[1]
-    for index, reasons in blocked.items():
-        entries[index].reasons = reasons
+    spec = _spec(ask, rules, most_ads, fit, around)
+    candidates = [_candidate(entry) for entry in fit]
+    result, playing, bound = _best(spec, candidates, podcaps.limits(fit, person, context))
+    chosen = [considered[playing[placement.index]] for placement in result.placements]
     taken = _taken(entries, chosen, context)
+    for index in set(range(len(fit))).difference(playing):
+        fit[index].reasons = podcaps.reasons(fit[index], person, context, taken)
     for loser in result.losers:
-        entry = entries[playing[loser.index]]
+        entry = fit[playing[loser.index]]
         found: list[dict[str, Any]] = []
         for code in dict.fromkeys(_CODES.get(reason, reason) for reason in loser.reasons):
             if code == "capped":
@@ -110,8 +102,68 @@ def plan(
                 found.append({"code": code})
         # A missing lease comes last, as for a single slot: it is what more money would mend.
         entry.reasons = sorted(found, key=lambda reason: reason["code"] == "no_lease") or None
-    placed = [(int(placement.segment_id), playing[placement.index]) for placement in result.placements]
-    return _filled(ask, placed, None if result.proven else sayable(result.bound_micros))
+    placed = [
+        (int(placement.segment_id), index) for placement, index in zip(result.placements, chosen, strict=True)
+    ]
+    return _filled(ask, placed, sayable(bound) if bound > result.value_micros else None)
+
+
+def _best(
+    spec: FillSpec, candidates: Sequence[PodCandidate], limits: Sequence[podcaps.Limit]
+) -> tuple[PodFill, list[int], int]:
+    """The best fill, the candidates that it was chosen from, and what no other can be worth more than.
+
+    Branches on the caps that a fill breaks, those first that leave the bearers out: so there is a lawful fill after as
+    many steps as such caps, and the most valuable one in the end.
+    """
+    always = [limit for limit in limits if limit.is_plain]
+    mixed = [limit for limit in limits if not limit.is_plain]
+    best: tuple[PodFill, list[int]] | None = None
+    bound = 0
+    branches: list[tuple[list[podcaps.Limit], frozenset[int], int]] = [(always, frozenset(), 0)]
+    for _ in range(MOST_FILLS):
+        if not branches:
+            break
+        strict, without, _ = branches.pop()
+        result, playing = _fill(spec, candidates, strict, without)
+        if best is not None and result.bound_micros < best[0].value_micros:
+            continue
+        chosen = {playing[placement.index] for placement in result.placements}
+        broken = next((limit for limit in mixed if limit not in strict and limit.is_broken_by(chosen)), None)
+        if broken is None:
+            bound = max(bound, result.bound_micros)
+            if best is None or _worth(result) > _worth(best[0]):
+                best = result, playing
+        else:
+            branches.append(([*strict, broken], without, result.bound_micros))
+            branches.append((strict, without | broken.bearers, result.bound_micros))
+    bound = max([bound, *(most for _, _, most in branches)])
+    if best is None:
+        # Without any that carries such a cap there is none to break.
+        best = _fill(spec, candidates, always, frozenset().union(*(limit.bearers for limit in mixed)))
+    return *best, bound
+
+
+def _fill(
+    spec: FillSpec,
+    candidates: Sequence[PodCandidate],
+    limits: Sequence[podcaps.Limit],
+    without: frozenset[int],
+) -> tuple[PodFill, list[int]]:
+    """The best fill under these limits without those candidates, and the candidates that it was chosen from."""
+    playing = [index for index in range(len(candidates)) if index not in without]
+    if not limits:
+        return fill(spec, [candidates[index] for index in playing]), playing
+    limited = [
+        replace(candidates[index], cap_keys=tuple([limit.name for limit in limits if index in limit.users]))
+        for index in playing
+    ]
+    return fill(replace(spec, caps_left={limit.name: limit.left for limit in limits}), limited), playing
+
+
+def _worth(result: PodFill) -> tuple[int, int, int]:
+    """The fill's own order of preference: value, then fewer ads, then less time."""
+    return result.value_micros, -len(result.placements), -result.duration_ms
 
 
 def keeps_apart(ask: PodAsk, rules: PodRules) -> tuple[Separation, Separation]:
@@ -135,7 +187,6 @@ def _spec(
     most_ads: int,
     entries: Sequence[Entry],
     around: tuple[PodNeighbour | None, PodNeighbour | None],
-    caps_left: dict[str, int],
 ) -> FillSpec:
     durations = {entry.candidate.get("duration_ms") or 0 for entry in entries}
     segments = [_segment(str(number), slot, durations) for number, slot in enumerate(ask.slots)]
@@ -161,7 +212,6 @@ def _spec(
         after=around[1],
         blocked_categories=frozenset(rules.blocked_categories),
         blocked_advertisers=frozenset(domain.lower() for domain in rules.blocked_advertisers),
-        caps_left=caps_left,
         available_micros=available,
     )
 
@@ -201,7 +251,7 @@ def _fund(entry: Entry) -> str:
     return f"{entry.day}|{entry.candidate['campaign_id']}"
 
 
-def _candidate(entry: Entry, cap_keys: tuple[str, ...]) -> PodCandidate:
+def _candidate(entry: Entry) -> PodCandidate:
     candidate = entry.candidate
     domain = candidate.get("advertiser_domain")
     own = candidate.get("in_pod")
@@ -214,7 +264,6 @@ def _candidate(entry: Entry, cap_keys: tuple[str, ...]) -> PodCandidate:
         advertiser_domains=(domain.lower(),) if domain else (),
         categories=tuple(entry.categories),
         funds=(_fund(entry),),
-        cap_keys=cap_keys,
         media_url="" if own is None else own.media_url or "",
         position=ANY if own is None else _PLACES[own.position],
         floor_micros=None if own is None else own.floor_micros,
@@ -228,26 +277,6 @@ def _taken(entries: Sequence[Entry], chosen: Sequence[int], context: caps.Contex
         for scope in podcaps.scopes_of(entries[index], context):
             scopes[scope] = scopes.get(scope, 0) + 1
     return scopes
-
-
-def _capped(
-    entries: Sequence[Entry], chosen: Sequence[int], person: Person, context: caps.Context
-) -> tuple[int, list[dict[str, Any]]] | None:
-    """The cheapest chosen entry that a cap of its campaign forbids beside the others, with the reasons."""
-    scopes = _taken(entries, chosen, context)
-    worst: tuple[int, list[dict[str, Any]]] | None = None
-    for index in chosen:
-        entry = entries[index]
-        share = entry.share
-        assert share is not None
-        if not share.caps:
-            continue
-        own = podcaps.scopes_of(entry, context)
-        others = {scope: count - 1 for scope, count in scopes.items() if scope in own}
-        reasons = podcaps.reasons(entry, person, context, others)
-        if reasons is not None and (worst is None or entry.value <= entries[worst[0]].value):
-            worst = (index, reasons)
-    return worst
 
 
 def _filled(ask: PodAsk, placed: Sequence[tuple[int, int]], bound_micros: int | None) -> Filled:

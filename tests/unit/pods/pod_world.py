@@ -290,7 +290,9 @@ def allows(place: dict[str, Any], duration_ms: int) -> bool:
     return bool(place.get("min_duration_ms", 0) <= duration_ms <= place.get("max_duration_ms", duration_ms))
 
 
-def best_value(request: Request, budgets: dict[str, int], pod_caps: dict[str, int]) -> int:
+def best_value(
+    request: Request, budgets: dict[str, int], pod_caps: dict[str, int], category_caps: dict[str, int]
+) -> int:
     """The most that slots without guaranteed places can be worth: every assignment is tried."""
     ads, slots = request["candidates"], request["slots"]
     best = 0
@@ -325,6 +327,11 @@ def best_value(request: Request, budgets: dict[str, int], pod_caps: dict[str, in
             creatives.add(ad["creative_id"])
             domains.append(domain)
             value += ad["price_micros"]
+        alike = sum("categories" in ads[at] for at in taken)
+        if any(
+            alike > category_caps.get(ads[at]["campaign_id"], 64) for at in taken if "categories" in ads[at]
+        ):
+            continue
         if lawful:
             best = max(best, value)
     return best

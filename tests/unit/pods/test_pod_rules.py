@@ -317,7 +317,10 @@ _simple_ad = st.fixed_dictionaries(
         "price_micros": st.integers(PRICE, 4 * PRICE),
         "duration_ms": st.sampled_from(DURATIONS),
     },
-    optional={"advertiser_domain": st.sampled_from(("a.example", "b.example", "c.example"))},
+    optional={
+        "advertiser_domain": st.sampled_from(("a.example", "b.example", "c.example")),
+        "categories": st.just(["IAB1"]),
+    },
 )
 _worth = [0, 0]
 
@@ -327,24 +330,30 @@ _worth = [0, 0]
     st.lists(_slot, min_size=1, max_size=3),
     st.lists(_simple_ad, min_size=1, max_size=5),
     st.lists(st.sampled_from((2_500, 5_000, 100_000)), min_size=3, max_size=3),
-    st.lists(st.sampled_from((None, 0, 1, 2)), min_size=3, max_size=3),
+    st.lists(st.sampled_from((None, 0, 1, 2, "1 of IAB1", "2 of IAB1")), min_size=3, max_size=3),
 )
 def test_small_pods_are_worth_what_they_can_be(
     slots: list[dict[str, Any]],
     ads: list[dict[str, Any]],
     budgets: list[int],
-    limits: list[int | None],
+    limits: list[int | str | None],
 ) -> None:
     """Under durations, floors, separation, money and caps at once a small pod is worth what trying every assignment
     finds."""
     direct = Direct(Rules(partitions=1, report_interval_ms=0, lateness_ms=0))
-    money, caps = {}, {}
+    money: dict[str, int] = {}
+    caps: dict[str, int] = {}
+    category_caps: dict[str, int] = {}
     for number, (budget, limit) in enumerate(zip(budgets, limits, strict=True)):
         name = f"c{number}"
         money[name] = budget
         campaign: dict[str, Any] = {"campaign_id": name, "account_id": name, "price_micros": PRICE}
         campaign["budget_micros"] = budget
-        if limit is not None:
+        if isinstance(limit, str):
+            category_caps[name] = int(limit[0])
+            cap = {"window": "pod", "scope": "category", "label": "IAB1", "limit": category_caps[name]}
+            campaign["caps"] = [cap]
+        elif limit is not None:
             caps[name] = limit
             campaign["caps"] = [{"window": "pod", "limit": limit}]
         command = {"command": "upsert", "command_id": name, "account_id": name, "time_ms": T0}
@@ -354,7 +363,7 @@ def test_small_pods_are_worth_what_they_can_be(
     outputs = direct.feed("ad-requests", "ann", orjson.dumps(request))
     (decision,) = [body for name, body in outputs if name == "decisions"]
     value = sum(slot["winner"]["price_micros"] for slot in decision["slots"] if "winner" in slot)
-    assert value == best_value(request, leases, caps)
+    assert value == best_value(request, leases, caps, category_caps)
 
 
 def test_a_cap_takes_the_ad_that_is_worth_least_to_the_pod() -> None:
@@ -447,6 +456,49 @@ def test_a_cap_counts_ads_of_campaigns_without_it() -> None:
     decision = _ask(direct, ads, slots=3)
     assert _won(decision) == {"k0", "k2"}
     assert _lost(decision) == {"k1": ["capped"]}
+
+
+def test_a_cap_on_ads_without_it_leaves_the_dearest_pod() -> None:
+    """Where a cap counts another campaign's ad too, the pod is the better of one with the capped ad and one without."""
+    direct = _deployment(c0=[{"window": "pod", "scope": "category", "limit": 1}], c1=[])
+    ads = [
+        {"campaign_id": "c0", "categories": ["IAB1"], "price_micros": 9_000},
+        {"campaign_id": "c1", "categories": ["IAB1"], "price_micros": 2_000},
+        {"campaign_id": "c1", "price_micros": 1_000},
+    ]
+    decision = _ask(direct, ads, slots=2)
+    assert (_won(decision), _lost(decision)) == ({"k0", "k2"}, {"k1": ["outbid"]})
+    ads[0]["price_micros"] = 1_001
+    ads[1]["price_micros"] = 3_000
+    decision = _ask(direct, ads, slots=2, request_id="r1")
+    assert (_won(decision), _lost(decision)) == ({"k1", "k2"}, {"k0": ["capped"]})
+
+
+def test_many_caps_on_ads_without_them_are_kept_and_bounded() -> None:
+    """With more such caps than can be tried the pod is lawful all the same, and says what it could be worth at most."""
+    names = [f"c{at}" for at in range(20)]
+    direct = _deployment(
+        None,
+        **{
+            name: [{"window": "pod", "scope": "category", "label": f"IAB{at}", "limit": 1}]
+            for at, name in enumerate(names)
+        },
+        free=[],
+    )
+    ads: list[dict[str, Any]] = [
+        {"campaign_id": name, "categories": [f"IAB{at}"]} for at, name in enumerate(names)
+    ]
+    ads += [{"campaign_id": "free", "categories": [f"IAB{at}"]} for at in range(20)]
+    body = {"request_id": "r", "time_ms": T0, "user_id": "ann", "slots": 40}
+    body["candidates"] = [
+        {"creative_id": f"k{at}", "price_micros": PRICE + at, "duration_ms": 15_000, **ad}
+        for at, ad in enumerate(ads)
+    ]
+    outputs = direct.feed("ad-requests", "ann", orjson.dumps(body))
+    (decision,) = [one for name, one in outputs if name == "decisions"]
+    (created,) = [one for name, one in outputs if name == "pods"]
+    assert _won(decision) == {f"k{at}" for at in range(20, 40)}
+    assert created["bound_micros"] > sum(row["price_micros"] for row in created["positions"])
 
 
 def test_a_cap_for_one_user_of_a_household_holds_in_a_pod() -> None:
