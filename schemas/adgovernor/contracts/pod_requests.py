@@ -23,13 +23,15 @@ PositionInPod = Literal["any", "first", "last", "first_or_last"]
 PodSequence = Literal["any", "first", "last"]
 """OpenRTB ``podseq`` (0, 1, -1; AdCOM 1.0, list Pod Sequence)."""
 Deduplication = Annotated[int, Field(ge=1, le=5)]
+LengthMs = Annotated[DurationMs, Field(ge=1)]
+"""A bound on playing time: 0 would hold no ad."""
 
 
 class DurationFloor(Contract):
     """A floor for ads of a range of durations, both ends included (OpenRTB 2.6, object DurFloors)."""
 
     min_duration_ms: DurationMs = 0
-    max_duration_ms: DurationMs | None = None
+    max_duration_ms: LengthMs | None = None
     floor_micros: Micros
 
 
@@ -41,8 +43,8 @@ class _Place(Contract):
     """
 
     min_duration_ms: DurationMs | None = None
-    max_duration_ms: DurationMs | None = None
-    allowed_durations_ms: Many[DurationMs] = ()
+    max_duration_ms: LengthMs | None = None
+    allowed_durations_ms: Many[LengthMs] = ()
     """Exactly these durations (OpenRTB ``rqddurs``); empty: any."""
     floor_micros: Micros = 0
     """The least price of one impression here; a price by click or view counts as its expected value."""
@@ -70,7 +72,7 @@ def count_of_slots(value: Any) -> Any:
 class PodSpec(_Place):
     """A dynamic pod, or a dynamic part of one: time to fill rather than slots (OpenRTB 2.6 ``poddur``, ``maxseq``)."""
 
-    total_duration_ms: DurationMs
+    total_duration_ms: LengthMs
     max_ads: int | None = Field(default=None, ge=1, le=MOST_SLOTS)
     """Left out: 12, or what is configured where that is less."""
     separate_advertisers: bool = True
@@ -106,7 +108,7 @@ class PodRules(Contract):
     """OpenRTB ``bcat``; a blocked ``IAB7`` blocks ``IAB7-3``."""
     blocked_advertisers: Many[str] = ()
     """OpenRTB ``badv``; a blocked domain blocks its subdomains."""
-    total_duration_ms: DurationMs | None = None
+    total_duration_ms: LengthMs | None = None
     """All ads of a pod together play no longer than this; left out: no bound beside those of its parts."""
 
 

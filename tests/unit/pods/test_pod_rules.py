@@ -24,7 +24,9 @@ from pod_world import (
     stories,
     unlike,
 )
+from pydantic import ValidationError
 
+from adgovernor.contracts.requests import AdRequest
 from adgovernor.core.direct import Direct
 from adgovernor.core.rules import Rules
 
@@ -598,6 +600,22 @@ def test_several_dynamic_parts_are_filled_each_within_its_time() -> None:
     assert placed[0] == (None, None)
     assert placed[1] == (0, 30_000)
     assert sorted(placed[2:]) == [(1, 15_000), (1, 30_000)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pod": {"total_duration_ms": 0}},
+        {"slots": [{"max_duration_ms": 0}]},
+        {"slots": [{"allowed_durations_ms": [0]}]},
+        {"slots": 1, "pod_rules": {"total_duration_ms": 0}},
+    ],
+)
+def test_a_bound_of_no_time_is_no_bound_left_out(fields: dict[str, Any]) -> None:
+    """A longest duration or total of 0 is refused: it would hold no ad, and never means that there is no bound."""
+    body = {"request_id": "r", "time_ms": T0, "user_id": "ann", "candidates": [], **fields}
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        AdRequest.model_validate_json(orjson.dumps(body))
 
 
 def test_more_than_a_pod_can_hold_is_refused() -> None:
