@@ -7,6 +7,7 @@ does: which ad plays (`podplan`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, SlotSpec, parts_of
@@ -26,6 +27,12 @@ from adgovernor.video.vmap import (
 )
 
 _ONE_SLOT = (SlotSpec(),)
+USUAL_ADS: Final = 12
+"""Ads that a dynamic part takes at most where the request does not say."""
+MOST_REPEATED_BYTES: Final = 500_000
+"""What a request says once and its decision and record repeat in each slot comes to so much at most."""
+_ROW_BYTES: Final = 500
+"""About what a slot of a decision takes beside names that the request gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,8 @@ def oversized(request: PlainRequest, rules: Rules) -> tuple[str, int, int] | Non
         return "breaks", len(request.breaks), rules.most_breaks
     if request.slots is None and request.pod is None and request.breaks is None:
         return None
-    for ask in pods_of(request):
+    asks = pods_of(request)
+    for ask in asks:
         if len(ask.slots) > rules.most_slots:
             return ask.path + "slots", len(ask.slots), rules.most_slots
         ads = sum(part.max_ads or 1 for part in ask.parts)
@@ -139,7 +147,34 @@ def oversized(request: PlainRequest, rules: Rules) -> tuple[str, int, int] | Non
         if segments > MAX_ADS:
             # Each within its limit, they can still be more than one pod is filled with.
             return ask.path + "slots", segments, MAX_ADS
+    return _oversized_in_all(request, asks)
+
+
+def _oversized_in_all(request: PlainRequest, asks: list[PodAsk]) -> tuple[str, int, int] | None:
+    """The same of what is within its limit in each pod, and is written so often that no message could hold it."""
+    most = len(request.candidates)
+    rows = [len(ask.slots) + min(most, sum(part.max_ads or USUAL_ADS for part in ask.parts)) for ask in asks]
+    slots = sum(rows)
+    names = max(_size(ask.spec.break_id) if ask.spec is not None else 0 for ask in asks)
+    row = _ROW_BYTES + _size(request.request_id) + names
+    if slots * row > MOST_REPEATED_BYTES:
+        return "slots", slots, MOST_REPEATED_BYTES // row
+    # What each ad that is reserved carries.
+    labels = sum(map(_size, (*request.labels, request.placement)))
+    for field, size in (("labels", labels), ("session_id", _size(request.session_id))):
+        if size * slots > MOST_REPEATED_BYTES:
+            return field, size, MOST_REPEATED_BYTES // slots
+    if len(asks) > 1:
+        # The same ads may win in each break.
+        sizes = sorted((_size(repr(candidate)) for candidate in request.candidates), reverse=True)
+        said = sum(sum(sizes[:count]) for count in rows)
+        if said > MOST_REPEATED_BYTES:
+            return "breaks", len(asks), len(asks) * MOST_REPEATED_BYTES // said
     return None
+
+
+def _size(text: str | None) -> int:
+    return len((text or "").encode())
 
 
 def _slots_of(slots: tuple[SlotSpec, ...] | None, parts: tuple[PodSpec, ...]) -> tuple[SlotSpec, ...]:

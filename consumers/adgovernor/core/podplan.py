@@ -15,7 +15,7 @@ from adgovernor.contracts.money import price_of_cpm, sayable
 from adgovernor.contracts.pod_requests import PodRules, PodSpec, SlotSpec
 from adgovernor.contracts.requests import PlainCandidate
 from adgovernor.core import caps, podcaps
-from adgovernor.core.breaks import PodAsk
+from adgovernor.core.breaks import USUAL_ADS, PodAsk
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.podfill import (
@@ -36,8 +36,6 @@ from adgovernor.core.podfill import PodSpec as FillSpec
 _CODES: Final = {"funds": "no_lease", "no_segment": "duration", "no_value": "floor"}
 """Reasons of the fill that requests know under another name."""
 _PLACES: Final = {"any": ANY, "first": FIRST, "last": LAST, "first_or_last": FIRST_OR_LAST}
-USUAL_ADS: Final = 12
-"""Ads that a dynamic part takes at most where the request does not say."""
 MOST_FILLS: Final = 16
 """Times that one pod is filled at most, where caps bear on ads of campaigns without them."""
 

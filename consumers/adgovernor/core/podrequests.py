@@ -16,6 +16,7 @@ from adgovernor.core import podstate
 from adgovernor.core.breaks import PodAsk, oversized, pods_of
 from adgovernor.core.caps import Context
 from adgovernor.core.history import Person, Serving
+from adgovernor.core.losers import name_losers
 from adgovernor.core.podevents import created
 from adgovernor.core.podfill import PodNeighbour
 from adgovernor.core.podplan import Filled, keeps_apart, plan
@@ -96,8 +97,7 @@ class PodRequest:
             "time_ms": request.time_ms,
             "slots": self._slots,
         }
-        if self._losers:
-            body["losers"] = self._losers
+        name_losers(body, self._losers)
         if self._context.degraded:
             body["degraded"] = True
         return body

@@ -13,6 +13,7 @@ from adgovernor.core import caps
 from adgovernor.core.history import Person
 from adgovernor.core.identities import place_of
 from adgovernor.core.leases import STATUS_CODES, CampaignShare
+from adgovernor.core.losers import FEW, name_losers
 from adgovernor.core.podrequests import PodRequest
 
 if TYPE_CHECKING:
@@ -128,7 +129,9 @@ class Selector:
             for place, candidate in enumerate(request.candidates)
             if place != best
         ]
-        if losers:
+        if len(losers) > FEW:
+            name_losers(body, losers)
+        elif losers:
             body["losers"] = losers
         if context.degraded:
             body["degraded"] = True

@@ -142,6 +142,8 @@ class Decision(Contract):
     """The request's event time."""
     slots: Many[DecisionSlot]
     losers: Many[Loser] = ()
+    losers_left_out: int = 0
+    """How many more lost than ``losers`` names, where all of them would make the decision too large."""
     degraded: bool = False
     """Decided without the person's history, because the store was away."""
     refused: Refusal | None = None

@@ -648,6 +648,61 @@ def test_the_first_and_last_pod_of_a_stream() -> None:
     assert _won(between) == set()  # It has a.example before it and b.example, of the last pod, after it.
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"slots": 64, "labels": ["x" * 1_000] * 100}, "labels"),
+        ({"slots": 64, "placement": "x" * 10_000}, "labels"),
+        ({"slots": 64, "session_id": "x" * 10_000}, "session_id"),
+        ({"breaks": [{"offset": "start", "slots": 64}] * 64}, "slots"),
+        ({"breaks": [{"offset": "start", "slots": 16, "break_id": "x" * 256}] * 64}, "slots"),
+        (
+            {"breaks": [{"offset": "start", "pod": {"total_duration_ms": 60_000}}] * 64, "size": 4_000},
+            "breaks",
+        ),
+        ({"breaks": [{"offset": "start", "slots": 4}] * 20, "size": 300}, None),
+        ({"slots": 64, "size": 2_000}, None),
+    ],
+)
+def test_what_is_repeated_in_every_slot_is_bounded(fields: dict[str, Any], field: str | None) -> None:
+    """A request is refused by the field of which its record would repeat too much: no record outgrows a message."""
+    direct = _deployment(c0=[])
+    body = {"request_id": "r", "time_ms": T0, "user_id": "ann", **fields}
+    domain = "x" * body.pop("size", 10)
+    body["candidates"] = [
+        {"campaign_id": "c0", "creative_id": f"k{at}", "advertiser_domain": f"{domain}{at}"}
+        for at in range(100)
+    ]
+    outputs = direct.feed("ad-requests", "ann", orjson.dumps(body))
+    (decision,) = [one for name, one in outputs if name == "decisions"]
+    assert decision.get("refused", {}).get("field") == field
+    assert sum(len(orjson.dumps(one)) for _, one in outputs) < 2_000_000
+    if field is not None:
+        assert decision["refused"]["given"] > decision["refused"]["most"]
+        assert {slot["no_fill"] for slot in decision["slots"]} == {"too_large"}
+
+
+@pytest.mark.parametrize("breaks", [1, 64])
+def test_as_many_losers_are_named_as_fit(breaks: int) -> None:
+    """A decision names all of its losers, or the first and how many more there are where they would not fit."""
+    ads = [{"creative_id": f"k{at}"} for at in range(1_000)]
+    decision = _ask(_deployment(c0=[]), ads, breaks=[{"offset": "start"}] * breaks)
+    won = sum("winner" in slot for slot in decision["slots"])
+    assert len(decision["losers"]) + decision.get("losers_left_out", 0) == breaks * 1_000 - won
+    assert ("losers_left_out" in decision) == (breaks == 64)
+    assert len(orjson.dumps(decision)) < 1_000_000
+
+
+def test_a_single_ad_has_as_many_losers_as_fit() -> None:
+    """So it is with a request for one ad, whose losers have many reasons."""
+    caps = [{"window": "stream", "scope": "category", "limit": 0} for _ in range(20)]
+    ads = [{"categories": ["IAB1", "IAB2"], "creative_id": f"k{at}"} for at in range(500)]
+    decision = _ask(_deployment(c0=caps), ads, session_id="s")
+    assert len(decision["losers"]) + decision["losers_left_out"] == 500
+    assert len(decision["losers"][0]["reasons"]) == 40
+    assert len(orjson.dumps(decision)) < 600_000
+
+
 def test_a_single_ad_is_a_neighbour_too() -> None:
     """What a request for one ad showed in the stream keeps its account's advertisers, and its categories, from
     following it."""
