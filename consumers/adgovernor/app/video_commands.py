@@ -39,7 +39,7 @@ vast_app = typer.Typer(help="Resolve VAST ad tags.", no_args_is_help=True)
 vmap_app = typer.Typer(help="Show VMAP ad breaks.", no_args_is_help=True)
 
 # One tag, or a file of one's own, may hold as much as memory does.
-_LIMITS = ChainLimits(max_xml_bytes=2**40)
+_LIMITS = ChainLimits(max_xml_bytes=2**40, max_breaks=10_000)
 # Somebody waits at a terminal: an error address that does not answer soon is left.
 _TRACKING_TIMEOUT_MS = 2_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -130,9 +131,23 @@ def as_read(document: VmapDocument) -> VmapOutcome:
 async def follow_breaks(
     document: VmapDocument, base_url: str, resolver: ChainResolver, macros: MacroSource
 ) -> VmapOutcome:
-    """The document with every source followed; one break's failure leaves the others alone."""
-    breaks = [await follow_break(found, base_url, resolver, macros) for found in document.breaks]
-    return VmapOutcome(document.version, tuple(breaks), document.warnings, base_url=base_url)
+    """The document with every source followed, several at a time; one break's failure leaves the others alone.
+
+    Breaks beyond the resolver's limit are not followed, and say so.
+    """
+    limits = resolver.limits
+    gate = asyncio.Semaphore(limits.max_concurrent)
+
+    async def follow(found: AdBreak) -> BreakOutcome:
+        async with gate:
+            return await follow_break(found, base_url, resolver, macros)
+
+    followed = await asyncio.gather(*map(follow, document.breaks[: limits.max_breaks]))
+    left = BreakFault(VmapError.UNDEFINED, f"not followed: it is beyond the first {limits.max_breaks} breaks")
+    beyond = (
+        BreakOutcome(found, fault=found.fault or left) for found in document.breaks[limits.max_breaks :]
+    )
+    return VmapOutcome(document.version, (*followed, *beyond), document.warnings, base_url=base_url)
 
 
 async def follow_break(

@@ -52,17 +52,25 @@ class ChainLimits:
     """Bounds of one resolution: Wrapper follow-ups in a row, documents in all, what its ads hold, and its time.
 
     Every ad repeats what the Wrappers above it hold, so a few large documents multiply; *max_xml_bytes* bounds the
-    product: the XML of all ads together, that of their Wrappers counted for each.
+    product: the XML of all ads together, that of their Wrappers counted for each. *max_breaks* bounds how many breaks
+    of a playlist are followed; each is a resolution of its own.
     """
 
     max_wrappers: int = 5
     max_documents: int = 64
     max_xml_bytes: int = 4 * 1024 * 1024
+    max_breaks: int = 64
     total_timeout_ms: int = 20_000
     max_concurrent: int = 8
 
     def __post_init__(self) -> None:
-        positive = (self.max_documents, self.max_xml_bytes, self.total_timeout_ms, self.max_concurrent)
+        positive = (
+            self.max_documents,
+            self.max_xml_bytes,
+            self.max_breaks,
+            self.total_timeout_ms,
+            self.max_concurrent,
+        )
         if self.max_wrappers < 0 or min(positive) < 1:
             raise ValueError("chain limits are positive (max_wrappers may be 0)")
 
@@ -152,7 +160,7 @@ class ChainResolver:
         expected: Expectations | None = None,
     ) -> None:
         self._fetcher = fetcher
-        self._limits = limits or ChainLimits()
+        self.limits = limits or ChainLimits()
         self._headers = headers
         self._expected = expected or Expectations()
         # Ad elements are numbered through the resolver's life, so that the same ad fetched twice is two ads.
@@ -198,10 +206,10 @@ class ChainResolver:
 
     def _walk(self, macros: MacroSource) -> _Walk:
         return _Walk(
-            deadline_s=asyncio.get_running_loop().time() + self._limits.total_timeout_ms / 1000,
-            documents_left=self._limits.max_documents,
-            xml_bytes_left=self._limits.max_xml_bytes,
-            gate=asyncio.Semaphore(self._limits.max_concurrent),
+            deadline_s=asyncio.get_running_loop().time() + self.limits.total_timeout_ms / 1000,
+            documents_left=self.limits.max_documents,
+            xml_bytes_left=self.limits.max_xml_bytes,
+            gate=asyncio.Semaphore(self.limits.max_concurrent),
             macros=macros,
         )
 
@@ -247,7 +255,7 @@ class ChainResolver:
         walk.xml_bytes_left -= sum(max(ad.xml_bytes, _LEAST_AD_BYTES) + repeated for ad in ads)
         if walk.xml_bytes_left < 0:
             message = (
-                f"{base_url}: with its Wrappers more than {self._limits.max_xml_bytes} bytes for one ad tag"
+                f"{base_url}: with its Wrappers more than {self.limits.max_xml_bytes} bytes for one ad tag"
             )
             return replace(_failed(VastError.UNDEFINED, message, hops), warnings=warnings)
         numbers = [next(self._elements) for _ in ads]
@@ -291,12 +299,12 @@ class ChainResolver:
     async def _wrapper(self, hop: Hop, major_version: int, above: tuple[Hop, ...], walk: _Walk) -> _Branch:
         hops = (*above, hop)
         wrapper = hop.wrapper
-        if len(hops) > self._limits.max_wrappers:
+        if len(hops) > self.limits.max_wrappers:
             return _failed(
-                VastError.WRAPPER_LIMIT, f"more than {self._limits.max_wrappers} Wrappers in a row", hops
+                VastError.WRAPPER_LIMIT, f"more than {self.limits.max_wrappers} Wrappers in a row", hops
             )
         if walk.documents_left < 1:
-            message = f"more than {self._limits.max_documents} documents for one ad tag"
+            message = f"more than {self.limits.max_documents} documents for one ad tag"
             return _failed(VastError.WRAPPER_LIMIT, message, hops)
         if wrapper.tag_uri is None:
             return _failed(

@@ -8,7 +8,7 @@ from vast_documents import Reply, TableTransport, inline, vast, wrapper
 from adgovernor.sessions.errors import FetchTimeoutError, UnreachableError
 from adgovernor.sessions.fetch import Fetcher
 from adgovernor.sessions.pods import BreakOutcome, follow_breaks
-from adgovernor.sessions.resolver import ChainResolver
+from adgovernor.sessions.resolver import ChainLimits, ChainResolver
 from adgovernor.video import parse_vmap
 
 BASE = "http://ads.example/list.xml"
@@ -56,3 +56,20 @@ async def test_wrappers_are_followed_unless_the_source_forbids_it(attributes: st
     assert outcome.resolution is not None
     assert [ad.inline.id for ad in outcome.resolution.play] == plays
     assert (outcome.fault is None) == bool(plays)
+
+
+async def test_breaks_beyond_the_limit_are_not_followed() -> None:
+    """The first breaks are followed at the same time and answered in their order; the others say why they are not."""
+    tags = [f"http://ads.example/{number}" for number in range(5)]
+    breaks = "".join(
+        f'<AdBreak timeOffset="start" breakType="linear"><AdSource><AdTagURI>{tag}</AdTagURI></AdSource></AdBreak>'
+        for tag in tags
+    )
+    answers: dict[str, Reply] = {tag: vast(inline(tag[-1])) for tag in tags}
+    transport = TableTransport(answers, {tags[0]: 0.05})
+    resolver = ChainResolver(Fetcher(transport), ChainLimits(max_breaks=3))
+    document = parse_vmap(f'<VMAP version="1.0">{breaks}</VMAP>'.encode())
+    outcome = await follow_breaks(document, BASE, resolver, dict)
+    ids = [[ad.inline.id for ad in found.resolution.play] for found in outcome.breaks if found.resolution]
+    assert (ids, sorted(transport.urls)) == ([["0"], ["1"], ["2"]], tags[:3])
+    assert [found.fault and found.fault.code for found in outcome.breaks] == [None] * 3 + [900] * 2
