@@ -7,6 +7,7 @@ connected to: a name that resolves differently a moment later gains nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
@@ -19,6 +20,12 @@ from adgovernor.sessions.errors import AddressRefusedError, HostUnresolvedError
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+_Question = tuple[asyncio.AbstractEventLoop, str, int]
+_Answer = tuple[list[str], str]
+# The lookups under way: threads are the process's, so their bound is, too.
+_asked: dict[_Question, asyncio.Future[_Answer]] = {}
+_MOST_LOOKUPS = 64
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _OVERRIDE = re.compile(
@@ -120,29 +127,43 @@ async def resolve_host(host: str, port: int) -> list[str]:
     """The addresses of *host* by the system's name service; raises :class:`HostUnresolvedError`.
 
     The name service cannot be interrupted, so it is asked on a daemon thread: a caller whose deadline passes goes on,
-    and a process that ends does not wait for an answer that nobody wants.
+    and a process that ends does not wait for an answer that nobody wants. Callers who want the same name at the same
+    time share the answer, and a name service that hangs holds up no more threads than a process can afford.
     """
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[str]] = loop.create_future()
+    question = (loop, host, port)
+    answer = _asked.get(question)
+    if answer is None:
+        if len(_asked) >= _MOST_LOOKUPS:
+            raise HostUnresolvedError(
+                f"{host!r} was not looked up: {_MOST_LOOKUPS} other names wait for the name service"
+            )
+        answer = _asked[question] = loop.create_future()
+        threading.Thread(
+            target=_look_up, args=(question, answer), name=f"resolve {host}", daemon=True
+        ).start()
+    addresses, reason = await asyncio.shield(answer)
+    if not addresses:
+        raise HostUnresolvedError(f"no address is known for {host!r}: {reason}")
+    return addresses
 
-    def settle(addresses: list[str], error: OSError | UnicodeError | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(HostUnresolvedError(f"no address is known for {host!r}: {error}"))
-        else:
-            answer.set_result(addresses)
 
-    def ask() -> None:
-        addresses: list[str] = []
-        failure: OSError | UnicodeError | None = None
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        except (OSError, UnicodeError) as error:
-            failure = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, addresses, failure)
+def _look_up(question: _Question, answer: asyncio.Future[_Answer]) -> None:
+    loop, host, port = question
+    addresses: list[str] = []
+    reason = ""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    except (OSError, UnicodeError) as error:
+        reason = str(error)
+    finally:
+        del _asked[question]
+        # A loop that is closed has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, answer, (addresses, reason))
 
-    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-    return await answer
+
+def _settle(answer: asyncio.Future[_Answer], found: _Answer) -> None:
+    if not answer.done():
+        answer.set_result(found)

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import ssl
 import subprocess
+import threading
 import zlib
 from pathlib import Path
 
@@ -135,6 +136,33 @@ async def test_a_name_that_does_not_exist_is_unresolved() -> None:
     """The name service's answer is an error of its own."""
     with pytest.raises(HostUnresolvedError):
         await resolve_host("no-such-host.invalid", 80)
+
+
+async def test_a_name_service_that_hangs_is_asked_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Callers of one name share one question, a caller may give up, and beyond so many names none is asked."""
+    released = threading.Event()
+    questions: list[str] = []
+
+    def hang(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        questions.append(host)
+        released.wait(10)
+        return [(2, 1, 6, "", ("8.8.8.8", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    callers = [asyncio.create_task(resolve_host("same.example", 80)) for _ in range(5)]
+    callers += [asyncio.create_task(resolve_host(f"{n}.example", 80)) for n in range(63)]
+    await asyncio.sleep(0)
+    with pytest.raises(HostUnresolvedError, match="64 other names"):
+        await resolve_host("one-too-many.example", 80)
+    callers[0].cancel()
+    released.set()
+    answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert answers[1:] == [["8.8.8.8"]] * 67
+    assert len(questions) == 64
+    assert await resolve_host("later.example", 80) == ["8.8.8.8"]
 
 
 def test_the_transport_keeps_the_protocol() -> None:
