@@ -47,6 +47,7 @@ class Trail:
         self._away_since: float | None = None
         self._written = spine.published.height
         self._heard_s = asyncio.get_running_loop().time()
+        """When the store last said where it is, and that all of its buckets are whole."""
         if confirmed is None:
             self.went_away()
 
@@ -112,11 +113,12 @@ class Trail:
             return
         if self.assumed:
             return
-        if self.confirmed != self._spine.tip:
-            self._begin()
-        elif asyncio.get_running_loop().time() - self._heard_s >= self._world.settings.store_check_s:
-            # A shard with nothing to write would not notice that the store was emptied or fell back.
+        if asyncio.get_running_loop().time() - self._heard_s >= self._world.settings.store_check_s:
+            # A write would not notice that the store lost what it does not touch; a shard with nothing to write, that
+            # the store was emptied or fell back.
             self._task = asyncio.create_task(self._ask(None), name=f"store-{self._world.shard}")
+        elif self.confirmed != self._spine.tip:
+            self._begin()
 
     def _begin(self) -> None:
         assert self.confirmed is not None
@@ -156,13 +158,13 @@ class Trail:
 
     def _settled(self, tip: Tip) -> None:
         self.confirmed = tip
-        self._heard_s = asyncio.get_running_loop().time()
         self._attempted.clear()
         self._flying = {}
         self._away_since = None
 
     def _place(self, found: Meta | None, target: Tip | None) -> None:
         """Takes the store's own word for where it is."""
+        self._heard_s = asyncio.get_running_loop().time()
         tip = NOTHING if found is None else found.tip
         if target is not None and tip == target:
             self._settled(tip)
@@ -173,7 +175,6 @@ class Trail:
             self._lost = "the store answers again"
         elif tip == self.confirmed or tip in self._attempted:
             self.confirmed = tip
-            self._heard_s = asyncio.get_running_loop().time()
             self._away_since = None
         else:
             self._lost = (
@@ -188,6 +189,7 @@ class Trail:
             try:
                 found = await world.store.read_meta(world.shard, self.buckets)
             except Unavailable:
+                self._away()
                 failures += 1
                 await asyncio.sleep(world.pause_s(failures))
                 continue

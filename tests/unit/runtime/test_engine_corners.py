@@ -100,6 +100,25 @@ async def test_an_idle_shard_fills_an_emptied_store_again() -> None:
     await deployment.stop()
 
 
+async def test_a_busy_shard_notices_that_the_store_lost_what_it_does_not_write() -> None:
+    """A part of the state that is gone from the store comes back also while the shard writes others all the time."""
+    deployment = Deployment(store_check_s=0.3)
+    deployment.campaign()
+    deployment.start()
+    await deployment.settle()
+    assert isinstance(deployment.store, MemoryStore)
+    shards = deployment.store._shards
+    del shards["t0"].buckets["commands"]
+
+    def whole() -> bool:
+        # What is not JSON changes no state; the block that says so is written all the same.
+        deployment.broker.produce(topics.CAMPAIGNS, 0, b"x", b"not json")
+        return "t0" in shards and "commands" in shards["t0"].buckets
+
+    await until(whole)
+    await deployment.stop()
+
+
 class _Confused(Treasury):
     """Cannot make sense of its input; ``before`` says what happens meanwhile, and whether it is confused at all."""
 
