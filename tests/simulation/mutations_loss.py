@@ -22,10 +22,10 @@ LOSS: Final = (
     one(
         "lost-history-is-required",
         "After an accepted loss: the next message of a shard that lost its own counts",
-        links,
-        "accept",
-        'accepted.setdefault(source, (message["number"] - 1, ANY))',
-        "pass",
+        recover,
+        "_rejoin",
+        "if not sources:",
+        "if sources or not sources:",
     ),
     one(
         "numbers-of-lost-outputs-again",
@@ -42,6 +42,14 @@ LOSS: Final = (
         "_ahead",
         "jumped[witness.destination] = (witness.number, witness.digest)",
         "pass",
+    ),
+    one(
+        "lost-messages-waited-for",
+        "What ledger and side topic both lost is said to be lost",
+        links,
+        "lost_messages",
+        "for lost in range(sent.get(destination, FIRST)[0] + 1, number + 1)",
+        "for lost in ()",
     ),
     one(
         "missing-not-sent-again",

@@ -378,7 +378,7 @@ class SimWorld:
         while True:
             try:
                 await work()
-            except (Unavailable, StartOver):
+            except (Unavailable, StartOver, Halted):
                 await asyncio.sleep(0.3)
             else:
                 return
@@ -439,6 +439,9 @@ class SimWorld:
     def _look_after(self) -> None:
         """Notices engines that ended although nobody asked them to."""
         turns = 0
+        for task in self.operator.tasks:
+            if task.done() and not task.cancelled() and (failed := task.exception()) is not None:
+                self.problems.append(f"crash: what a person ran: {failed!r}")
         for worker in (*self.workers, *self.graves):
             for engine, task in (*worker.engines.values(), *worker.stopping):
                 turns += engine.progress

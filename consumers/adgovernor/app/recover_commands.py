@@ -63,6 +63,7 @@ def recover(
                 "height": done.height,
                 "next_dn": done.dn,
                 "taken": done.taken,
+                "passed": done.passed,
                 "positions": done.positions,
             }
         )
@@ -71,7 +72,12 @@ def recover(
     for topic, number in sorted(done.dn.items()):
         typer.echo(f"  {topic} goes on with number {number}, behind what the lost tail had published")
     for source, (number, _) in sorted(done.taken.items()):
-        typer.echo(f"  message {number + 1} of {source} counts, whatever it continues")
+        typer.echo(f"  messages of {source} count from number {number + 1} on, whatever it continues")
+    for source, ranges in sorted(done.passed.items()):
+        places = ", ".join(f"{first}-{last}" for first, last in ranges)
+        typer.echo(
+            f"  messages of {source} at offsets {places} do not count: they are of a history that it lost"
+        )
     typer.echo("restart the shard's worker; its part of Redis is built up from the ledger")
 
 
@@ -84,7 +90,8 @@ def resend(
     as_json: AsJson = False,
 ) -> None:
     """Publish again all that a shard's ledger says it has sent: outputs, and messages to other shards.
-    In place of what was sent about people who were erased since, messages that name nobody.
+    In place of what was sent about people who were erased since, messages that name nobody; in place of messages to
+    other shards that an accepted loss took from the ledger, messages that say so, and the other shard goes on.
 
     For topics that lost messages although they had acknowledged them; the metric adgovernor_records_total with kind
     directive_gap or report_gap tells of such a gap between shards. Readers take what they miss and ignore the rest,

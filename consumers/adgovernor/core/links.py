@@ -8,7 +8,7 @@ that does not fit means that the two sides do not share one history: the shard h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -36,25 +36,47 @@ def next_message(links: Links, destination: str, payload: dict[str, Any]) -> lis
     return [destination, number + 1, digest, payload]
 
 
-def verdict(links: Links, shard: str, message: dict[str, Any]) -> str:
-    """What to do with a message that came in: ``take``, ``repeated`` (consumed without effect), ``gap`` (one
-    before it has not come: an alarm), or ``astray`` (meant for another shard).
+def lost_messages(sent: Mapping[str, tuple[int, str]], recovery: Mapping[str, Any]) -> list[list[Any]]:
+    """What a recovery that continues behind messages of a lost history (``recovery["sent"]``) has to say in their
+    place, as a record's ``send`` holds it: the sender does not know them any more, so where a topic has lost them,
+    too, nobody does. ``sent``: the last ones that the ledger knows."""
+    return [
+        [destination, lost, digest if lost == number else ANY, {"watermark_ms": 0, "items": []}]
+        for destination, (number, digest) in recovery.get("sent", {}).items()
+        for lost in range(sent.get(destination, FIRST)[0] + 1, number + 1)
+    ]
+
+
+def verdict(links: Links, shard: str, message: dict[str, Any], offset: int) -> str:
+    """What to do with a message that came in: ``take``, ``lost`` (the same, but nobody knows what it said),
+    ``repeated`` or ``passed`` (of a history that was given up; both are consumed without effect), ``gap`` (one before
+    it has not come: an alarm), or ``astray`` (meant for another shard). ``offset``: the message's own.
 
     Raises:
         Halted: when the message belongs to another history than the ones before it.
     """
     if message["destination"] != shard:
         return "astray"
+    if links.passed and any(
+        first <= offset <= last for first, last in links.passed.get(message["source"], ())
+    ):
+        return "passed"
+    lost = message.get("lost") is True
     number, previous = links.taken.get(message["source"], FIRST)
     if message["number"] > number + 1:
         return "gap"
     if message["number"] <= number:
-        if message["number"] == number and previous not in (message["hash"], ANY):
+        if message["number"] == number and previous not in (message["hash"], ANY) and not lost:
             raise _mismatch(shard, message)
         return "repeated"
-    if previous != ANY and message_hash(previous, message["number"], message["payload"]) != message["hash"]:
+    if not (lost or follows(previous, message)):
         raise _mismatch(shard, message)
-    return "take"
+    return "lost" if lost else "take"
+
+
+def follows(previous: str, message: dict[str, Any]) -> bool:
+    """Whether a message continues the one with this hash."""
+    return previous == ANY or message_hash(previous, message["number"], message["payload"]) == message["hash"]
 
 
 def _mismatch(shard: str, message: dict[str, Any]) -> Halted:
@@ -70,27 +92,18 @@ def recover(links: Links, recovery: Mapping[str, Any]) -> None:
     """See `machine.Machine.recover`."""
     for known, word in ((links.sent, "sent"), (links.taken, "taken")):
         known.update({shard: (number, digest) for shard, (number, digest) in recovery.get(word, {}).items()})
-
-
-def accept(links: Links, shard: str, messages: Iterable[dict[str, Any]]) -> dict[str, tuple[int, str]]:
-    """Goes through messages that wait to be taken. The sources whose messages do not continue those taken, each with
-    what must count as taken of it (see `ANY`) so that the shard can go on. Moves ``links`` on."""
-    accepted: dict[str, tuple[int, str]] = {}
-    for message in messages:
-        source = message["source"]
-        try:
-            what = verdict(links, shard, message)
-        except Halted:
-            accepted.setdefault(source, (message["number"] - 1, ANY))
-            what = "take"
-        if what == "take":
-            links.taken[source] = (message["number"], message["hash"])
-    return accepted
+    links.passed.update(
+        {
+            source: [(first, last) for first, last in ranges]
+            for source, ranges in recovery.get("passed", {}).items()
+        }
+    )
 
 
 def encode_links(links: Links) -> dict[str, Any]:
     """As stored."""
-    return {"sent": links.sent, "taken": links.taken}
+    passed = {"passed": links.passed} if links.passed else {}
+    return {"sent": links.sent, "taken": links.taken, **passed}
 
 
 def decode_links(data: dict[str, Any]) -> Links:
@@ -98,4 +111,5 @@ def decode_links(data: dict[str, Any]) -> Links:
     return Links(
         {name: (pair[0], pair[1]) for name, pair in data["sent"].items()},
         {name: (pair[0], pair[1]) for name, pair in data["taken"].items()},
+        {name: [(first, last) for first, last in ranges] for name, ranges in data.get("passed", {}).items()},
     )

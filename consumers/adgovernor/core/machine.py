@@ -64,6 +64,9 @@ class Links:
     """Destination shard → (number, hash) of the last message sent."""
     taken: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Source shard → (number, hash) of the last message taken."""
+    passed: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Source shard → ranges (first and last offset) of its messages that a person's recovery passed over: they are of
+    a history that the source lost."""
 
 
 class Machine(Protocol):
@@ -128,7 +131,8 @@ class Machine(Protocol):
 
     def recover(self, recovery: Mapping[str, Any]) -> None:
         """Begins a new epoch as its first block says: ``sent`` (destination → number, hash) are side messages that a
-        lost part of the ledger had sent, ``taken`` (source → number, hash) what counts as taken from now on."""
+        lost part of the ledger had sent, ``taken`` (source → number, hash) what counts as taken from now on, ``passed``
+        (source → ranges of offsets) messages that do not count."""
         ...
 
     def take_changes(self) -> dict[str, set[str]]:

@@ -82,7 +82,7 @@ class Treasury(Releases):
             self._command(draft, what)
         else:
             assert isinstance(what, dict)
-            self._report(draft, what)
+            self._report(draft, what, event.offset)
         self._settle()
         self._flush()
         return draft
@@ -323,14 +323,18 @@ class Treasury(Releases):
 
     # ------------------------------------------------------------------ reports
 
-    def _report(self, draft: Draft, message: dict[str, Any]) -> None:
-        what = links.verdict(self.links, self.shard, message)
+    def _report(self, draft: Draft, message: dict[str, Any], offset: int) -> None:
+        what = links.verdict(self.links, self.shard, message, offset)
         source, number = message["source"], message["number"]
+        draft.result = {
+            "kind": "report" if what == "take" else "report_" + what,
+            "source": source,
+            "number": number,
+        }
+        if what in {"take", "lost"}:
+            self.emit(["took", source, number, message["hash"]])
         if what != "take":
-            draft.result = {"kind": "report_" + what, "source": source, "number": number}
             return
-        draft.result = {"kind": "report", "source": source, "number": number}
-        self.emit(["took", source, number, message["hash"]])
         payload = message["payload"]
         self._advance(payload["watermark_ms"])
         for item in payload["items"]:

@@ -127,7 +127,7 @@ class UserShard(StoredUserState):
             self._visit(draft, what, event, unknown)
         else:
             assert isinstance(what, dict)
-            self._directive(draft, what)
+            self._directive(draft, what, event.offset)
         if self._items:
             self._flush()
         return draft
@@ -428,18 +428,18 @@ class UserShard(StoredUserState):
 
     # ------------------------------------------------------------------ money: directives, asks, reports
 
-    def _directive(self, draft: Draft, message: dict[str, Any]) -> None:
-        what = links.verdict(self.links, self.shard, message)
+    def _directive(self, draft: Draft, message: dict[str, Any], offset: int) -> None:
+        what = links.verdict(self.links, self.shard, message, offset)
+        source, number = message["source"], message["number"]
+        draft.result = {
+            "kind": "directive" if what == "take" else "directive_" + what,
+            "source": source,
+            "number": number,
+        }
+        if what in {"take", "lost"}:
+            self.emit(["took", source, number, message["hash"]])
         if what != "take":
-            draft.result = {
-                "kind": "directive_" + what,
-                "source": message["source"],
-                "number": message["number"],
-            }
             return
-        source = message["source"]
-        self.emit(["took", source, message["number"], message["hash"]])
-        draft.result = {"kind": "directive", "source": source, "number": message["number"]}
         for item in message["payload"]["items"]:
             self._obey(draft, source, item)
 

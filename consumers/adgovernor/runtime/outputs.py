@@ -53,6 +53,14 @@ def messages(header: BlockHeader, chain: str, rows: Iterable[Row]) -> list[Outpu
     return outbox.messages(chain)
 
 
+def said_lost(block: ReadBlock, lost: Iterable[list[Any]]) -> list[Output]:
+    """In place of side messages that the ledger does not know any more, as ``send`` has them: that they are lost."""
+    header = block.header
+    outbox = Outbox(header.prefix, header.shard, header.height, header.now_ms, header.dn)
+    outbox.send([[*one, True] for one in lost])
+    return outbox.messages(block.chain)
+
+
 class Outbox:
     """The messages of a block in the making: each is written when its record is, while that is at hand."""
 
@@ -139,7 +147,9 @@ class Outbox:
                 found += [self._side_message(chain, *message) for message in each]
         return found
 
-    def _side_message(self, chain: str, destination: str, number: int, digest: str, payload: Any) -> Output:
+    def _side_message(
+        self, chain: str, destination: str, number: int, digest: str, payload: Any, lost: bool = False
+    ) -> Output:
         side = topics.side_topic(self._shard)
         message = {
             "source": self._shard,
@@ -149,6 +159,7 @@ class Outbox:
             "height": self._height,
             "chain": chain,
             "payload": payload,
+            **({"lost": True} if lost else {}),
         }
         return Output(
             side,

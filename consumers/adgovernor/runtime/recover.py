@@ -6,19 +6,21 @@ numbers from which outputs and side messages continue, and readers that keep one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.contracts.ledger import ReadBlock
 from adgovernor.core.inputs import read as read_input
-from adgovernor.core.links import accept
+from adgovernor.core.links import FIRST, lost_messages
 from adgovernor.core.links import recover as recover_links
 from adgovernor.core.machine import Links
+from adgovernor.core.rejoin import Rejoin, Rejoined, conflicts
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
-from adgovernor.runtime.outputs import outputs_of
+from adgovernor.runtime.outputs import outputs_of, said_lost
 from adgovernor.runtime.takeover import claim_block, read_witnesses, side_witnesses, walk_ledger
 from adgovernor.runtime.unsealing import Keys, read_keys
 from adgovernor.runtime.world import World
@@ -43,6 +45,8 @@ class Recovery:
     """Destinations whose side messages jump: number and hash of the last one sent."""
     taken: dict[str, tuple[int, str]]
     """Shards whose next message counts although it continues another history than the one known here."""
+    passed: dict[str, list[list[int]]]
+    """Shards of whose waiting messages some do not count: the offsets (first and last) of these."""
     positions: dict[str, int]
     """Where inputs are read from next."""
 
@@ -63,20 +67,17 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
     async for block, offset in walk_ledger(world, walk):
         spine.advance(block.header, block.chain, offset, count_outputs(block))
         spine.places.clear()
-        if block.header.recovery is not None:
-            recover_links(links, block.header.recovery)
-        for record in block.records:
-            links.sent.update({to: (n, digest) for to, n, digest, _ in record.data.get("send", ())})
-            links.taken.update(
-                {delta[1]: (delta[2], delta[3]) for delta in record.data["deltas"] if delta[0] == "took"}
-            )
+        _follow(links, block)
     dn, jumped = await _ahead(world, spine, links.sent)
-    accepted = await _accept(world, links, spine, positions or {})
+    rejoined = await _rejoin(world, links, spine, positions or {})
+    accepted = {source: (one.number, one.digest) for source, one in rejoined.items()}
+    passed = {source: one.passed for source, one in rejoined.items() if one.passed}
     recovery: dict[str, Any] = {
         "why": why,
         "dn": dn,
         "sent": {to: list(pair) for to, pair in jumped.items()},
         "taken": {source: list(pair) for source, pair in accepted.items()},
+        "passed": passed,
     }
     spine.positions.update(positions or {})
     data, chain, header = claim_block(world, spine, recovery)
@@ -92,22 +93,38 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
         raise Unavailable(
             f"the store of {world.shard} changed meanwhile: stop the shard's workers and run this again"
         )
-    return Recovery(header.epoch, header.height, dn, jumped, accepted, dict(spine.positions))
+    return Recovery(header.epoch, header.height, dn, jumped, accepted, passed, dict(spine.positions))
+
+
+def _follow(links: Links, block: ReadBlock) -> list[list[Any]]:
+    """Moves ``links`` over a block. The side messages that it says are lost, as a record's ``send`` holds them."""
+    lost: list[list[Any]] = []
+    if block.header.recovery is not None:
+        lost = lost_messages(links.sent, block.header.recovery)
+        recover_links(links, block.header.recovery)
+    for record in block.records:
+        links.sent.update({to: (n, digest) for to, n, digest, _ in record.data.get("send", ())})
+        links.taken.update(
+            {delta[1]: (delta[2], delta[3]) for delta in record.data["deltas"] if delta[0] == "took"}
+        )
+    return lost
 
 
 async def resend(world: World, first: int) -> int:
     """Publishes again what every block from height ``first`` on sends, side messages included; how many messages.
     Readers take what they miss and ignore the rest, so it does no harm, also while a worker owns the shard. Who was
-    erased is not named again.
+    erased is not named again. In place of side messages that an accepted loss took from the ledger, messages that say
+    just this: so a receiver whose topic has lost them, too, goes on.
 
     Raises:
         Unavailable: when the log cannot be read, or does not acknowledge, or a worker is always ahead.
     """
     walk, count = Walk(world.settings.prefix, world.shard), 0
-    keys = Keys()
+    keys, links = Keys(), Links()
     for _ in range(_PASSES):
         reached = walk.height
         async for block, _ in walk_ledger(world, walk):
+            lost = _follow(links, block)
             if block.header.height < first:
                 continue
             if keys.behind(block):
@@ -117,7 +134,7 @@ async def resend(world: World, first: int) -> int:
                     )
                 keys = await read_keys(world.keys, world.settings.read_bytes)
             keys.open(block)
-            outputs = outputs_of(block, fill=True)
+            outputs = outputs_of(block, fill=True) + said_lost(block, lost)
             if outputs:
                 await world.log.publish(outputs, world.settings.publish_deadline_s)
                 count += len(outputs)
@@ -127,23 +144,57 @@ async def resend(world: World, first: int) -> int:
     raise Unavailable(f"the worker of {world.shard} sends faster than this: stop it meanwhile")
 
 
-async def _accept(
+async def _rejoin(
     world: World, links: Links, spine: Spine, positions: Mapping[str, int]
-) -> dict[str, tuple[int, str]]:
-    """See `links.accept`, of all side messages that wait to be read."""
-    own = topics.partition_of_shard(world.shard)
+) -> dict[str, Rejoined]:
+    """How this shard goes on with each source whose waiting messages do not continue those taken."""
+    taken = dict(links.taken)
     topic = topics.REPORTS if topics.is_treasury(world.shard) else topics.DIRECTIVES
     at = positions.get(topic, spine.positions[topic])
+    sources: set[str] = set()
+    least: dict[str, int] = {}
+    async for part in _waiting(world, topic, at):
+        sources |= conflicts(links, world.shard, part)
+        for _, message in part:
+            source = message["source"]
+            least[source] = min(message["number"], least.get(source, message["number"]))
+    if not sources:
+        return {}
+    known = await _taken_since(world, {source: least[source] - 1 for source in sources})
+    rejoins = {source: Rejoin(taken.get(source, FIRST), known[source]) for source in sources}
+    async for part in _waiting(world, topic, at):
+        for offset, message in part:
+            if message["source"] in sources:
+                rejoins[message["source"]].read(offset, message)
+    return {source: result for source in sorted(sources) if (result := rejoins[source].result()) is not None}
+
+
+async def _waiting(world: World, topic: str, at: int) -> AsyncIterator[list[tuple[int, dict[str, Any]]]]:
+    """The side messages to this shard from an offset to the end of now, in parts, each with its offset."""
+    own = topics.partition_of_shard(world.shard)
     last = await world.log.tail(topic, own, 1)
     end = last[-1].offset + 1 if last else 0
-    accepted: dict[str, tuple[int, str]] = {}
     while at < end:
         until = min(at + _AT_ONCE, end)
         events, _ = await world.log.before(topic, own, until, until - at)
-        found = (read_input(topic, event.offset, event.key, event.value).event for event in events)
-        accepted = accept(links, world.shard, [m for m in found if isinstance(m, dict)]) | accepted
+        found = ((e.offset, read_input(topic, e.offset, e.key, e.value).event) for e in events)
+        yield [
+            (offset, message)
+            for offset, message in found
+            if isinstance(message, dict) and message["destination"] == world.shard
+        ]
         at = until
-    return accepted
+
+
+async def _taken_since(world: World, least: Mapping[str, int]) -> dict[str, dict[int, str]]:
+    """What the ledger says was taken of each of these sources: number → hash, from the least number on."""
+    known: dict[str, dict[int, str]] = {source: {} for source in least}
+    async for block, _ in walk_ledger(world, Walk(world.settings.prefix, world.shard)):
+        for record in block.records:
+            for delta in record.data["deltas"]:
+                if delta[0] == "took" and delta[1] in least and delta[2] >= least[delta[1]]:
+                    known[delta[1]][delta[2]] = delta[3]
+    return known
 
 
 async def _ahead(

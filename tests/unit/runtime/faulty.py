@@ -105,3 +105,11 @@ class FaultyStore(MemoryStore):
     def wipe(self) -> None:
         """Forgets everything, as an emptied server does."""
         self._shards.clear()
+
+
+class Truncated(MemoryBroker):
+    """A broker whose partitions can lose their tails."""
+
+    def cut(self, topic: str, partition: int, end: int) -> None:
+        del self._messages[topic, partition][end:]
+        del self._times[topic, partition][end:]

@@ -8,7 +8,7 @@ import random
 import orjson
 import pytest
 from engine_kit import START_MS, Deployment, HandClock, until
-from faulty import FaultyLog, FaultyStore
+from faulty import FaultyLog, FaultyStore, Truncated
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted
@@ -236,14 +236,6 @@ async def test_a_store_of_another_ledger_at_its_start_halts_too() -> None:
     await store.reset("u0", None, Meta(Tip("f" * 64, 0, ""), b"{}"))
     with pytest.raises(Halted, match=r"do not belong together|belongs to ledger"):
         await deployment.engine("u0").run()
-
-
-class Truncated(MemoryBroker):
-    """A broker whose ledger partition can lose its tail."""
-
-    def cut(self, topic: str, partition: int, end: int) -> None:
-        del self._messages[topic, partition][end:]
-        del self._times[topic, partition][end:]
 
 
 async def truncated(*, wipe: bool) -> tuple[Deployment, FaultyStore, int]:
