@@ -14,7 +14,7 @@ from typing import Any, Final
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import DAY_MS, Cap
 from adgovernor.core.history import Person, Serving
-from adgovernor.core.identities import Identities, servings_of, totals_scope
+from adgovernor.core.identities import Identities, servings_of, totals_suffix
 
 ROLLING: Final = "rolling"
 
@@ -84,12 +84,12 @@ def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str
         return _count_events(person, cap, scope, context, time_zone)
     window = cap.window
     servings = person.by_scope.get(scope)
-    name: str | None = scope
+    suffix: str | None = ""
     if cap.per is not None and context.who is not None:
         servings = servings_of(servings or (), context.who, cap.per)
-        name = totals_scope(scope, context.who, cap.per)
+        suffix = totals_suffix(context.who, cap.per)
     if window == "lifetime":
-        total = 0 if name is None else person.totals.get(name, 0)
+        total = 0 if suffix is None else person.lifetime_total(scope, suffix)
         return total + (_matching(servings, context.watermark_ms) if servings else 0)
     if not servings:
         return 0
@@ -148,13 +148,13 @@ def _count_events(person: Person, cap: Cap, scope: str, context: Context, time_z
     window = cap.window
     event = cap.event
     servings = person.by_scope.get(scope, [])
-    name: str | None = scope
+    suffix: str | None = ""
     if cap.per is not None and context.who is not None:
         servings = servings_of(servings, context.who, cap.per)
-        name = totals_scope(scope, context.who, cap.per)
+        suffix = totals_suffix(context.who, cap.per)
     marked = [(at_ms, serving) for serving in servings if (at_ms := serving.marked(event)) is not None]
     if window == "lifetime":
-        return (0 if name is None else person.totals.get(f"{event}@{name}", 0)) + len(marked)
+        return (0 if suffix is None else person.lifetime_total(f"{event}@{scope}", suffix)) + len(marked)
     if window == "stream":
         session = context.session
         return sum(1 for _, serving in marked if serving.session == session) if session else 0

@@ -12,7 +12,8 @@ Stored form: one JSON object, the keys short because there is one a person::
      "s": [[time_ms, decision id, slot, creative, campaign, account, [categories], [labels], session,
             deadline_ms, day, price_micros(, [pays_on, billing deadline_ms, {event: time_ms}])], ...],
      "t": {scope, event@scope, or either with #user:id or #device:id: lifetime total of servings no longer in "s"; at
-           most one number for each creative, campaign, account, category and label that was ever shown},
+           most one number for each creative, campaign, account, category and label that was ever shown, and that for
+           MOST_IDENTITIES users and devices (all others: #user: or #device:)},
      "o": [[scope, value], ...], "a": the same, of what is allowed,
      "v": [requests, impressions, [positions], spent micros, until_ms, [change ids]], of a session,
      "p": {decision id: [pods of a stream, see `podstate.person_row`]}}
@@ -20,6 +21,7 @@ Stored form: one JSON object, the keys short because there is one a person::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import MappingProxyType
@@ -30,8 +32,12 @@ import orjson
 from adgovernor.contracts.money import sayable
 
 NEVER = 2**62
+MOST_IDENTITIES = 128
+"""Users and devices whose lifetime totals a routing id keeps apart. Those beyond share one count, so that a cap per
+user or device may refuse one of them too early, and never too late."""
 MOST_CHANGES = 256
 """Changes of one session whose repetition is noticed; a player makes a few at a time."""
+_IDENTITY: Final = re.compile("#(?:user|device):")
 SHOWN = 0
 """``deadline_ms`` of a serving that was shown: it counts for good."""
 _DEADLINE: Final = 9
@@ -308,6 +314,12 @@ class Person:
                 return serving
         return None
 
+    def has_room(self, scope: str, value: str | None, most: int) -> bool:
+        """Whether one more word is remembered: a new advertiser or category only below ``most``."""
+        if scope == "all" or (scope, value) in self.opt_outs or (scope, value) in self.allows:
+            return True
+        return sum(entry[0] != "all" for words in (self.opt_outs, self.allows) for entry in words) < most
+
     def opted_out(self, account: str, categories: list[str]) -> str | None:
         """The opt-out that forbids an ad, such as ``advertiser:a1``, or None. The most specific word decides: of its
         advertiser, else of its categories (a refusal before a permission), else of all."""
@@ -361,10 +373,27 @@ class Person:
         prefixes = [""] if serving.deadline_ms == SHOWN else []
         prefixes += [event + "@" for event in serving.marks()]
         named = zip(("#user:", "#device:"), serving.ids, strict=False)
-        suffixes = ["", *[kind + word for kind, word in named if word]]
+        suffixes = ["", *[self._own_total(kind, word) for kind, word in named if word]]
         for scope in serving.scopes():
             for name in [prefix + scope + suffix for prefix in prefixes for suffix in suffixes]:
                 totals[name] = totals.get(name, 0) + 1
+
+    def _own_total(self, kind: str, word: str) -> str:
+        """Under which suffix a user's or device's lifetime totals are kept."""
+        if len(self.totals) < MOST_IDENTITIES:
+            return kind + word
+        known = {name[found.start() :] for name in self.totals if (found := _IDENTITY.search(name))}
+        return kind + word if kind + word in known or len(known) < MOST_IDENTITIES else kind
+
+    def lifetime_total(self, scope: str, suffix: str) -> int:
+        """What is counted of servings that are remembered no more: of all (``suffix`` is empty), or of one identity; of
+        who is not kept apart, together with all others that are not."""
+        totals = self.totals
+        found = totals.get(scope + suffix)
+        if found is not None or not suffix:
+            return found or 0
+        shared = totals.get(scope + suffix[: suffix.index(":") + 1], 0)
+        return 0 if shared and any(name.endswith(suffix) for name in totals) else shared
 
     def expect_prune(self, time_ms: int) -> None:
         """Something may be forgotten from this watermark on."""

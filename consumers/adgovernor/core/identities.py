@@ -75,9 +75,9 @@ def servings_of(servings: Iterable[Serving], who: Identities, per: str) -> list[
     return [serving for serving in servings if (ids := serving.ids) and ids[at] == word]
 
 
-def totals_scope(scope: str, who: Identities, per: str) -> str | None:
-    """Under which name lifetime totals keep what such a cap counts; None where they keep nothing of it."""
+def totals_suffix(who: Identities, per: str) -> str | None:
+    """Behind which scope's name lifetime totals keep what such a cap counts; None where they keep nothing of it."""
     place = place_of(who, per)
     if place is None:
         return None
-    return scope if place is ALL else f"{scope}#{place[0]}:{place[1]}"
+    return "" if place is ALL else f"#{place[0]}:{place[1]}"

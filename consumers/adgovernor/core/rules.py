@@ -59,6 +59,9 @@ class Rules:
     """Breaks that a request may ask for."""
     most_candidates: int = MOST_CANDIDATES
     """Candidates that a request may have."""
+    most_preferences: int = 1_000
+    """Advertisers and categories that one person may have refused or allowed. A refusal more takes the place of the
+    oldest permission; where there is none, the event goes to the dead letters. A refusal of all ads always counts."""
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):

@@ -20,31 +20,28 @@ from adgovernor.contracts.events import (
     Preference,
     SessionUpdate,
 )
-from adgovernor.contracts.ledger import ERASURE, Draft, ReadRecord
+from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.contracts.money import sayable
 from adgovernor.contracts.requests import PlainRequest
-from adgovernor.contracts.routing import partition_of
 from adgovernor.core import breaks, inputs, links, podevents
 from adgovernor.core.history import SHOWN, Person, Serving
 from adgovernor.core.lateness import late_until_ms
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Input, Poison
+from adgovernor.core.person_events import NOTHING_KNOWN, PersonEvents
 from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
 from adgovernor.core.user_state import open_key
-from adgovernor.core.user_stored import StoredUserState
 
 _REMEMBERED: Final = 7
 """An open reservation has so many members, and one more where nobody remembers it."""
-_NOTHING_KNOWN: Final = {"history": "{}"}
 
 
-class UserShard(StoredUserState):
+class UserShard(PersonEvents):
     """The machine (see `machine.Machine`) of one user shard."""
 
     def __init__(self, shard: str, rules: Rules) -> None:
-        super().__init__(shard)
-        self.configured = rules
+        super().__init__(shard, rules)
         self._selector = Selector(self)
         self._items: dict[str, dict[str, dict[str, Any]]] = {}
 
@@ -120,7 +117,7 @@ class UserShard(StoredUserState):
         elif isinstance(what, Impression | Click | CompletedView):
             self._engagement(draft, what, event, unknown, assumed)
         elif isinstance(what, OptOut | OptIn | Preference):
-            self._opt(draft, what, event, unknown)
+            self._opt(draft, what, event, unknown, assumed)
         elif isinstance(what, Erasure):
             self._erase(draft, what, event, unknown)
         elif isinstance(what, SessionUpdate):
@@ -146,10 +143,6 @@ class UserShard(StoredUserState):
     def publish(self, topic: str, key: str, body: dict[str, Any]) -> None:
         """Says something in public, under a key that is nobody's name."""
         self._draft.out.append([topic, key, body])
-
-    def _is_mine(self, routing: str) -> bool:
-        # Asked before the first block has put the rules in force; the number of partitions never changes.
-        return partition_of(routing.encode(), self.configured.partitions) == self.partition
 
     def _advance(self, watermark_ms: int) -> None:
         """Moves the watermark, and lets expire what is then due, before anything else is decided."""
@@ -182,18 +175,6 @@ class UserShard(StoredUserState):
                 taken = min(amount, share.holds[until_ms, day])
                 self.emit(["lapse", share.campaign.campaign_id, day, until_ms, taken])
                 amount -= taken
-
-    def _person(self, routing: str, unknown: bool) -> Person | None:
-        """The person, most recently used from now on; None where they belong to another shard."""
-        person = self.persons.pop(routing, None)
-        if person is None:
-            if not self._is_mine(routing):
-                return None
-            person = Person()
-            if unknown:
-                person.ops = []
-        self.persons[routing] = person
-        return person
 
     # ------------------------------------------------------------------ ad requests
 
@@ -289,7 +270,7 @@ class UserShard(StoredUserState):
         blind = serving is None and (person.ops is not None or assumed is not None)
         if blind:
             # Whether this person was served the ad cannot be known; an audit must not know it either.
-            draft.assumed = _NOTHING_KNOWN
+            draft.assumed = NOTHING_KNOWN
         reservation = self.open.get(open_key(what.decision_id, what.slot))
         if reservation is not None and not (
             blind
@@ -381,50 +362,6 @@ class UserShard(StoredUserState):
             "charged_micros": charged,
         }
         self._ask(share, serving.day, 0)
-
-    def _opt(self, draft: Draft, what: OptOut | OptIn | Preference, event: Input, unknown: bool) -> None:
-        if self._person(event.routing, unknown) is None:
-            draft.result = {"kind": "misrouted"}
-            return
-        if what.time_ms <= self.now_ms + self.rules.skew_ms:
-            self._advance(what.time_ms - self.rules.lateness_ms)
-        kind: str = what.type
-        if isinstance(what, Preference):
-            kind = "opt-out" if what.choice == "refuse" else what.choice
-        # A word beside "all" says nothing: with it, an opt-in would not take the opt-out back.
-        self.emit(["opt", kind, what.scope, None if what.scope == "all" else what.value])
-        draft.result = {"kind": what.type, "scope": what.scope}
-
-    def _erase(self, draft: Draft, what: Erasure, event: Input, unknown: bool) -> None:
-        draft.result = {"kind": ERASURE}
-        if self._person(event.routing, unknown) is None:
-            # Elsewhere there is no state of theirs, but what went astray is sealed with a key that must go, too.
-            draft.result["misrouted"] = True
-            return
-        if what.time_ms <= self.now_ms + self.rules.skew_ms:
-            self._advance(what.time_ms - self.rules.lateness_ms)
-        self.emit(["erase"])
-
-    def _visit(self, draft: Draft, what: SessionUpdate, event: Input, unknown: bool) -> None:
-        if self._person(event.routing, unknown) is None:
-            draft.result = {"kind": "misrouted"}
-            return
-        if what.time_ms <= self.now_ms + self.rules.skew_ms:
-            self._advance(what.time_ms - self.rules.lateness_ms)
-        # An event whose time is wrong must not end the session's state early, nor keep it for ever.
-        at_ms = min(max(what.time_ms, self.watermark_ms), self.now_ms + self.rules.skew_ms)
-        self.emit(
-            [
-                "visit",
-                what.change_id,
-                what.requests,
-                what.impressions,
-                list(what.pod_positions),
-                what.spend_micros,
-                at_ms + self.rules.session_ttl_ms,
-            ]
-        )
-        draft.result = {"kind": "session"}
 
     # ------------------------------------------------------------------ money: directives, asks, reports
 

@@ -61,7 +61,7 @@ Engagement = Annotated[Impression | Click | CompletedView, Field(discriminator="
 
 class _Wish(Contract):
     scope: Literal["all", "advertiser", "category"] = "all"
-    value: str | None = None
+    value: str | None = Field(default=None, max_length=256)
     """The account id or the category; not read for ``all``."""
 
     @model_validator(mode="after")

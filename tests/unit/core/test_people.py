@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adgovernor.contracts import topics
+from adgovernor.core.history import MOST_IDENTITIES, Person, Serving
 from adgovernor.core.user_shard import UserShard
 
 MEMBERS = ("mum", "kid")
@@ -358,3 +359,62 @@ def test_a_longer_cap_says_from_when_it_can_see() -> None:
     world.campaign("c1", "a1", budget_micros=10**9, caps=[{"length_ms": 2 * DAY, "limit": 1}])
     world.campaign("c1", "a1", budget_micros=10**9, caps=[{"length_ms": 4 * DAY, "limit": 1}])
     assert shard_of(world).since_ms == later - DAY, "no more was forgotten meanwhile than before"
+
+
+# ---------------------------------------------------------------------- limits
+
+
+def letters(world: World) -> list[dict[str, Any]]:
+    return [body for topic, body in world.events if topic == topics.dlq(topics.USER_EVENTS)]
+
+
+def test_a_refusal_too_many_takes_the_place_of_a_permission() -> None:
+    """Whoever has said as much as is remembered is shown less than they allowed before they are shown what they refuse;
+    without a permission to give up, what more they want goes to the dead letters and nothing that was said is lost."""
+    world = World(most_preferences=2)
+    prefer(world, "allow", "all")
+    prefer(world, "allow", "category", "cars")
+    prefer(world, "refuse", "category", "toys")
+    ann = shard_of(world).persons["ann"]
+    prefer(world, "refuse", "advertiser", "a1")
+    assert ann.opt_outs == [("category", "toys"), ("advertiser", "a1")]
+    assert ann.allows == [("all", None)]
+    assert letters(world) == []
+
+    prefer(world, "refuse", "advertiser", "a2")
+    prefer(world, "allow", "advertiser", "a3")
+    assert [body["reason"] for body in letters(world)] == ["too_many_preferences"] * 2
+    assert ann.opt_outs == [("category", "toys"), ("advertiser", "a1")]
+    prefer(world, "allow", "advertiser", "a1")
+    prefer(world, "refuse", "all")
+    assert ann.opt_outs == [("category", "toys"), ("all", None)]
+    assert ann.allows == [("advertiser", "a1")]
+
+
+def test_what_somebody_unknown_wants_counts() -> None:
+    """While it cannot be read how much a person has said before, what they say counts, and is decided so again."""
+    world = World(most_preferences=1)
+    prefer(world, "refuse", "advertiser", "a1")
+    world.forget()
+    body = {"type": "opt-out", "routing_id": "ann", "time_ms": T0, "scope": "advertiser", "value": "a2"}
+    world.put(topics.USER_EVENTS, "ann", body, unknown=True)
+    world.heal()
+    assert shard_of(world).persons["ann"].opt_outs == [("advertiser", "a1"), ("advertiser", "a2")]
+    assert state_of(world.decided_again("u0")) == world.state("u0")
+
+
+def test_devices_beyond_a_limit_share_one_lifetime_total() -> None:
+    """However many devices a household names, a limited number is kept apart: of the others, each counts what all of
+    them were shown, so that none gets more than its cap allows."""
+    most = 20
+    person = Person()
+    for number in range(MOST_IDENTITIES + most):
+        serving = [T0, "r", 0, "x", "c1", "a1", [], [], [None, None, f"d{number}"], 0, 0, 1]
+        person.add(Serving(serving))
+    person.next_prune_ms = 0
+    person.prune(T0 + 9 * DAY, HOUR, DAY)
+    assert person.lifetime_total("campaign:c1", "") == MOST_IDENTITIES + most
+    assert person.lifetime_total("campaign:c1", "#device:d1") == 1
+    assert person.lifetime_total("campaign:c1", f"#device:d{MOST_IDENTITIES + 1}") == most
+    assert person.lifetime_total("campaign:c1", "#device:new") == most
+    assert len(person.totals) == 3 * (MOST_IDENTITIES + 2)

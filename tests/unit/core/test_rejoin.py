@@ -100,8 +100,8 @@ def test_a_newer_history_is_taken_from_where_it_parts_from_what_was_taken() -> N
 
 
 def test_what_nobody_knows_any_more_is_said_to_be_lost() -> None:
-    """Messages that the sender's ledger lost and a topic, too, are taken as lost, and the next one continues them; where
-    the topic still has them they count, and the word about them does not."""
+    """Messages that the sender's ledger lost and a topic, too, are taken as lost, and the next one continues them;
+    where the topic still has them they count, and the word about them does not."""
     sender = Links()
     first, second, third = _sent(sender, "one", "two", "three")
     [fourth] = _sent(sender, "four")
