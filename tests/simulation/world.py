@@ -38,6 +38,8 @@ from adgovernor.runtime.world import StartOver, World
 PREFIX: Final = "sim"
 SETTLE_S: Final = 45.0
 """After the faults have stopped, everything is consumed, published and stored within so much virtual time."""
+RESEND_S: Final = LOAD_S + 8.0
+"""When somebody sends again what side topics lost."""
 STOP_S: Final = 15.0
 """A graceful stop ends within so much."""
 MAX_TURNS: Final = 60_000
@@ -94,6 +96,8 @@ class SimWorld:
         self._mending: set[str] = set()
         self._looked_at: list[asyncio.Task[None]] = []
         self.operator = Process("operator", self.loop)
+        self._errands: list[asyncio.Task[None]] = []
+        """What people were asked to do."""
         self._births = 0
         self._last_arrival_s = 0.0
         rng = self.rng
@@ -348,7 +352,7 @@ class SimWorld:
             # A gap stays until the sources send what is missing again: somebody sees the alarm and has them do so.
             for source in (topics.treasury_shard, topics.user_shard):
                 for number in range(self.partitions):
-                    self.loop.later(LOAD_S + 8.0 - self.loop.time(), self._resend, source(number))
+                    self.loop.later(RESEND_S - self.loop.time(), self._resend, source(number))
         else:
             self.broker.lose_tail(rng.choice(topics.PUBLIC_INPUTS), partition, rng.randint(1, 8))
 
@@ -368,10 +372,11 @@ class SimWorld:
         self.loop.later(1.0, self._mend, shard)
 
     def _mend(self, shard: str) -> None:
-        self.operator.spawn(self._recover(shard))
+        self._errands.append(self.operator.spawn(self._recover(shard)))
 
     def _resend(self, shard: str) -> None:
-        self.operator.spawn(self._maintain(lambda: resend(self._operators(shard), 1)))
+        work = self._maintain(lambda: resend(self._operators(shard), 1))
+        self._errands.append(self.operator.spawn(work))
 
     async def _maintain(self, work: Callable[[], Awaitable[object]]) -> None:
         """Does what a person does until it works."""
@@ -396,6 +401,9 @@ class SimWorld:
         world = self._operators(shard)
         await self._maintain(lambda: recover(world, why="simulated", positions=self._positions_kept(shard)))
         self._mending.discard(shard)
+        if self.loop.time() > RESEND_S and any(kind == "side" for _, kind in self.faults.losses):
+            # What it sends only now, or can send no more, was not sent with what the others did.
+            await self._maintain(lambda: resend(self._operators(shard), 1))
         partition = topics.partition_of_shard(shard)
         if self.owners[partition].process.dead:
             return  # Whoever takes its place starts the shard.
@@ -439,7 +447,7 @@ class SimWorld:
     def _look_after(self) -> None:
         """Notices engines that ended although nobody asked them to."""
         turns = 0
-        for task in self.operator.tasks:
+        for task in self._errands:
             if task.done() and not task.cancelled() and (failed := task.exception()) is not None:
                 self.problems.append(f"crash: what a person ran: {failed!r}")
         for worker in (*self.workers, *self.graves):
