@@ -14,8 +14,9 @@ import orjson
 from tests.simulation import audit_accounts, audit_chain
 from tests.simulation.audit_chain import AuditBlock, Findings
 from tests.simulation.audit_loss import LossAudit
+from tests.simulation.audit_shares import Told
 from tests.simulation.audit_treasury import Fund, TreasuryAudit
-from tests.simulation.audit_users import Told, UserAudit
+from tests.simulation.audit_users import UserAudit
 from tests.simulation.sealed import BUCKETS, check_keys, opened
 from tests.simulation.world import PREFIX, SimWorld
 
@@ -250,6 +251,8 @@ class Audit:
                     self.findings.fail("each person has a key, and nobody else has", problem)
             if self.users:
                 self._compare_money(shard, stored.buckets.get("campaigns", {}))
+            if shard in self.users:
+                self._compare_sessions(shard, stored.buckets.get("users", {}))
 
     def _rebuild(self, shard: str, chain: list[AuditBlock]) -> dict[str, dict[str, bytes]]:
         rules = self._rules
@@ -275,6 +278,20 @@ class Audit:
             bucket: {name: value for name, value in values.items() if value is not None}
             for bucket, values in fields.items()
         }
+
+    def _compare_sessions(self, shard: str, people: dict[str, bytes]) -> None:
+        """What sessions say they did is added up, each change once."""
+        kept = {name: row for name, raw in people.items() if (row := orjson.loads(raw).get("v")) is not None}
+        own = {
+            name: [visit.requests, visit.impressions, sorted(visit.positions), visit.spend_micros]
+            for name, person in self.users[shard].people.items()
+            if (visit := person.visit) is not None
+        }
+        self.findings.check(
+            {name: row[:4] for name, row in kept.items()} == own,
+            "a session's changes are counted once",
+            f"{shard}: {kept}, {own}",
+        )
 
     def _compare_money(self, shard: str, campaigns: dict[str, bytes]) -> None:
         for name, raw in campaigns.items():

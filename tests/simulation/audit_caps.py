@@ -31,6 +31,8 @@ class Show:
     billing_ms: int
     """The deadline of its money; `SHOWN` once it is paid."""
     pays_on: str
+    ids: dict[str, str] = field(default_factory=dict)
+    """To whom, by kind of identity."""
     marks: set[str] = field(default_factory=set)
     """Clicked, seen to its end."""
 

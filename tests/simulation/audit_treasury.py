@@ -9,7 +9,7 @@ from typing import Any
 from tests.simulation import audit_accounts, audit_caps
 from tests.simulation.audit_accounts import Account
 from tests.simulation.audit_chain import Findings
-from tests.simulation.audit_users import Told
+from tests.simulation.audit_shares import Told
 
 from adgovernor.core.rules import Rules
 

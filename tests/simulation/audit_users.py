@@ -3,102 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation import audit_caps
+from tests.simulation import audit_caps, audit_people
 from tests.simulation.audit_caps import SHOWN, Show
 from tests.simulation.audit_chain import Findings
+from tests.simulation.audit_people import Person
+from tests.simulation.audit_shares import Place, Share, ShareAudit
 
 from adgovernor.core.rules import Rules
 
-Place = tuple[str, int]
-"""Decision id and slot."""
-_SLACK_MS = 5_000
-"""What is due is done within so much virtual time."""
 
-
-@dataclass(slots=True)
-class Share:
-    """A campaign as the shard was told of it."""
-
-    data: dict[str, Any]
-    zone: str
-    treasury: str
-    by_day: bool = False
-    """Its account has a daily budget."""
-    reasons: list[str] = field(default_factory=list)
-    books: dict[int, list[int]] = field(default_factory=dict)
-    """Day → lease, reserved, spent."""
-    owed: dict[Place, tuple[int, int, int]] = field(default_factory=dict)
-    """Late impressions not paid yet: place → day, amount, until."""
-    asks: set[int] = field(default_factory=set)
-    denied: dict[int, int] = field(default_factory=dict)
-    holds: dict[tuple[int, int], int] = field(default_factory=dict)
-    """(Until, day) → reserved for late events in general."""
-
-    def book(self, day: int) -> list[int]:
-        """The day's money."""
-        return self.books.setdefault(day, [0, 0, 0])
-
-    def held(self) -> int:
-        """All money here."""
-        return sum(map(sum, self.books.values()))
-
-
-@dataclass(slots=True)
-class Person:
-    """What somebody asked for and saw."""
-
-    requests: dict[str, int] = field(default_factory=dict)
-    shows: list[Show] = field(default_factory=list)
-    opt_outs: set[tuple[str, str | None]] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a shard had of a campaign when it last sent its treasury something about it."""
-
-    directives: int
-    """How many of the treasury's directives it had taken."""
-    leases: dict[int, int]
-    """Day → idle money."""
-
-
-class UserAudit:
+class UserAudit(ShareAudit):
     """One user shard. `degraded` and `late` count what may break caps, and is listed apart."""
 
     def __init__(
         self, shard: str, partition_of: Callable[[str], int], rules: Rules, findings: Findings
     ) -> None:
-        self.shard = shard
-        self.rules = rules
-        self.findings = findings
-        self.shares: dict[str, Share] = {}
+        super().__init__(shard, rules, findings)
         self.people: dict[str, Person] = {}
         self.open: dict[Place, tuple[int, str, int, int]] = {}
         """Reservations: place → deadline, campaign, day, price."""
-        self.watermark_ms = 0
-        self.told: dict[tuple[str, int], dict[str, Told]] = {}
-        """(Treasury, number of a message) → campaign → what the treasury knows of it by that message."""
-        self.taken: dict[str, int] = {}
+        self.forgotten: dict[Place, str] = {}
+        """Reservations of people of whom nothing may be kept, and what each is paid on."""
+        self._beside: list[Show] = []
+        """What of such people the request at hand has reserved."""
         self.degraded = 0
         self.late = 0
         self.settled: set[Place] = set()
         self._mine = partition_of
-        self._where = ""
         self._now_ms = 0
-        self._record: dict[str, Any] = {}
-        self._returned: dict[tuple[str, int], int] = {}
-
-    def fail(self, rule: str, text: str) -> None:
-        """Notes a violation at the present record."""
-        self.findings.fail(rule, f"{self._where}: {text}")
-
-    def check(self, holds: bool, rule: str, text: str) -> None:
-        """Notes a violation at the present record unless ``holds``."""
-        if not holds:
-            self.fail(rule, text)
 
     # --- One record -------------------------------------------------------------------------------------------
 
@@ -108,6 +42,7 @@ class UserAudit:
         self._now_ms = now_ms
         self._record = record
         self._returned = {}
+        self._beside = []
         before_ms = self.watermark_ms
         person = self._person()
         expected = self._expect(record, person)
@@ -126,7 +61,7 @@ class UserAudit:
                 self._expire(due, *args)
             elif name == "seen":
                 seen = (args[0], args[1])
-                if person is not None:
+                if person is not None and audit_people.remembered(record["personal"]["value"]):
                     person.requests[args[0]] = args[1]
             elif name == "reserve":
                 assert seen is not None
@@ -137,29 +72,13 @@ class UserAudit:
         self.check(not due, "expiry in order, before all else", f"{due} did not expire")
         if record["topic"] == "ad-requests":
             self._judge_request(record, person, before_ms, expected, reserved)
+        elif record["topic"] == "user-events":
+            self._hear(record, person)
         elif expected is not None:
             kind = record["result"]["kind"]
             self.check(kind == expected, "what an impression becomes", f"{kind}, expected {expected}")
         self._check_messages(record)
         self._check_grants(record)
-
-    def _check_grants(self, record: dict[str, Any]) -> None:
-        """A grant pays first what is owed; the answer to a recall leaves nothing idle."""
-        granted = {(delta[1], delta[2]) for delta in record["deltas"] if delta[0] == "grant"}
-        for campaign, day in granted:
-            share = self.shares[campaign]
-            owed = [e for e in share.owed.values() if e[0] == day and e[2] > self.watermark_ms]
-            self.check(
-                not owed or owed[0][1] > share.book(day)[0],
-                "owed is paid first by the next grant",
-                f"{campaign} {day}: {owed} of {share.book(day)[0]}",
-            )
-        for _, _, _, payload in record.get("send", ()):
-            for item in payload["items"]:
-                name = item["campaign_id"]
-                if "round" in item and name in self.shares and not any(name == c for c, _ in granted):
-                    idle = sum(book[0] for book in self.shares[name].books.values())
-                    self.check(not idle, "a recall returns all idle money", f"{name} keeps {idle}")
 
     def _person(self) -> Person | None:
         routing = (self._record.get("personal") or {}).get("routing")
@@ -186,6 +105,7 @@ class UserAudit:
 
     def _close(self, place: Place, campaign: str, day: int, price: int) -> None:
         entry = self.open.pop(place, None)
+        self.forgotten.pop(place, None)
         self.check(
             entry is not None and entry[1:] == (campaign, day, price),
             "an amount is settled or expired as it was reserved",
@@ -225,6 +145,7 @@ class UserAudit:
         self.check(start <= time_ms < end, "only within the flight", f"{campaign} at {time_ms}")
         self._move(campaign, day, -price, price, 0)
         self.open[place] = (deadline_ms, campaign, day, price)
+        kept = audit_people.remembered(request)
         show = Show(
             time_ms,
             decision,
@@ -234,21 +155,26 @@ class UserAudit:
             account,
             categories,
             labels,
-            request.get("session_id"),
+            request.get("session_id") if kept else None,
             shown_by_ms if pays_on else deadline_ms,
             day,
             price,
             deadline_ms,
             pays_on or "impression",
+            audit_people.identities_of(request),
         )
         if person is None:
             self.fail("only a person of this shard is served", decision)
             return
+        before = person.shows if kept else self._beside
         if self._record.get("assumed") is None:
-            self._judge_caps(person, show, share)
+            self._judge_person(person, show, share, before)
         else:
             self.degraded += 1
-        person.shows.append(show)
+        if not kept:
+            self.forgotten[place] = show.pays_on
+            self.settled.discard(place)  # The same request may be decided again: nobody remembers it.
+        before.append(show)
 
     def _judge_deadlines(
         self, share: Share, time_ms: int, slot: int, deadline_ms: int, shown_by_ms: int, pays_on: str
@@ -283,31 +209,33 @@ class UserAudit:
                     return sum(30_000 if ms is None else ms for _, ms in in_play[: places.index(slot)])
         return 0
 
-    def _judge_caps(self, person: Person, show: Show, share: Share) -> None:
+    def _judge_person(self, person: Person, show: Show, share: Share, before: list[Show]) -> None:
         caps = share.data.get("caps", [])
+        policies = share.data.get("policies", {})
         routing, request = self._record["personal"]["routing"], self._record["personal"]["value"]
-        known = request.keys() & {"household_id", "user_id", "device_id"}
-        if not known and any(cap.get("window") != "pod" for cap in caps):
-            by_session = share.data.get("policies", {}).get("no_identity") == "session" and show.session
-            self.check(bool(by_session), "nobody known: campaigns with caps skip", f"{show.campaign}")
-        for broken in audit_caps.violations(caps, show, person.shows, self.watermark_ms, share.zone):
+        self.check(
+            not audit_people.unknown_to_caps(caps, request, policies),
+            "nobody known: campaigns with caps skip",
+            f"{show.campaign} in {show.decision_id}",
+        )
+        for broken in audit_people.broken_caps(caps, request, show, before, self.watermark_ms, share.zone):
             self.fail("caps", f"{show.decision_id} {show.slot} of {routing} at {show.time_ms}: {broken}")
-        for scope, value in person.opt_outs:
-            against = (
-                scope == "all"
-                or (scope == "advertiser" and value == show.account)
-                or (scope == "category" and value in show.categories)
-            )
-            self.check(not against, "opt-outs are honoured", f"{show.campaign}: {scope} {value}")
+        self.check(
+            not person.refuses(show.account, show.categories),
+            "what people refuse is honoured",
+            f"{show.campaign} of {show.account}, {show.categories}: {person.words}",
+        )
+        self.check(
+            audit_people.personal(request) or not policies.get("personalised", False),
+            "personalised campaigns need consent",
+            f"{show.campaign} in {show.decision_id}",
+        )
+
+    def _hear(self, record: dict[str, Any], person: Person | None) -> None:
+        if person is not None and record["result"]["kind"] != "poison":
+            person.hear(record["personal"]["value"])
 
     # --- Everything else that a delta may do ------------------------------------------------------------------
-
-    def _move(self, campaign: str, day: int, lease: int, reserved: int, spent: int) -> None:
-        book = self.shares[campaign].book(day)
-        book[0] += lease
-        book[1] += reserved
-        book[2] += spent
-        self.check(min(book) >= 0, "no amount is negative", f"{campaign} {day}: {book}")
 
     def _apply(self, person: Person | None, name: str, args: list[Any]) -> None:
         if name == "settle":
@@ -339,13 +267,6 @@ class UserAudit:
                 show.marks.add(args[2])
         elif name in ("paid", "unfund"):
             self._pay(name, *args)
-        elif name == "opt":
-            kind, scope, value = args
-            if person is not None:
-                (person.opt_outs.discard if kind == "opt-in" else person.opt_outs.add)((scope, value))
-        elif name == "erase":
-            if person is not None:
-                self.people[self._record["personal"]["routing"]] = Person()
         elif name == "define":
             data, zone, treasury, *by_day = args
             known = self.shares.get(data["campaign_id"])
@@ -386,40 +307,6 @@ class UserAudit:
         elif name == "took":
             self.taken[args[0]] = args[1]
 
-    def _close_day(self, campaign: str, day: int) -> None:
-        """Money that nothing moves any more is kept as a sum."""
-        share, rules = self.shares[campaign], self.rules
-        book = share.books.pop(day, [0, 0, 0])
-        owed = any(entry[0] == day for entry in share.owed.values())
-        self.check(
-            not (book[0] or book[1] or owed), "only a settled day is closed", f"{campaign} {day}: {book}"
-        )
-        until_ms = audit_caps.day_end_ms(day, share.zone) + max(rules.day_grace_ms, rules.dedupe_ms)
-        self.check(until_ms <= self.watermark_ms, "a day is closed after every grace", f"{campaign} {day}")
-        share.denied.pop(day, None)
-        if book[2]:
-            share.book(-1)[2] += book[2]
-
-    def _hold(self, name: str, campaign: str, day: int, until_ms: int, amount: int) -> None:
-        """Money kept back for late events is reserved for a while, and returns."""
-        held = self.shares[campaign].holds
-        moved = amount if name == "hold" else -amount
-        held[until_ms, day] = held.get((until_ms, day), 0) + moved
-        self.check(held[until_ms, day] >= 0, "what is kept back returns once", f"{campaign} {day} {until_ms}")
-        self._move(campaign, day, -moved, moved, 0)
-
-    def _asked(self, campaign: str, day: int, price: int) -> None:
-        share = self.shares[campaign]
-        self.check(not share.reasons, "a paused campaign does not ask", campaign)
-        self.check(day not in share.asks or bool(share.owed), "one ask at a time", f"{campaign} {day}")
-        until_ms = share.denied.get(day, 0)
-        self.check(
-            self.watermark_ms >= until_ms,
-            "ask cool-down",
-            f"{campaign} {day} asks at {self.watermark_ms}, denied until {until_ms}",
-        )
-        share.asks.add(day)
-
     def _billed(self, person: Person | None, decision: str, slot: int) -> None:
         place = (decision, slot)
         self.check(place not in self.settled, "what is paid for is booked once", str(place))
@@ -443,23 +330,6 @@ class UserAudit:
         if person is None:
             return []
         return [show for show in person.shows if (show.decision_id, show.slot) == place]
-
-    def _pay(self, name: str, decision: str, slot: int, campaign: str, day: int, amount: int) -> None:
-        share = self.shares[campaign]
-        owed = share.owed.pop((decision, slot), None)
-        if owed is None or owed[:2] != (day, amount):
-            self.fail(
-                "a late impression is paid or given up once", f"{name} {decision} {slot}: owed was {owed}"
-            )
-            return
-        over = owed[2] <= self.watermark_ms
-        self.check(
-            over == (name == "unfund"),
-            "owed is paid within the tombstone's life",
-            f"{name} {decision} {slot}",
-        )
-        if name == "paid":
-            self._move(campaign, day, -amount, 0, amount)
 
     # --- What a record should have been -----------------------------------------------------------------------
 
@@ -486,6 +356,9 @@ class UserAudit:
         watermark_ms = self._watermark_after(value["time_ms"])
         place = (value["decision_id"], value["slot"])
         entry = self.open.get(place)
+        if place in self.forgotten and entry is not None and entry[0] > watermark_ms:
+            pays_on = self.forgotten[place]
+            return "settled" if kind == pays_on else "counted" if kind == "impression" else kind
         show = next(reversed(self._shows(person, place)), None)
         if show is None or show.time_ms + self.rules.dedupe_ms <= watermark_ms:
             return "orphan"
@@ -555,6 +428,25 @@ class UserAudit:
         self._judge_pod(request, filled)
         for loser in decision.get("losers", ()):
             self._judge_loser(loser, filled)
+            if person is not None and record.get("assumed") is None:
+                self._judge_refusal(person, request, loser)
+
+    def _judge_refusal(self, person: Person, request: dict[str, Any], loser: dict[str, Any]) -> None:
+        """Nobody is said to have refused what they did not refuse."""
+        share = self.shares.get(loser["campaign_id"])
+        codes = {reason["code"] for reason in loser["reasons"]}
+        if share is None or not codes & {"opted_out", "no_consent"}:
+            return
+        candidate = request["candidates"][loser["candidate"]]
+        categories = [*share.data.get("categories", ()), *candidate.get("categories", ())]
+        self.check(
+            "opted_out" not in codes or person.refuses(share.data["account_id"], categories),
+            "the most specific word decides",
+            f"{loser}: {person.words}",
+        )
+        self.check(
+            "no_consent" not in codes or not audit_people.personal(request), "consent is asked", str(loser)
+        )
 
     def _judge_pod(self, request: dict[str, Any], filled: list[dict[str, Any]]) -> None:
         """What several ads of one request may be together."""
@@ -587,44 +479,11 @@ class UserAudit:
         self.check("exhausted" not in codes or "exhausted" in paused, "no lease is not exhausted", str(loser))
         self.check("outbid" not in codes or bool(filled), "outbid by somebody", str(loser))
 
-    # --- Messages to treasuries -------------------------------------------------------------------------------
-
-    def _check_messages(self, record: dict[str, Any]) -> None:
-        """What is reported is true, and what was returned is in the message."""
-        for destination, number, _, payload in record.get("send", ()):
-            for item in payload["items"]:
-                share = self.shares.get(item["campaign_id"])
-                for day, amount in item.get("returned", ()):
-                    left = self._returned.pop((item["campaign_id"], day), 0)
-                    refused = item["campaign_id"] in record["result"].get("refused", ())
-                    self.check(left == amount or refused, "what is returned arrives", f"{item}: {left}")
-                for row in item.get("books", ()):
-                    held = None if share is None else share.books.get(row[0])
-                    self.check(held == row[1:], "reports tell the truth", f"{item}: {held}")
-            told = dict(self.told.get((destination, number - 1), {}))
-            for item in payload["items"]:
-                name = item["campaign_id"]
-                books = self.shares[name].books if name in self.shares else {}
-                leases = {day: book[0] for day, book in books.items() if book[0]}
-                told[name] = Told(self.taken.get(destination, 0), leases)
-            self.told[destination, number] = told
-        self.check(not self._returned, "what is returned arrives", f"{self._returned} is in no message")
-
     # --- In the end -------------------------------------------------------------------------------------------
 
     def finish(self, now_ms: int) -> None:
         """What must be so once everything has come to rest."""
         self._where = f"{self.shard} in the end"
         self.check(not self.open, "every reservation ends", str(self.open))
-        due_ms = now_ms - self.rules.lateness_ms - _SLACK_MS
-        for name, share in self.shares.items():
-            stale = [entry for entry in share.owed.values() if entry[2] <= due_ms]
-            self.check(not stale, "a late impression is paid or given up once", f"{name} still owes {stale}")
-            for day, (lease, _, _) in share.books.items():
-                over = day > 0 and audit_caps.day_end_ms(day, share.zone) <= due_ms
-                self.check(
-                    not (lease and over), "an old day's idle money is returned", f"{name} {day}: {lease}"
-                )
-                self.check(
-                    not (lease and share.reasons), "paused: idle money is returned", f"{name}: {lease}"
-                )
+        self._finish_shares(now_ms)
+        self.check(not self.forgotten, "every reservation ends", str(self.forgotten))

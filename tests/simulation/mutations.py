@@ -8,11 +8,12 @@ from tests.simulation.mutation import Mutation
 from tests.simulation.mutations_core import CORE
 from tests.simulation.mutations_loss import LOSS
 from tests.simulation.mutations_money import MONEY
+from tests.simulation.mutations_people import PEOPLE
 from tests.simulation.mutations_runtime import RUNTIME
 from tests.simulation.mutations_sealing import SEALING
 
 MUTATIONS: Final[dict[str, Mutation]] = {
-    mutation.name: mutation for mutation in (*RUNTIME, *CORE, *MONEY, *LOSS, *SEALING)
+    mutation.name: mutation for mutation in (*RUNTIME, *CORE, *MONEY, *PEOPLE, *LOSS, *SEALING)
 }
 
 UNNEEDED: Final[dict[str, str]] = {

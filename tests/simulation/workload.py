@@ -13,6 +13,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import orjson
+from tests.simulation.minds import Minds
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.routing import partition_of
@@ -56,6 +57,7 @@ class Workload:
     """Whether a day ends there within the run."""
     rich: bool = False
     """Whether accounts have budgets, and there are pods, prices by click and view, and days that roll over."""
+    minds: Minds = field(default_factory=lambda: Minds(random.Random(0)))
     _seen: dict[int, int] = field(default_factory=dict)
     """Partition of ``decisions`` → the last number taken by the client below."""
     _requests: list[tuple[float, dict[str, Any], bytes]] = field(default_factory=list)
@@ -148,6 +150,7 @@ class Workload:
         for _ in range(rng.randint(0, 6)):
             self._plan_poison()
         self._plan_commands()
+        self._plan_wishes()
         self.arrivals.sort(key=lambda arrival: arrival.at_s)
 
     def _plan_campaigns(self) -> None:
@@ -203,6 +206,7 @@ class Workload:
                 "degraded": rng.choice(("open", "closed", "bounded")),
                 "degraded_limit": rng.randint(0, 2),
             }
+        self.minds.campaign(campaign)
         return campaign
 
     def _draw_cap(self) -> dict[str, Any]:
@@ -223,6 +227,7 @@ class Workload:
             cap["limit"] = rng.randint(2, 6)
         elif window == "lifetime":
             cap["limit"] = rng.randint(3, 10)
+        self.minds.cap(cap)
         return cap
 
     def _plan_people(self) -> None:
@@ -268,6 +273,7 @@ class Workload:
         request["candidates"] = [
             self._draw_candidate() for _ in range(rng.randint(1, 4 + 4 * ("pod" in request)))
         ]
+        self.minds.request(request)
         key = self._routing(request)
         first = self._arrival(at_s, topics.AD_REQUESTS, key, request)
         self.arrivals.append(first)
@@ -311,6 +317,15 @@ class Workload:
         }
         event["value"] = rng.choice(sorted(self.accounts) if event["scope"] == "advertiser" else _CATEGORIES)
         self.arrivals.append(self._arrival(at_s, topics.USER_EVENTS, key, event))
+
+    def _plan_wishes(self) -> None:
+        people = [self._routing({**person, "request_id": "x", "session_id": "s0"}) for person in self.people]
+        sessions = [f"s{number}" for number in range(5)]
+        wishes = self.minds.events(LOAD_S, people, sessions, sorted(self.accounts), _CATEGORIES)
+        for at_s, event in wishes:
+            late_ms = int(self.minds.late_s() * 1000)
+            event["time_ms"] = self.epoch_ms + int(at_s * 1000) - late_ms
+            self.arrivals.append(self._arrival(at_s, topics.USER_EVENTS, event["routing_id"], event))
 
     def _plan_poison(self) -> None:
         rng = self.rng
@@ -387,7 +402,7 @@ class Workload:
             self.arrivals.append(Arrival(again_s, first.topic, first.partition, first.key, first.value))
 
 
-def draw_workload(rng: random.Random) -> Workload:
+def draw_workload(rng: random.Random, minds: Minds) -> Workload:
     """The workload of one seed; two runs in five cross a midnight of some account."""
     day = datetime(2026, 3, 1, tzinfo=ZoneInfo("UTC")) + timedelta(days=rng.randint(0, 300))
     zone = rng.choice(_ZONES)
@@ -413,6 +428,8 @@ def draw_workload(rng: random.Random) -> Workload:
         day_grace_ms=rng.choice((0, 14_000)),
     )
     rich = rng.random() < 0.5
-    workload = Workload(rng, partitions, epoch_ms, rules, zone=zone, midnight=midnight, rich=rich)
+    workload = Workload(
+        rng, partitions, epoch_ms, rules, zone=zone, midnight=midnight, rich=rich, minds=minds
+    )
     workload.plan()
     return workload

@@ -18,6 +18,7 @@ import structlog
 from tests.simulation.broker import Broker, Network, SimLog
 from tests.simulation.faults import Faults, draw_faults, draw_losses
 from tests.simulation.loop import Process, Stuck, VirtualLoop
+from tests.simulation.minds import Minds
 from tests.simulation.sealed import SimKeyLog, seal
 from tests.simulation.store import SimStore, StoreServer
 from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
@@ -76,7 +77,9 @@ class SimWorld:
         self.sealed = sealed
         self.rng = random.Random(f"world {seed}")
         self.loop = VirtualLoop()
-        self.workload: Workload = draw_workload(random.Random(f"workload {seed}"))
+        self.workload: Workload = draw_workload(
+            random.Random(f"workload {seed}"), Minds(random.Random(f"minds {seed}"))
+        )
         if sealed:
             seal(self.workload, random.Random(f"sealed {seed}"))
         self.faults: Faults = draw_faults(random.Random(f"faults {seed}"), LOAD_S)
