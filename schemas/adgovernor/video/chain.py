@@ -177,6 +177,11 @@ class ResolvedAd:
         return next(_linears(self.inline), None)
 
     @property
+    def conditional(self) -> bool:
+        """Whether the ad, or a Wrapper above it, is conditional."""
+        return self.inline.conditional or any(hop.wrapper.conditional for hop in self.hops)
+
+    @property
     def duration_ms(self) -> int | None:
         """The first linear creative's duration; None when there is none or it is unreadable."""
         return self.linear.duration_ms if self.linear is not None else None

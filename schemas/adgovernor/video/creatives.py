@@ -69,7 +69,7 @@ def _universal_ad_ids(reader: Reader, creative: Element) -> Iterator[UniversalAd
 def _linear(reader: Reader, linear: Element) -> Linear:
     return Linear(
         duration_ms=parse_time_ms(reader.text(reader.child(linear, "Duration"))),
-        skip_offset=Reader.attribute(linear, "skipoffset"),
+        skip_offset=Reader.attribute_in_any_case(linear, "skipoffset"),
         ad_parameters=reader.text(reader.child(linear, "AdParameters")) or None,
         media_files=tuple(_media_files(reader, linear, "MediaFiles", "MediaFile")),
         mezzanines=tuple(_media_files(reader, linear, "MediaFiles", "Mezzanine")),
@@ -165,7 +165,7 @@ def _companion(reader: Reader, element: Element) -> Companion:
         id=Reader.attribute(element, "id"),
         width=Reader.integer(element, "width"),
         height=Reader.integer(element, "height"),
-        ad_slot_id=Reader.attribute(element, "adSlotId"),
+        ad_slot_id=Reader.attribute_in_any_case(element, "adSlotId"),
         api_framework=Reader.attribute(element, "apiFramework"),
         resources=_resources(reader, element),
         click_through=reader.uri(reader.child(element, "CompanionClickThrough")),

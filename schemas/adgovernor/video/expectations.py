@@ -13,7 +13,8 @@ class Expectations:
     """A placement's requirements; the default accepts every ad that no Wrapper above it forbids.
 
     *linearity* is ``linear`` or ``nonlinear``; *max_duration_ms* is inclusive; *media_types* are MIME types of which
-    one must be offered; *max_width* and *max_height* bound overlays, in pixels.
+    one must be offered; *max_width* and *max_height* bound overlays, in pixels. Whoever stitches ads into a stream
+    cannot take conditional ones and sets *accept_conditional* to False.
     """
 
     linearity: str | None = None
@@ -24,6 +25,7 @@ class Expectations:
     require_category: bool = False
     require_mezzanine: bool = False
     honour_blocked_categories: bool = True
+    accept_conditional: bool = True
 
 
 def unmet_expectation(ad: ResolvedAd, expected: Expectations) -> VastError | None:
@@ -32,6 +34,8 @@ def unmet_expectation(ad: ResolvedAd, expected: Expectations) -> VastError | Non
         return VastError.CATEGORY_REQUIRED
     if expected.honour_blocked_categories and ad.blocked_category is not None:
         return VastError.CATEGORY_BLOCKED
+    if not expected.accept_conditional and ad.conditional:
+        return VastError.CONDITIONAL_REJECTED
     if expected.linearity == "linear" and ad.linear is None:
         return VastError.LINEARITY
     if expected.linearity == "nonlinear":

@@ -211,12 +211,14 @@ class Extension:
 class Ad:
     """§3.3: what InLine and Wrapper ads share. *sequence* is None for a stand-alone ad.
 
+    *conditional* ads may end without having been shown, which only their own code knows (VAST 4.0).
     *xml_bytes* is the length of the XML that it was read from: what it weighs wherever it is repeated.
     """
 
     id: str | None = None
     sequence: int | None = None
     ad_type: str | None = None
+    conditional: bool = False
     ad_system: str | None = None
     impressions: tuple[Impression, ...] = ()
     errors: tuple[str, ...] = ()

@@ -111,6 +111,7 @@ class _Attributes(TypedDict):
     id: str | None
     sequence: int | None
     ad_type: str | None
+    conditional: bool
     xml_bytes: int
 
 
@@ -136,6 +137,7 @@ def _read_ad(reader: Reader, ad: Element) -> InLine | Wrapper | BrokenAd:
         id=Reader.attribute(ad, "id"),
         sequence=sequence,
         ad_type=Reader.attribute(ad, "adType"),
+        conditional=Reader.boolean(ad, "conditionalAd", False) is True,
         xml_bytes=len(outer_xml(ad)),
     )
     inline = reader.child(ad, "InLine", "Inline")

@@ -249,7 +249,7 @@ class Reader:
 
     @staticmethod
     def attribute_in_any_case(element: Element, name: str) -> str | None:
-        """As :meth:`attribute`, for a name that VAST's versions spell differently (``AdID``, ``adId``)."""
+        """As :meth:`attribute`, for a name that versions or servers spell differently (``adSlotID``, ``adSlotId``)."""
         wanted = name.lower()
         for key, value in element.attrib.items():
             if str(key).lower() == wanted:

@@ -509,6 +509,17 @@ async def test_an_ad_that_the_placement_cannot_use_hears_why(expected: Expectati
     assert fired(found) == [(int(code), [f"http://e/1?{int(code)}"])]
 
 
+@pytest.mark.parametrize("conditional", ["InLine", "Wrapper"])
+async def test_a_conditional_ad_is_408_where_none_is_accepted(conditional: str) -> None:
+    """A conditional ad, or one behind a conditional Wrapper, plays unless the placement cannot take it."""
+    documents = {"Wrapper": vast(wrapper("w", "b.xml")), "InLine": vast(inline("1"))}
+    documents[conditional] = documents[conditional].replace(b"<Ad ", b'<Ad conditionalAd="true" ')
+    replies: dict[str, Reply] = {"a.xml": documents["Wrapper"], "b.xml": documents["InLine"]}
+    assert ids(await resolve(replies))[1] == ["1"]
+    found = await resolve(replies, expected=Expectations(accept_conditional=False))
+    assert fired(found) == [(408, ["http://e/w?408", "http://e/1?408"])]
+
+
 async def test_an_overlay_too_large_is_203() -> None:
     """A placement for overlays refuses one that exceeds it."""
     overlay = '<Creative><NonLinearAds><NonLinear width="900" height="90"/></NonLinearAds></Creative>'

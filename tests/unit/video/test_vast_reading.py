@@ -307,3 +307,14 @@ def test_a_container_that_stands_twice_is_read_twice() -> None:
     assert ad.creatives[0].linear is not None
     assert [file.uri for file in ad.creatives[0].linear.media_files] == ["http://1", "http://2"]
     assert (len(ad.creatives[1].companions), len(ad.creatives[1].nonlinears)) == (2, 2)
+
+
+@pytest.mark.parametrize(("slot", "skip"), [("adSlotId", "skipoffset"), ("adSlotID", "skipOffset")])
+def test_attributes_that_are_spelt_in_two_ways_are_read_in_both(slot: str, skip: str) -> None:
+    """VAST 3 wrote adSlotID, VAST 4 writes adSlotId, and servers write skipoffset as they like."""
+    ad = inline_of(
+        f'<Creatives><Creative><Linear {skip}="20%"/></Creative>'
+        f'<Creative><CompanionAds><Companion {slot}="top"/></CompanionAds></Creative></Creatives>'
+    )
+    assert ad.creatives[0].linear is not None
+    assert (ad.creatives[0].linear.skip_offset, ad.creatives[1].companions[0].ad_slot_id) == ("20%", "top")
