@@ -219,6 +219,7 @@ class Person:
         "next_prune_ms",
         "ops",
         "opt_outs",
+        "packed",
         "pods",
         "requests",
         "servings",
@@ -240,6 +241,8 @@ class Person:
         self.next_prune_ms = NEVER
         self.ops: list[tuple[Any, ...]] | None = None
         """Folded while the stored part was unknown, to be applied again on top of it; None once it is known."""
+        self.packed: bytes | None = None
+        """The stored form, where it was made after the last change."""
 
     @classmethod
     def decode(cls, value: bytes | None) -> Person:
@@ -278,6 +281,15 @@ class Person:
         if self.visit is not None:
             data["v"] = self.visit.row()
         return orjson.dumps(data) if data else None
+
+    def stored(self) -> bytes | None:
+        """As `encode`, made beforehand by `pack` where nothing has changed since."""
+        packed, self.packed = self.packed, None
+        return self.encode() if packed is None else packed
+
+    def pack(self) -> None:
+        """Makes the stored form now, while all of the person is at hand, rather than when it is asked for."""
+        self.packed = self.encode()
 
     @property
     def by_scope(self) -> Mapping[str, list[Serving]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
 
 _NO_CATEGORIES: Final[list[str]] = []
+_KNOWN_LABELS: Final = 1_000
 _OUTBID: Final = [{"code": "outbid"}]
 _UNKNOWN: Final = [{"code": "unknown_campaign"}]
 
@@ -47,20 +48,16 @@ class Selector:
 
     def __init__(self, shard: UserShard) -> None:
         self._shard = shard
+        self._known_labels: dict[tuple[tuple[str, ...], str | None], tuple[str, ...]] = {}
 
     def select(self, request: PlainRequest, routing: str, person: Person, degraded: bool) -> dict[str, Any]:
         """The decision's body; reservations and asks are emitted."""
         shard = self._shard
-        labels = request.labels
-        if request.placement:
-            labels = (*labels, "placement:" + request.placement)
-        if len(labels) > 1 and len(set(labels)) < len(labels):
-            labels = tuple(dict.fromkeys(labels))  # Said twice, it still counts once.
         context = caps.Context(
             request.request_id,
             request.time_ms,
             request.session_id,
-            labels,
+            self._labels(request.labels, request.placement),
             shard.watermark_ms,
             0,
             bool(request.household_id or request.user_id or request.device_id),
@@ -82,53 +79,69 @@ class Selector:
             return PodRequest(shard, self, request, person, context, own).decide()
         return self._select_one(request, person, context)
 
+    def _labels(self, said: tuple[str, ...], placement: str | None) -> tuple[str, ...]:
+        """The labels that a request counts under. Few differ from request to request, so all servings share them."""
+        key = (said, placement)
+        labels = self._known_labels.get(key)
+        if labels is None:
+            # Said twice, it still counts once.
+            labels = tuple(dict.fromkeys((*said, "placement:" + placement) if placement else said))
+            if len(self._known_labels) >= _KNOWN_LABELS:
+                self._known_labels.clear()
+            self._known_labels[key] = labels
+        return labels
+
     def _select_one(self, request: PlainRequest, person: Person, context: caps.Context) -> dict[str, Any]:
         """For one unrestricted slot the highest price wins, ties in the order given."""
         shard = self._shard
         shares = shard.shares
         time_ms = context.time_ms
-        found: list[list[dict[str, Any]] | None] = []
+        losers: list[dict[str, Any]] = []
         wanting: list[tuple[int, CampaignShare, int, int]] = []
         best, highest = -1, -1
+        won: tuple[CampaignShare, int, int] | None = None
         currency = request.currency
         for place, candidate in enumerate(request.candidates):
-            share = shares.get(candidate["campaign_id"])
+            campaign = candidate["campaign_id"]
+            share = shares.get(campaign)
+            reasons: list[dict[str, Any]] | None
             if share is None:
-                found.append(_UNKNOWN)
-                continue
-            price, value = prices(candidate, share)
-            day = share.day_of(time_ms) if share.daily else 0
-            reasons = judge(candidate, share, price, day, person, context)
-            if share.currency != currency:
-                currency, reasons = _in_one_currency(currency, share, reasons)
-            found.append(reasons)
-            if reasons is None:
-                if value > highest:
-                    best, highest = place, value
-            elif len(reasons) == 1 and reasons[0]["code"] == "no_lease":
-                # With more money it could have been served; one that is refused for something else needs none.
-                wanting.append((place, share, day, price))
-        if best < 0:
+                reasons = _UNKNOWN
+            else:
+                price, value = prices(candidate, share)
+                day = share.day_of(time_ms) if share.daily else 0
+                reasons = judge(candidate, share, price, day, person, context)
+                if share.currency != currency:
+                    currency, reasons = _in_one_currency(currency, share, reasons)
+                if reasons is None:
+                    reasons = _OUTBID
+                    if value > highest:
+                        best, highest = place, value
+                        won = share, day, price
+                elif len(reasons) == 1 and reasons[0]["code"] == "no_lease":
+                    # With more money it could have been served; one that is refused for something else needs none.
+                    wanting.append((place, share, day, price))
+            losers.append(
+                {
+                    "candidate": place,
+                    "campaign_id": campaign,
+                    "creative_id": candidate["creative_id"],
+                    "reasons": reasons,
+                }
+            )
+        if won is None:
             slot: dict[str, Any] = {"slot": 0, "no_fill": "no_candidate"}
         else:
-            candidate = request.candidates[best]
-            share = shares[candidate["campaign_id"]]
-            price = prices(candidate, share)[0]
-            day = share.day_of(time_ms)
-            slot = {"slot": 0, "winner": self.reserve(0, candidate, share, day, price, context)}
-            wanting.append((best, share, day, 0))
-            wanting.sort(key=_place)
-        body: dict[str, Any] = {"decision_id": request.request_id, "time_ms": time_ms, "slots": [slot]}
-        losers = [
-            {
-                "candidate": place,
-                "campaign_id": candidate["campaign_id"],
-                "creative_id": candidate["creative_id"],
-                "reasons": found[place] or _OUTBID,
+            del losers[best]
+            share, day, price = won
+            slot = {
+                "slot": 0,
+                "winner": self.reserve(0, request.candidates[best], share, day, price, context),
             }
-            for place, candidate in enumerate(request.candidates)
-            if place != best
-        ]
+            wanting.append((best, share, day, 0))
+            if len(wanting) > 1:
+                wanting.sort(key=_place)
+        body: dict[str, Any] = {"decision_id": request.request_id, "time_ms": time_ms, "slots": [slot]}
         if len(losers) > FEW:
             name_losers(body, losers)
         elif losers:

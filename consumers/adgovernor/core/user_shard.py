@@ -54,9 +54,7 @@ class UserShard(PersonEvents):
     def missing(self, events: Iterable[Input]) -> list[str]:
         """See `machine.Machine.missing`."""
         persons = self.persons
-        keys = {
-            event.state_key: None for event in events if event.state_key and event.state_key not in persons
-        }
+        keys = dict.fromkeys([key for event in events if (key := event.state_key) and key not in persons])
         return [key for key in keys if self._is_mine(key)]
 
     def missing_for_fold(self, records: Iterable[ReadRecord]) -> list[str]:
@@ -229,6 +227,7 @@ class UserShard(PersonEvents):
             return
         body = self._selector.select(request, event.routing, person, degraded)
         draft.out.append([topics.DECISIONS, None, body])
+        person.pack()
 
     def _no_fill(self, draft: Draft, request: PlainRequest, code: str) -> None:
         draft.out.append([topics.DECISIONS, None, self.refused(request, code)])

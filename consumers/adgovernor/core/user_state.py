@@ -151,6 +151,7 @@ class UserState(PodStates):
         if person.ops is not None:
             person.ops.append((op, *args))
         op(person, *args)
+        person.packed = None
         self._mark("users", routing)
 
     # ------------------------------------------------------------------ one method a delta

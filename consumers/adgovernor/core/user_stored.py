@@ -32,7 +32,7 @@ class StoredUserState(UserState):
         for bucket, names in changes.items():
             if bucket == "users":
                 persons = self.persons
-                fields[bucket] = {name: persons[name].encode() for name in names}
+                fields[bucket] = {name: persons[name].stored() for name in names}
             elif bucket == "open":
                 opened = self.open
                 fields[bucket] = {

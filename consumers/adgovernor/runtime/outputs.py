@@ -88,7 +88,8 @@ class Outbox:
         """How many numbers each topic has used."""
         self._partition = topics.partition_of_shard(shard)
         self._place = b',"shard":"%b","height":%d,"index":' % (shard.encode(), height)
-        self._shells: dict[str, list[tuple[str, bytes]]] = {}
+        self._shells: dict[str, tuple[list[tuple[str, bytes]], bytes]] = {}
+        """The headers of a topic's messages, and the form of their ids."""
         self._ahead: list[Output | list[Any]] = []
         """Messages, and what goes to other shards, which needs the block's chain."""
 
@@ -112,14 +113,12 @@ class Outbox:
             return
         shell = self._shells.get(topic)
         if shell is None:
-            shell = self._shells[topic] = topics.cloud_headers(
-                topic, event_source(self._prefix, self._shard), ""
-            )
-        headers = shell.copy()
-        headers[_CE_ID] = ("ce_id", b"%b-%d" % (topic.encode(), dn))
+            headers = topics.cloud_headers(topic, event_source(self._prefix, self._shard), "")
+            shell = self._shells[topic] = (headers, b"%b-%%d" % topic.encode())
+        headers = shell[0].copy()
+        headers[_CE_ID] = ("ce_id", shell[1] % dn)
         text = body if isinstance(body, bytes) else orjson.dumps(body)
         if key is None:
-            key = routing
             value = b'%b%b%d,"dn":%d,"routing_id":%b}' % (
                 text[:-1],
                 self._place,
@@ -127,6 +126,7 @@ class Outbox:
                 dn,
                 orjson.dumps(routing),
             )
+            key = routing
         else:
             value = b'%b%b%d,"dn":%d}' % (text[:-1], self._place, index, dn)
         self._ahead.append(

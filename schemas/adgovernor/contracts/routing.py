@@ -8,6 +8,8 @@ clients: murmur2 of the key, sign bit cleared, modulo the partition count.
 
 from __future__ import annotations
 
+from struct import iter_unpack
+
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
@@ -17,12 +19,9 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     h = (0x9747B28C ^ length) & _MASK
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little")
+    for (k,) in iter_unpack("<I", data[:whole]):
         k = (k * _M) & _MASK
-        k ^= k >> 24
-        k = (k * _M) & _MASK
-        h = ((h * _M) & _MASK) ^ k
+        h = ((h * _M) & _MASK) ^ (((k ^ k >> 24) * _M) & _MASK)
     rest = length & 3
     if rest:
         if rest == 3:
