@@ -15,15 +15,23 @@ die() { say "$@"; exit 1; }
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+# The distribution's own comes first: it is built with profile-guided optimisation, and runs this project a tenth faster
+# than one that was compiled without.
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
+    local candidate first=
+    for candidate in ${PYTHON:+"$PYTHON"} /usr/bin/python3 python3.11 python3.12 python3.13 python3; do
         if command -v "$candidate" >/dev/null && new_enough "$candidate"; then
-            echo "$candidate"
-            return
+            if bundled_pip "$candidate" >/dev/null; then
+                echo "$candidate"
+                return
+            fi
+            first=${first:-$candidate}
         fi
     done
-    die "Python 3.11 or newer is needed (on Debian: apt-get install python3 python3-venv); PYTHON=... names one."
+    # One that cannot make environments yet; what it needs may be installed.
+    [ -n "$first" ] ||
+        die "Python 3.11 or newer is needed (on Debian: apt-get install python3 python3-venv); PYTHON=... names one."
+    echo "$first"
 }
 
 # The pip that the interpreter carries for new environments, as a wheel. Run from there, it need not be installed
