@@ -297,6 +297,15 @@ async def test_topics_that_disagree_are_named(kafka_bootstrap: str) -> None:
     assert "--partitions" in worst.mend
 
 
+async def until(ready: Callable[[], bool]) -> None:
+    """Waits until it is so, within a bound."""
+    for _ in range(300):
+        if ready():
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail("it did not come about within 30 s")
+
+
 @pytest.fixture
 def own_kafka() -> servers.LocalKafka:
     """A broker of this test's own, to be broken."""
@@ -311,11 +320,16 @@ def own_kafka() -> servers.LocalKafka:
 
 @pytest.mark.servers
 async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.LocalKafka) -> None:
-    """Appends, publishes and reads end within their bounds while the broker hangs; afterwards the log goes on, and
-    what was given up may have landed."""
+    """Appends, publishes and reads end within their bounds while the broker hangs, and the inputs know that they are
+    not answered; afterwards the log goes on, and what was given up may have landed."""
     bench, close = await kafka_bench(own_kafka.bootstrap, "hung")
+    assert isinstance(bench.log, KafkaShardLog)
+    inputs = bench.log._inputs
+    assert inputs is not None
     try:
         assert await bench.log.append(b"before", 10) == 0
+        await fetched(bench.log, USER, 0)
+        assert inputs.silent_s < 2
         own_kafka.brokers[0].send_signal(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(AppendUnknown):
@@ -323,6 +337,7 @@ async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.Loca
         with pytest.raises(Unavailable):
             await bench.log.publish([Output("decisions", 1, b"k", b"v", ())], 1)
         assert time.monotonic() - began < 25
+        await until(lambda: inputs.silent_s > 3)
         own_kafka.brokers[0].send_signal(signal.SIGCONT)
         async with asyncio.timeout(60):
             while True:
@@ -331,6 +346,7 @@ async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.Loca
                     break
                 except AppendUnknown:
                     continue
+        await until(lambda: inputs.silent_s < 1)
         entries, end = await bench.log.read_ledger(0, 100_000)
         assert entries[after].value == b"after"
         assert end >= after + 1

@@ -25,11 +25,12 @@ class StoreServer:
         self.faults = faults
         self.memory = MemoryStore()
         self.away_until_s = -1.0
+        self.full = False
         self._copies: list[dict[str, _Shard]] = []
 
     @property
     def away(self) -> bool:
-        """Whether it answers nobody."""
+        """Whether it does not do what is asked of it."""
         return self.loop.time() < self.away_until_s
 
     def keep_copy(self) -> None:
@@ -128,7 +129,7 @@ class SimStore:
 
     async def _read(self, effect: Callable[[], T]) -> T:
         def read() -> T:
-            if self._server.away or self._faults.hit("store_read_fails"):
+            if (self._server.away and not self._server.full) or self._faults.hit("store_read_fails"):
                 raise Unavailable("the store does not answer")
             return effect()
 

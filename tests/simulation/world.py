@@ -319,6 +319,8 @@ class SimWorld:
         rng, now_s = self.rng, self.loop.time()
         if event == "store_away":
             self.server.away_until_s = now_s + rng.choice((0.2, 1.5, 4.0))
+            # Every third time it is full: it can be read, and takes nothing.
+            self.server.full = int(now_s * 1000) % 3 == 0
         elif event == "store_tail_loss":
             self.server.lose_tail()
         elif event == "store_wipe":

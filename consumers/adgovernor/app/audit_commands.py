@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import orjson
 import typer
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from adgovernor.app.settings import Settings
     from adgovernor.audit.report import Report
+
+_NOTES_SHOWN: Final = 8
+"""A deployment that works has messages under way between most pairs of shards."""
 
 
 def audit(
@@ -77,8 +80,10 @@ def show(report: Report) -> None:
         console.print(finding.message, markup=False)
     if report.campaigns:
         console.print(_campaigns(report))
-    for note in report.notes:
+    for note in report.notes[:_NOTES_SHOWN]:
         console.print(f"note: {note}", markup=False)
+    if len(report.notes) > _NOTES_SHOWN:
+        console.print(f"and {len(report.notes) - _NOTES_SHOWN} notes more; --json has them all")
     console.print(", ".join(f"{number} {what}" for what, number in report.counted.items()), markup=False)
     console.print("[bold green]green[/]: every number agrees" if report.green else "[bold red]red[/]")
 

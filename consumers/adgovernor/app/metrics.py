@@ -77,7 +77,9 @@ class Metrics:
         self._fields = counter("store_fields", "Fields written to the store.")
         self._trail = gauge("store_trail_blocks", "How many blocks the store is behind.", "shard")
         self._dirty = gauge("store_dirty_states", "States not yet in the store.", "shard")
-        self._away = gauge("store_away", "1 while the store does not answer.", "shard")
+        self._away = gauge(
+            "store_away", "1 while the store does not answer, or refuses what is written.", "shard"
+        )
         self._wanted = counter("cache_wanted", "Inputs of blocks that needed a cold read.")
         self._missed = counter("cache_missed", "States that were not in memory.")
         self._lag = gauge("lag_events", "Inputs not yet handled.", "topic", "partition")

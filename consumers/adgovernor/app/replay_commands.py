@@ -38,7 +38,9 @@ def replay(
     """Publish the inputs recorded in this deployment's ledgers into another, in the order they were taken.
 
     Topics are made with the same number of partitions where they are missing. Run workers on the new prefix with
-    --clock events afterwards: the whole history happens again.
+    --clock events afterwards: the same events happen again under the rules of these workers. Money moves between
+    shards at other moments, so near the end of a budget single decisions may differ; `adgovernor audit` is what proves
+    the decisions that were made.
 
     Example: adgovernor --prefix prod replay trial && adgovernor --prefix trial run --clock events
     """

@@ -103,7 +103,11 @@ async def work(settings: Settings) -> bool:
     def ready() -> Health:
         health = worker.health()
         away = metrics.without_store()
-        detail = f"the store does not answer: {', '.join(away)}" if away else health.detail
+        detail = (
+            f"the store does not answer, or refuses what is written: {', '.join(away)}"
+            if away
+            else health.detail
+        )
         return Health(health.ready and not away, {"detail": detail, "shards": health.shards})
 
     loop = asyncio.get_running_loop()

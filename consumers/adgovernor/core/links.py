@@ -84,7 +84,8 @@ def _mismatch(shard: str, message: dict[str, Any]) -> Halted:
         shard,
         "side_message_mismatch",
         f"message {message['number']} of {message['source']} does not continue the messages taken before it: "
-        f"one of the two ledgers lost its tail; look at both, then run: adgovernor recover {shard} --accept-loss",
+        f"one of the two ledgers lost its tail; look at both, then run: adgovernor recover {shard} "
+        "--accept-loss --why TEXT",
     )
 
 

@@ -51,7 +51,7 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
                     "ledger_truncated",
                     f"the ledger gave offset {acknowledged} to a block that was sent when {walked} messages had been "
                     "read: the log lost messages. Look at the broker's log directories and replicas; when the loss is "
-                    f"understood, run `adgovernor recover {world.shard} --accept-loss`",
+                    f"understood, run `adgovernor recover {world.shard} --accept-loss --why TEXT`",
                 )
             case Verdict.GAP:
                 try:

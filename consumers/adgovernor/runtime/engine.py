@@ -54,6 +54,8 @@ class _Tenure:
     """When the shard last looked whether time alone changes something."""
     idle_height: int = -1
     """The height at which an event clock's tick was last looked for: without events nothing can become due."""
+    store_failed: bool = False
+    """What was last shown of the store."""
 
 
 class ShardEngine:
@@ -240,6 +242,8 @@ class ShardEngine:
             tenure.publisher.check()
             memory.trail.check()
             memory.trail.pump()
+            if memory.trail.fails != tenure.store_failed:
+                self._show_trail(tenure)
             if self._holding:
                 await self._hold(tenure)
                 continue
@@ -253,6 +257,13 @@ class ShardEngine:
                 await self._block(tenure, chunk)
             else:
                 await self._tick(tenure)
+
+    def _show_trail(self, tenure: _Tenure) -> None:
+        trail = tenure.memory.trail
+        tenure.store_failed = trail.fails
+        self._world.observer.store_trail(
+            self.shard, blocks=trail.behind, dirty=trail.dirty_states, away=trail.fails
+        )
 
     # --- Back-pressure ----------------------------------------------------------------------------------------
 
@@ -268,13 +279,10 @@ class ShardEngine:
                 # The store is back. States that were assumed meanwhile are read and written before anything else.
                 await self._catch_up(tenure)
                 return True
-            if trail.behind >= settings.trail_blocks:
+            if trail.behind >= settings.trail_blocks and not trail.refuses:
                 await world.nudged(settings.idle_wait_s)
                 return True
         if trail.dirty_states >= settings.dirty_limit:
-            world.observer.store_trail(
-                self.shard, blocks=trail.behind, dirty=trail.dirty_states, away=trail.away
-            )
             await world.nudged(settings.idle_wait_s)
             return True
         return False
@@ -463,12 +471,7 @@ class ShardEngine:
             decide_s=decided - began - read_s,
             append_s=appended - decided,
         )
-        world.observer.store_trail(
-            self.shard,
-            blocks=memory.trail.behind,
-            dirty=memory.trail.dirty_states,
-            away=memory.trail.away,
-        )
+        self._show_trail(tenure)
 
     async def _prepare(
         self, tenure: _Tenure, chunk: list[Input]

@@ -97,6 +97,7 @@ class KafkaInputs:
         self._logical = {topics.full_name(prefix, name): name for name in names}
         self._places: dict[tuple[str, int], TopicPartition] = {}
         self._buffers: dict[TopicPartition, _Buffer] = {}
+        self._assigned_s = time.time()
         self._waiting: dict[TopicPartition, set[asyncio.Event]] = {}
         """Who waits for input of a partition."""
         self._consumer = AIOKafkaConsumer(
@@ -116,6 +117,19 @@ class KafkaInputs:
     def owned(self) -> set[tuple[str, int]]:
         """The (logical topic, partition) pairs that this worker reads."""
         return set(self._places)
+
+    @property
+    def silent_s(self) -> float:
+        """For how long no read has been answered; 0 where nothing is being read. A read is answered within a tenth of
+        a second, also where nothing came in."""
+        held = self._consumer.assignment()
+        asked = [
+            tp for tp, buffer in self._buffers.items() if buffer.asked and not buffer.paused and tp in held
+        ]
+        if not asked:
+            return 0.0
+        seen_ms = max(self._consumer.last_poll_timestamp(tp) or 0 for tp in asked)
+        return max(0.0, time.time() - max(self._assigned_s, seen_ms / 1000))
 
     async def start(self) -> None:
         """Connects and joins the group.
@@ -296,6 +310,7 @@ class KafkaInputs:
             consumer.pause(*assigned)
         self._buffers = {tp: _Buffer() for tp in assigned}
         self._places = {(self._logical[tp.topic], tp.partition): tp for tp in assigned}
+        self._assigned_s = time.time()
         self._wake(self._waiting)
         self._on_assigned()
 

@@ -84,7 +84,7 @@ class KafkaShardLog:
                 self._shard,
                 "input_lost",
                 f"{lost}. What it held is lost; when that is understood, run "
-                f"`adgovernor recover {self._shard} --accept-loss`",
+                f"`adgovernor recover {self._shard} --accept-loss --why TEXT`",
             ) from lost
 
     async def append(self, block: bytes, deadline_s: float) -> int:

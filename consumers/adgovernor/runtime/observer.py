@@ -52,7 +52,7 @@ class Observer(Protocol):
         ...
 
     def store_trail(self, shard: str, *, blocks: int, dirty: int, away: bool) -> None:
-        """How far the store is behind, in blocks and in states; whether it answers."""
+        """How far the store is behind, in blocks and in states; whether it does not answer or takes nothing."""
         ...
 
     def cold_read(self, shard: str, *, wanted: int, asked: int) -> None:

@@ -231,7 +231,8 @@ def check_witnesses(world: World, memory: Memory, witnesses: list[Witness]) -> N
             raise world.halt(
                 "ledger_rewritten",
                 f"{witness.what} was sent by another block {witness.height} than the ledger's: the ledger was "
-                f"changed or replaced. Find out how before running `adgovernor recover {world.shard} --accept-loss`",
+                f"changed or replaced. Find out how before running `adgovernor recover {world.shard} --accept-loss "
+                "--why TEXT`",
             )
 
 
@@ -240,7 +241,7 @@ def _truncated(world: World, spine: Spine, what: str, height: int) -> Exception:
         "ledger_truncated",
         f"{what} comes from height {height}, the ledger ends at {spine.height}: the log lost its tail. Look at the "
         "broker's replicas and log directories; when the loss is understood, run "
-        f"`adgovernor recover {world.shard} --accept-loss`",
+        f"`adgovernor recover {world.shard} --accept-loss --why TEXT`",
     )
 
 
@@ -420,8 +421,8 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
     while trail.dirty_states > 2 * settings.rebuild_fields:
         trail.check()
         trail.pump()
-        if trail.away_s > settings.store_deadline_s:
-            raise Unavailable("the store went away while the ledger was folded")
+        if trail.stuck_s > settings.store_deadline_s:
+            raise Unavailable("the store takes nothing while the ledger is folded")
         await world.nudged(settings.idle_wait_s)
     if machine.resident() > settings.keep_states + settings.keep_states // 8:
         machine.evict(settings.keep_states, trail.pinned())

@@ -97,9 +97,10 @@ async def create_topics(connection: KafkaConnection, prefix: str, partitions: in
     different = {state.name: state.partitions for state in found.values() if state.partitions != partitions}
     if different:
         name, count = next(iter(different.items()))
+        ask = f"ask for {count}, or choose" if len(different) == len(found) else "choose"
         raise BadSettings(
-            f"{len(different)} topics with the prefix exist with another partition count ({name} has {count}, asked "
-            f"for {partitions}); the count of a deployment is fixed: ask for {count}, or choose another prefix"
+            f"of {len(found)} topics with the prefix {len(different)} have another partition count ({name} has "
+            f"{count}, asked for {partitions}); the count of a deployment is fixed: {ask} another prefix"
         )
     async with _admin(connection) as admin:
         brokers = len((await admin.describe_cluster())["brokers"])
@@ -197,7 +198,9 @@ def check_topics(found: dict[str, TopicState]) -> list[Finding]:
                 "topics",
                 f"{len(missing)} of {len(topics.ALL_TOPICS)} topics do not exist ({', '.join(missing[:5])}"
                 f"{'…' if len(missing) > 5 else ''})",
-                "create them with `adgovernor topics create`, or mend the prefix",
+                f"{', '.join(lost)} held money: find out where it went before anything is made anew"
+                if found and (lost := [name for name in missing if name in topics.LEDGERS])
+                else "create them with `adgovernor topics create`, or mend the prefix",
             )
         )
     counts: dict[int, list[str]] = {}

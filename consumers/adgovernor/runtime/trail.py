@@ -11,12 +11,18 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+import structlog
+
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.core.machine import Fields, Machine
 from adgovernor.runtime.chain import Spine
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
 
+_log = structlog.get_logger(__name__)
+
+_REFUSALS: Final = 2
+"""One write that did not happen is a lost message; with the second one the store refuses."""
 USERS: Final = "users"
 """The bucket of states that are read when needed; all others are always in memory."""
 
@@ -45,6 +51,8 @@ class Trail:
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
         self._away_since: float | None = None
+        self._refusals = 0
+        self._refused_since = self._again_at = 0.0
         self._written = spine.published.height
         self._heard_s = asyncio.get_running_loop().time()
         """When the store last said where it is, and that all of its buckets are whole."""
@@ -63,6 +71,23 @@ class Trail:
         """For how long the store has not answered; 0 while it does."""
         since = self._away_since
         return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the store answers, but has taken nothing in several calls, as one that is full."""
+        return self._refusals >= _REFUSALS
+
+    @property
+    def fails(self) -> bool:
+        """Whether the store does not do what is asked of it."""
+        return self._away_since is not None or self._refusals >= _REFUSALS
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long nothing can be written; 0 while it can."""
+        if self.refuses:
+            return asyncio.get_running_loop().time() - self._refused_since
+        return self.away_s
 
     @property
     def behind(self) -> int:
@@ -111,7 +136,7 @@ class Trail:
             return
         if self._task is not None and not self._task.done():
             return
-        if self.assumed:
+        if self.assumed or asyncio.get_running_loop().time() < self._again_at:
             return
         if asyncio.get_running_loop().time() - self._heard_s >= self._world.settings.store_check_s:
             # A write would not notice that the store lost what it does not touch; a shard with nothing to write, that
@@ -138,10 +163,12 @@ class Trail:
         began = loop.time()
         try:
             answer = await world.store.swap(world.shard, expected, meta, fields)
-        except Unavailable:
+        except Unavailable as error:
             # It may have landed, or land yet: only the store's own word tells where it is now.
             self._away()
             await self._ask(meta.tip)
+            if self.confirmed != meta.tip:
+                self._refused(str(error))
         else:
             if answer is None:
                 self._settled(meta.tip)
@@ -157,10 +184,26 @@ class Trail:
         world.nudge.set()
 
     def _settled(self, tip: Tip) -> None:
+        if self.refuses:
+            _log.info("the store takes what is written again", shard=self._world.shard)
+        self._refusals = 0
         self.confirmed = tip
         self._attempted.clear()
         self._flying = {}
+        self._came_back()
+
+    def _came_back(self) -> None:
+        if self._away_since is not None and self.away_s >= self._world.settings.store_deadline_s:
+            _log.info("the store answers again", shard=self._world.shard, after_s=round(self.away_s, 1))
         self._away_since = None
+
+    def _refused(self, error: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self._refusals += 1
+        self._again_at = now_s + self._world.pause_s(self._refusals)
+        if self._refusals == _REFUSALS:
+            self._refused_since = now_s
+            _log.warning("the store refuses what is written", shard=self._world.shard, error=error)
 
     def _place(self, found: Meta | None, target: Tip | None) -> None:
         """Takes the store's own word for where it is."""
@@ -175,7 +218,7 @@ class Trail:
             self._lost = "the store answers again"
         elif tip == self.confirmed or tip in self._attempted:
             self.confirmed = tip
-            self._away_since = None
+            self._came_back()
         else:
             self._lost = (
                 f"the store is at height {tip.height} of ledger {tip.ledger[:12] or 'none'}, not at "
@@ -188,9 +231,11 @@ class Trail:
         while True:
             try:
                 found = await world.store.read_meta(world.shard, self.buckets)
-            except Unavailable:
-                self._away()
+            except Unavailable as error:
                 failures += 1
+                self._away()
+                if failures == 1:
+                    _log.warning("the store does not answer", shard=world.shard, error=str(error))
                 await asyncio.sleep(world.pause_s(failures))
                 continue
             self._place(found, target)
@@ -222,9 +267,14 @@ class Trail:
             else:
                 self.pump()
             left = until - loop.time()
-            if left <= 0 or self._task is None or self._task.done():
+            if left <= 0:
                 return False
-            await asyncio.wait({self._task}, timeout=left)
+            if self._task is not None and not self._task.done():
+                await asyncio.wait({self._task}, timeout=left)
+            elif (pause := self._again_at - loop.time()) > 0:
+                await asyncio.sleep(min(left, pause))
+            else:
+                return False
 
     # --- Reading ----------------------------------------------------------------------------------------------
 
@@ -242,7 +292,7 @@ class Trail:
         # A call in flight may be answered before this read is, which may have been served before that call.
         before = {self.confirmed, *self._attempted}
         meta, values = await world.store.read_fields(world.shard, bucket, states)
-        self._away_since = None
+        self._came_back()
         tip = NOTHING if meta is None else meta.tip
         if tip not in before and not self.holds(tip):
             raise StartOver(

@@ -40,6 +40,8 @@ _log = structlog.get_logger(__name__)
 _COMMIT_EVERY_S: Final = 5.0
 _STALL_S: Final = 60.0
 """A shard that does nothing for so long is stuck; every wait of an engine is far shorter."""
+_SILENT_S: Final = 10.0
+"""How long Kafka may answer no read before a worker says that it cannot reach it."""
 _CANCEL_S: Final = 5.0
 _HOLD_S: Final = 5.0
 """What the group waits for engines to rest at a rebalance. The chain keeps later ones harmless."""
@@ -68,7 +70,7 @@ class Health:
     alive: bool
     """Every shard makes progress: restarting would not help where this is true."""
     ready: bool
-    """The group has decided, and every shard owned here is in memory or halted."""
+    """The group has decided, every shard owned here is in memory or halted, and Kafka answers."""
     shards: dict[str, str] = field(default_factory=dict)
     """Each shard owned here: ``running``, ``taking over``, or why it halted."""
     detail: str = ""
@@ -132,7 +134,7 @@ class Worker:
         self._changed.set()
 
     def health(self) -> Health:
-        """Liveness is progress; readiness is that all owned shards are in memory."""
+        """Liveness is progress; readiness is that all owned shards are in memory and Kafka answers."""
         now = time.monotonic()
         stuck = []
         shards = dict(self._halted)
@@ -143,6 +145,7 @@ class Worker:
                 stuck.append(shard)
             shards[shard] = "running" if running.engine.ready else "taking over"
         waiting = [shard for shard, running in self._running.items() if not running.engine.ready]
+        silent_s = 0.0 if self._inputs is None else self._inputs.silent_s
         detail = ""
         if stuck:
             detail = f"no progress for {_STALL_S:.0f} s: {', '.join(sorted(stuck))}"
@@ -150,7 +153,14 @@ class Worker:
             detail = "the group has not decided yet"
         elif waiting:
             detail = f"taking over: {', '.join(sorted(waiting))}"
-        return Health(not stuck, self._assigned and not waiting and not stuck, shards, detail)
+        elif silent_s > _SILENT_S:
+            detail = f"Kafka has not answered for {silent_s:.0f} s"
+        ready = self._assigned and not detail
+        if ready and self._halted:
+            # A person is wanted, not another worker: the alert on `adgovernor_shard_halted` calls one.
+            detail = f"halted: {', '.join(sorted(self._halted))}"
+        # Restarting does not help against a Kafka that is away, so it is no matter of life.
+        return Health(not stuck, ready, shards, detail)
 
     def engines(self) -> dict[str, ShardEngine]:
         """The engines by shard; for reading only."""
@@ -222,7 +232,6 @@ class Worker:
             task.result()
         except Halted as halted:
             self._halted[shard] = str(halted)
-            _log.error("shard halted", shard=shard, reason=halted.reason, message=str(halted))
 
     async def _reconcile(self) -> None:
         """Stops engines of shards that went elsewhere, starts those of new ones."""

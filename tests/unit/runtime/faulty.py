@@ -53,14 +53,16 @@ class FaultyLog(MemoryShardLog):
 
 
 class FaultyStore(MemoryStore):
-    """``away`` makes every call fail; ``swaps`` says what becomes of the next swaps: ``ok``, ``lost`` (does not happen,
-    no answer), ``unanswered`` (happens, no answer). ``calls`` keeps the number of fields of each swap."""
+    """``away`` makes every call fail, ``full`` every swap; ``swaps`` says what becomes of the next swaps: ``ok``,
+    ``lost`` (does not happen, no answer), ``unanswered`` (happens, no answer). ``calls`` keeps the number of fields of
+    each swap, ``refused`` the shards of those that a full store did not take."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.away = False
+        self.away = self.full = False
         self.swaps: list[str] = []
         self.calls: list[int] = []
+        self.refused: list[str] = []
 
     def _check(self) -> None:
         if self.away:
@@ -89,6 +91,9 @@ class FaultyStore(MemoryStore):
     ) -> Meta | None:
         await asyncio.sleep(0)
         self._check()
+        if self.full:
+            self.refused.append(shard)
+            raise Unavailable("command not allowed when used memory > 'maxmemory'")
         self.calls.append(sum(map(len, changes.values())))
         fault = self.swaps.pop(0) if self.swaps else "ok"
         if fault == "lost":

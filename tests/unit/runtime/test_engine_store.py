@@ -194,6 +194,50 @@ async def test_intake_stops_when_too_much_is_unwritten() -> None:
     await deployment.stop()
 
 
+class Watched(Silent):
+    """Keeps what was last shown of the store."""
+
+    failing = False
+
+    def store_trail(self, shard: str, *, blocks: int, dirty: int, away: bool) -> None:
+        self.failing = away
+
+
+async def test_a_full_store_is_shown_and_decisions_go_on() -> None:
+    """A store that answers but takes nothing is shown as failing, is not called without pause, and holds nothing up
+    before the states that are not in it reach their limit; nothing is assumed, since it can be read."""
+    deployment, store = await prepared(trail_blocks=3, max_events=1, keep_states=0, dirty_limit=20)
+    shown = deployment.engines[0]._world.observer = Watched()
+    assert await decide(deployment, "r0") is None
+    await deployment.settle()
+    store.full, before = True, len(store.refused)
+    for n in range(1, 31):
+        deployment.request(f"r{n}", f"user{n}")
+    await until(lambda: len(deployment.decisions()) >= 20)
+    await until(lambda: shown.failing)
+    await asyncio.sleep(0.3)
+    assert len(deployment.decisions()) <= 1 + 20 + 1
+    assert not any(body.get("degraded") for body in deployment.decisions())
+    assert len(store.refused) - before < 20
+    store.full = False
+    await until(lambda: not shown.failing)
+    await deployment.settle()
+    assert len(deployment.decisions()) == 31
+    await assert_store_is_the_fold(deployment)
+    await deployment.stop()
+
+
+async def test_an_idle_shard_shows_that_the_store_is_away() -> None:
+    """Without any traffic the store's absence is shown, and its return."""
+    deployment, store = await prepared(store_check_s=0.05)
+    shown = deployment.engines[0]._world.observer = Watched()
+    store.away = True
+    await until(lambda: shown.failing)
+    store.away = False
+    await until(lambda: not shown.failing)
+    await deployment.stop()
+
+
 async def test_a_shard_starts_without_the_store_from_the_ledger_alone() -> None:
     """With the store away at takeover the whole ledger is folded, so nothing needs to be assumed."""
     deployment, store = await prepared()
