@@ -21,6 +21,7 @@ GROUPS = PROJECT["dependency-groups"]
 EXTRAS = [
     requirement for extra in PROJECT["project"]["optional-dependencies"].values() for requirement in extra
 ]
+SEALING = PROJECT["project"]["optional-dependencies"]["sealing"]
 RUNTIME = PROJECT["project"]["dependencies"]
 
 
@@ -35,7 +36,8 @@ def pins(lock: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("lock", "requirements"),
     [
-        ("requirements.lock", RUNTIME),
+        # A worker of the image can seal: it is a rule that any deployment may set.
+        ("requirements.lock", [*RUNTIME, *SEALING]),
         ("requirements-dev.lock", [*RUNTIME, *EXTRAS, *GROUPS["dev"], *GROUPS["build"]]),
         ("deploy/locks/build.lock", GROUPS["build"]),
         ("deploy/locks/installer.lock", GROUPS["installer"]),
