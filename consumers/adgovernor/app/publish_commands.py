@@ -58,8 +58,8 @@ def publish_ad_requests(
         str | None,
         typer.Option(
             metavar="FIELD",
-            help="For openrtb: where the event time is: a path to milliseconds (ext.timestamp), or to a text that "
-            "begins with the seconds as 8 hex digits (id:hex8).",
+            help="For openrtb: where the event time is: a path to milliseconds (ext.timestamp), to a date and time "
+            "with its zone (@timestamp), or to a text that begins with the seconds as 8 hex digits (id:hex8).",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -28,6 +28,7 @@ Deals are between buyer and seller and are not looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal
 
@@ -56,6 +57,7 @@ _POSITIONS: Final[Mapping[int, PositionInPod]] = {1: "first", -1: "last", 2: "fi
 _USUAL_DEDUPE: Final = (1, 2, 3, 4)
 """Without `poddedupe`: the advertiser domain, category, creative and media file are kept apart, as in `pods plan`."""
 _HEX8: Final = ":hex8"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PERSON, _BROWSER, _APP = 3, 1, 2
 _DEVICE_HASHES: Final = ("didsha1", "didmd5", "dpidsha1", "dpidmd5", "macsha1", "macmd5")
 
@@ -147,8 +149,9 @@ def read_candidates(raw: bytes) -> tuple[OfferedCampaign, ...]:
 class OpenRtbAdapter:
     """Turns lines of a bid request log into ad requests.
 
-    `time_field` says where the event time is: a dotted path to milliseconds, such as `ext.timestamp`, or a path
-    with `:hex8`, such as `id:hex8`, for seconds in the first eight hexadecimal digits of a text.
+    `time_field` says where the event time is: a dotted path to milliseconds, such as `ext.timestamp`, or to a date and
+    time with its zone (ISO 8601), or a path with `:hex8`, such as `id:hex8`, for seconds in the first eight hexadecimal
+    digits of a text.
     """
 
     def __init__(self, candidates: Iterable[OfferedCampaign], time_field: str) -> None:
@@ -228,13 +231,24 @@ class OpenRtbAdapter:
         if value is None:
             raise BadOpenRtb(name, "missing; it is the time field")
         try:
-            time_ms = int(str(value)[:8], 16) * 1000 if self._hex else int(value)
+            time_ms = int(str(value)[:8], 16) * 1000 if self._hex else _milliseconds(value)
         except (ValueError, TypeError, OverflowError) as error:
-            wanted = "eight hexadecimal digits of seconds" if self._hex else "milliseconds since 1970"
+            wanted = "milliseconds since 1970, or a date and time with its zone,"
+            if self._hex:
+                wanted = "eight hexadecimal digits of seconds"
             raise BadOpenRtb(name, f"{value!r} is no time; {wanted} are wanted") from error
         if not 0 <= time_ms < 2**52:
             raise BadOpenRtb(name, f"{value!r} is out of range for milliseconds since 1970")
         return time_ms
+
+
+def _milliseconds(value: Any) -> int:
+    if not isinstance(value, str) or value.strip().isdigit():
+        return int(value)
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError(value)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _units(offer: Offer) -> list[tuple[str, tuple[Imp, ...], OfferedPod | None]]:

@@ -38,6 +38,16 @@ def test_time_is_read_from_the_field_named() -> None:
     assert convert(line(), time_field="id:hex8").time_ms == 0x583F51B8 * 1000
 
 
+@pytest.mark.parametrize(
+    "written", ["2016-11-30T18:44:58.821Z", "2016-11-30T19:44:58.821+01:00", "1480531498821"]
+)
+def test_time_may_be_written_as_a_date(written: str) -> None:
+    """A date and time with its zone is a time as well as milliseconds in a text are; one without a zone is none."""
+    assert convert(line(**{"@timestamp": written}), time_field="@timestamp").time_ms == 1_480_531_498_821
+    with pytest.raises(BadOpenRtb, match="with its zone"):
+        convert(line(**{"@timestamp": "2016-11-30T18:44:58"}), time_field="@timestamp")
+
+
 @pytest.mark.parametrize("time_field", ["ext.nowhere", "id", "imp.0.id:hex8"])
 def test_a_missing_or_unreadable_time_is_refused(time_field: str) -> None:
     """A request without a readable time is refused, and the time field is named."""
