@@ -602,6 +602,21 @@ def test_several_dynamic_parts_are_filled_each_within_its_time() -> None:
     assert sorted(placed[2:]) == [(1, 15_000), (1, 30_000)]
 
 
+def test_what_one_part_keeps_apart_is_apart_in_the_pod() -> None:
+    """Ads of one advertiser are kept apart in the whole pod where one of its dynamic parts says so."""
+    part = {"total_duration_ms": 30_000, "separate_advertisers": False}
+    ads = [{"advertiser_domain": "a.example"}, {"advertiser_domain": "a.example"}]
+    for last, played in ((part, 2), ({**part, "separate_advertisers": True}, 1)):
+        assert len(_won(_ask(_deployment(c0=[]), ads, pod=[part, last]))) == played
+
+
+def test_the_ads_of_all_parts_are_limited_together() -> None:
+    """The ads that the dynamic parts of a pod ask for count together against what is configured."""
+    part = {"total_duration_ms": 60_000, "max_ads": 2}
+    decision = _ask(_deployment(Rules(most_ads=3), c0=[]), [{}], pod=[part, part])
+    assert decision["refused"] == {"field": "pod.max_ads", "given": 4, "most": 3}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
