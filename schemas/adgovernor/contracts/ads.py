@@ -12,7 +12,7 @@ from adgovernor.contracts.base import Contract, DurationMs, Id, Many, TagUrl, Ti
 
 
 class AdMediaFile(Contract):
-    """A file to play (VAST 4.3 §3.9.1)."""
+    """A file to play, its original for transcoding, or code to run beside it (VAST 4.3 §3.9.1-3)."""
 
     uri: str
     type: str | None = None
@@ -34,9 +34,10 @@ class AdTracking(Contract):
 
 
 class AdResource(Contract):
-    """What a companion shows, or code that measures."""
+    """What a companion, overlay or icon shows, or code that measures."""
 
     kind: str
+    """``static``, ``iframe``, ``javascript`` or ``executable``, whose value is an address; or ``html``."""
     value: str
 
 
@@ -52,12 +53,51 @@ class AdCompanion(Contract):
     tracking: Many[AdTracking] = ()
 
 
+class AdCaption(Contract):
+    """A file with captions (VAST 4.3 §3.9.4)."""
+
+    uri: str
+    type: str | None = None
+    language: str | None = None
+
+
+class AdOverlay(Contract):
+    """An ad over the content (VAST 4.3 §3.12.1)."""
+
+    width: int | None = None
+    height: int | None = None
+    min_duration_ms: DurationMs | None = None
+    """How long it wants to be seen at least."""
+    api_framework: str | None = None
+    """What its resources are code for, such as ``VPAID``."""
+    parameters: str | None = None
+    resources: Many[AdResource] = ()
+    click_through: str | None = None
+    click_tracking: Many[str] = ()
+
+
+class AdIcon(Contract):
+    """An industry's icon over a linear ad, such as AdChoices (VAST 4.3 §3.11)."""
+
+    program: str | None = None
+    width: int | None = None
+    height: int | None = None
+    x_position: str | None = None
+    y_position: str | None = None
+    resources: Many[AdResource] = ()
+    click_through: str | None = None
+    click_tracking: Many[str] = ()
+    view_tracking: Many[str] = ()
+
+
 class AdVerification(Contract):
     """Third-party measurement code (VAST 4.3 §3.17)."""
 
     vendor: str | None = None
     resources: Many[AdResource] = ()
     parameters: str | None = None
+    tracking: Many[AdTracking] = ()
+    """Told when the code does not run (``verificationNotExecuted``)."""
 
 
 class PlayableAd(Contract):
@@ -72,6 +112,11 @@ class PlayableAd(Contract):
     duration_ms: DurationMs | None = None
     skip_offset: str | None = None
     media_files: Many[AdMediaFile] = ()
+    mezzanines: Many[AdMediaFile] = ()
+    interactive_files: Many[AdMediaFile] = ()
+    captions: Many[AdCaption] = ()
+    parameters: str | None = None
+    """What code among the media and interactive files is given."""
     impressions: Many[str] = ()
     tracking: Many[AdTracking] = ()
     click_through: str | None = None
@@ -80,6 +125,10 @@ class PlayableAd(Contract):
     errors: Many[str] = ()
     """Told when the ad cannot be played, with ``[ERRORCODE]`` filled in."""
     companions: Many[AdCompanion] = ()
+    overlays: Many[AdOverlay] = ()
+    overlay_tracking: Many[AdTracking] = ()
+    """Of the overlays, whichever is shown."""
+    icons: Many[AdIcon] = ()
     verifications: Many[AdVerification] = ()
     categories: Many[str] = ()
 

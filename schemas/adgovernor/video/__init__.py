@@ -8,7 +8,7 @@ what to fire and when is for sessions.
     expand       macros in an address                    unmet_expectation   why an ad cannot be played here
 """
 
-from adgovernor.video.chain import Hop, ResolvedAd, TrackedUri, resolve_uri
+from adgovernor.video.chain import Hop, ResolvedAd, Sourced, TrackedUri, resolve_uri
 from adgovernor.video.codes import VastError, VmapError
 from adgovernor.video.expectations import Expectations, unmet_expectation
 from adgovernor.video.macros import (
@@ -39,6 +39,7 @@ __all__ = [
     "MacroValue",
     "NotXmlError",
     "ResolvedAd",
+    "Sourced",
     "TrackedUri",
     "VastDocument",
     "VastError",

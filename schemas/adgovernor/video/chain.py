@@ -6,8 +6,9 @@ Pure: which documents to fetch is decided elsewhere; here is what a chain means 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 from urllib.parse import urljoin
 
 from adgovernor.video.model import (
@@ -15,6 +16,7 @@ from adgovernor.video.model import (
     Category,
     Companion,
     Creative,
+    Icon,
     InLine,
     Linear,
     NonLinear,
@@ -22,6 +24,8 @@ from adgovernor.video.model import (
     Verification,
     Wrapper,
 )
+
+_T = TypeVar("_T", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,18 @@ def resolve_uri(base_url: str, uri: str) -> str | None:
         return urljoin(base_url, uri)
     except ValueError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced(Generic[_T]):
+    """What a document says, and the address of that document."""
+
+    value: _T
+    base_url: str
+
+    def absolute(self, uri: str) -> str:
+        """*uri* of the value resolved by RFC 3986 §5; as written when it cannot be read as an address."""
+        return resolve_uri(self.base_url, uri) or uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +85,17 @@ class ResolvedAd:
     hops: tuple[Hop, ...] = ()
     sequence: int | None = None
 
-    def _gather(self, read: Callable[[Ad], Sequence[str]]) -> tuple[TrackedUri, ...]:
+    @property
+    def _parts(self) -> tuple[tuple[Ad, str], ...]:
+        """The InLine and then the Wrappers, nearest first, each with its document's address."""
+        return (
+            (self.inline, self.base_url),
+            *((hop.wrapper, hop.base_url) for hop in reversed(self.hops)),
+        )
+
+    def _gather(self, read: Callable[[Ad], Iterable[str]]) -> tuple[TrackedUri, ...]:
         """What *read* finds in the InLine and then in the Wrappers, nearest first."""
-        parts: list[tuple[Ad, str]] = [(self.inline, self.base_url)]
-        parts += [(hop.wrapper, hop.base_url) for hop in reversed(self.hops)]
-        return tuple(TrackedUri(uri, base) for ad, base in parts for uri in read(ad))
+        return tuple(TrackedUri(uri, base) for ad, base in self._parts for uri in read(ad))
 
     @property
     def impressions(self) -> tuple[TrackedUri, ...]:
@@ -129,8 +151,11 @@ class ResolvedAd:
     @property
     def tracking_counts(self) -> dict[str, int]:
         """How many linear tracking addresses each event has."""
-        ads = (self.inline, *(hop.wrapper for hop in reversed(self.hops)))
-        return dict(Counter(found.key for ad in ads for linear in _linears(ad) for found in linear.tracking))
+        return dict(
+            Counter(
+                found.key for ad, _ in self._parts for linear in _linears(ad) for found in linear.tracking
+            )
+        )
 
     def tracking_for(self, key: str) -> tuple[TrackedUri, ...]:
         """The linear tracking addresses of the event *key*."""
@@ -140,10 +165,8 @@ class ResolvedAd:
 
     def _by_event(self, read: Callable[[Ad], Iterable[Tracking]]) -> dict[str, tuple[TrackedUri, ...]]:
         """What *read* finds along the chain, nearest the InLine first, in one pass however many events there are."""
-        parts: list[tuple[Ad, str]] = [(self.inline, self.base_url)]
-        parts += [(hop.wrapper, hop.base_url) for hop in reversed(self.hops)]
         found: dict[str, list[TrackedUri]] = {}
-        for ad, base_url in parts:
+        for ad, base_url in self._parts:
             for tracking in read(ad):
                 found.setdefault(tracking.key, []).append(TrackedUri(tracking.uri, base_url))
         return {key: tuple(uris) for key, uris in found.items()}
@@ -157,19 +180,42 @@ class ResolvedAd:
         return found[0] if found else None
 
     @property
-    def companions(self) -> tuple[Companion, ...]:
+    def companions(self) -> tuple[Sourced[Companion], ...]:
         """The companions nearest the InLine (§2.3.5.2): its own, else those of the nearest Wrapper with any."""
-        for ad in (self.inline, *(hop.wrapper for hop in reversed(self.hops))):
+        for ad, base_url in self._parts:
             found = tuple(companion for creative in ad.creatives for companion in creative.companions)
             if any(companion.resources for companion in found):
-                return found
+                return tuple(Sourced(companion, base_url) for companion in found)
         return ()
 
     @property
-    def verifications(self) -> tuple[Verification, ...]:
+    def icons(self) -> tuple[Sourced[Icon], ...]:
+        """The icons of the chain; of a program that several parts of it name, those nearest the InLine (§3.11)."""
+        shown: list[Sourced[Icon]] = []
+        programs: set[str] = set()
+        for ad, base_url in self._parts:
+            icons = [icon for linear in _linears(ad) for icon in linear.icons]
+            shown += [
+                Sourced(icon, base_url) for icon in icons if (icon.program or "").lower() not in programs
+            ]
+            programs |= {icon.program.lower() for icon in icons if icon.program is not None}
+        return tuple(shown)
+
+    @property
+    def overlay_click_tracking(self) -> tuple[TrackedUri, ...]:
+        """The NonLinearClickTracking of the Wrappers, which counts for every overlay beside its own."""
+        return tuple(
+            TrackedUri(uri, hop.base_url)
+            for hop in reversed(self.hops)
+            for creative in hop.wrapper.creatives
+            for overlay in creative.nonlinears
+            for uri in overlay.click_tracking
+        )
+
+    @property
+    def verifications(self) -> tuple[Sourced[Verification], ...]:
         """Every Verification of the chain; all are to be run (§2.4.2)."""
-        ads = (self.inline, *(hop.wrapper for hop in reversed(self.hops)))
-        return tuple(verification for ad in ads for verification in ad.verifications)
+        return tuple(Sourced(found, base_url) for ad, base_url in self._parts for found in ad.verifications)
 
     @property
     def linear(self) -> Linear | None:

@@ -462,7 +462,7 @@ async def test_clickthrough_and_companions_nearest_the_inline_win() -> None:
     (ad,) = found.ads
     assert ad.click_through is not None
     assert ad.click_through.uri == "http://near"
-    assert [companion.id for companion in ad.companions] == ["near"]
+    assert [companion.value.id for companion in ad.companions] == ["near"]
     assert [uri.uri for uri in ad.click_tracking] == ["http://t/near", "http://t/far"]
     assert ad.inline_companions == ()
 
@@ -478,7 +478,7 @@ async def test_viewability_and_verification_gather_along_the_chain() -> None:
     )
     (ad,) = found.ads
     assert (len(ad.viewable), len(ad.not_viewable), len(ad.view_undetermined)) == (2, 2, 0)
-    assert [verification.vendor for verification in ad.verifications] == ["v", "v"]
+    assert [verification.value.vendor for verification in ad.verifications] == ["v", "v"]
 
 
 async def test_a_blocked_category_is_205() -> None:
