@@ -15,6 +15,7 @@ from typing import Any, Final
 from adgovernor.contracts.money import decimal_of, micros_of
 from adgovernor.contracts.openrtb import Bid, BidRequest, BidResponse, Deal, DurFloors, Imp
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, is_dynamic, offer_of, seconds_range
+from adgovernor.contracts.openrtb_terms import barred
 from adgovernor.core.podfill import (
     DurationFloor,
     PodCandidate,
@@ -113,12 +114,15 @@ def _filled(
     total = bound = used_ms = 0
     proven = True
     known: set[str] = set()
+    offers = [(seat.seat, bid) for seat in response.seatbid for bid in seat.bid]
     # An impression outside every pod is filled as a pod of one slot: the rules are the same.
     singles = [OfferedPod(imp.id, named=False, imps=(imp,)) for imp in offer.singles]
     for pod in (*offer.pods, *singles):
         names = {imp.id for imp in pod.imps}
         known |= names
-        bids = [_candidate(pod, bid, response.cur) for bid in response.bids() if bid.impid in names]
+        bids = [
+            _candidate(request, pod, seat, bid, response.cur) for seat, bid in offers if bid.impid in names
+        ]
         fit = [offered for offered in bids if offered.candidate is not None]
         spec = _spec(request, pod, separation)
         if takes_one_ad(spec):
@@ -135,7 +139,7 @@ def _filled(
         used_ms += sum(
             [place.candidate.duration_ms for place in outcome.placements if place.segment_id in dynamic]
         )
-    losers += [_loser(bid, ("no_segment",)) for bid in response.bids() if bid.impid not in known]
+    losers += [_loser(bid, ("no_segment",)) for _, bid in offers if bid.impid not in known]
     taken = {entry["impid"] for entry in filled}
     return {
         "currency": response.cur,
@@ -232,8 +236,10 @@ def _duration_floors(floors: Sequence[DurFloors], per_second: Decimal | None) ->
     )
 
 
-def _candidate(pod: OfferedPod, bid: Bid, currency: str) -> _Offered:
+def _candidate(request: BidRequest, pod: OfferedPod, seat: str, bid: Bid, currency: str) -> _Offered:
     imp = next(imp for imp in pod.imps if imp.id == bid.impid)
+    if (reason := barred(request, imp, seat, bid, currency)) is not None:
+        return _Offered(bid, None, assumed=False, refused=reason)
     deal = imp.deal(bid.dealid)
     stated = _bid_ms(bid)
     duration_ms = _longest_ms(imp) if stated is None else stated

@@ -67,11 +67,15 @@ class Deal(_Loose):
     bidfloorcur: str = "USD"
     mincpmpersec: Cpm | None = None
     durfloors: tuple[DurFloors, ...] = ()
+    wseat: tuple[str, ...] = ()
+    wadomain: tuple[str, ...] = ()
 
 
 class Pmp(_Loose):
     """The private marketplace of an impression (3.2.11)."""
 
+    private_auction: Integer = 0
+    """1: only the deals may be bid for."""
     deals: tuple[Deal, ...] = ()
 
 
@@ -263,6 +267,8 @@ class BidRequest(_Loose):
     """1 first price, 2 second price plus."""
     tmax: Integer | None = None
     cur: tuple[str, ...] = ()
+    wseat: tuple[str, ...] = ()
+    bseat: tuple[str, ...] = ()
     bcat: tuple[str, ...] = ()
     badv: tuple[str, ...] = ()
     podconfig: PodConfig | None = None

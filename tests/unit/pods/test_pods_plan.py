@@ -160,6 +160,43 @@ def test_several_dynamic_parts_of_a_pod_are_filled_each_in_its_time() -> None:
     assert result["used_s_of_dynamic"] == 60
 
 
+@pytest.mark.parametrize(
+    ("request_terms", "pmp", "terms", "reason"),
+    [
+        ({"cur": ["EUR"]}, {}, {}, "currency"),
+        ({"cur": ["EUR", "USD"]}, {}, {}, None),
+        ({"wseat": ["s2"]}, {}, {}, "seat"),
+        ({"bseat": ["s1"]}, {}, {}, "seat"),
+        ({"wseat": ["s1"], "bseat": ["s2"]}, {}, {}, None),
+        ({}, {"private_auction": 1, "deals": [{"id": "d"}]}, {}, "no_deal"),
+        ({}, {"private_auction": 1, "deals": [{"id": "d"}]}, {"dealid": "other"}, "no_deal"),
+        ({}, {"private_auction": 1, "deals": [{"id": "d"}]}, {"dealid": "d"}, None),
+        ({}, {"private_auction": 0, "deals": [{"id": "d"}]}, {}, None),
+        ({}, {"deals": [{"id": "d", "wseat": ["s2"]}]}, {"dealid": "d"}, "seat"),
+        ({}, {"deals": [{"id": "d", "wseat": ["s2"]}]}, {}, None),
+        ({}, {"deals": [{"id": "d", "wadomain": ["X.com"]}]}, {"dealid": "d"}, "deal_advertiser"),
+        (
+            {},
+            {"deals": [{"id": "d", "wadomain": ["X.com"]}]},
+            {"dealid": "d", "adomain": ["shop.x.com"]},
+            None,
+        ),
+    ],
+)
+def test_who_may_bid(
+    request_terms: dict[str, Any], pmp: dict[str, Any], terms: dict[str, Any], reason: str | None
+) -> None:
+    """A bid is held to the currencies and seats that the request takes, to private auctions and to its deal's terms."""
+    request = parse_request({"id": "r", "imp": [video("1", pmp=pmp)], **request_terms})
+    response = parse_response({"seatbid": [{"seat": "s1", "bid": [bid("a", "1", 2, **terms)]}]})
+    assert out(plan(request, response)) == ({} if reason is None else {"a": [reason]})
+
+
+def test_a_bid_without_a_seat_is_held_to_none() -> None:
+    """Lists of seats say nothing of a bid that does not name its own."""
+    assert fills(planned([video("1")], [bid("a", "1", 2)], wseat=["s2"])) == [("1", 1, "a")]
+
+
 def test_poddedupe_says_what_is_deduplicated() -> None:
     """Without `poddedupe` creative, advertiser and category appear once a pod; with it exactly what it lists does."""
     same: dict[str, Any] = {"adomain": ["A.com"], "cat": ["IAB1"], "crid": "c"}
