@@ -2,7 +2,8 @@
 
 What lives here: which impressions form a pod, and what kind of pod that is. What never does: bids and their
 fill. Impressions form a pod by `podid`, by `poddur` (a dynamic pod that nobody named), or by ids of the form
-POD_INDEX, which Prebid gives to the slots of a `podconfig`. Whatever is left is a place for one ad, not a pod.
+POD_INDEX, which Prebid gives to the slots of a `podconfig`; a podid and a POD that are alike are one pod. Whatever is
+left is a place for one ad, not a pod.
 """
 
 from __future__ import annotations
@@ -80,17 +81,17 @@ def is_dynamic(imp: Imp) -> bool:
 
 def offer_of(request: BidRequest) -> Offer:
     """Sort the request's impressions into pods; pods come in the order of their first impression."""
-    groups: dict[tuple[str, str], list[Imp]] = {}
+    groups: dict[tuple[bool, str], list[Imp]] = {}
     singles: list[Imp] = []
     indexed = _indexed(request.imp)
     for imp in request.imp:
         media = imp.media()
         if media is not None and media.podid:
-            groups.setdefault(("podid", media.podid), []).append(imp)
+            groups.setdefault((True, media.podid), []).append(imp)
         elif imp.id in indexed:
-            groups.setdefault(("index", indexed[imp.id]), []).append(imp)
+            groups.setdefault((True, indexed[imp.id]), []).append(imp)
         elif is_dynamic(imp):
-            groups.setdefault(("poddur", imp.id), []).append(imp)
+            groups.setdefault((False, imp.id), []).append(imp)
         else:
             singles.append(imp)
     lengths = {}
@@ -99,11 +100,11 @@ def offer_of(request: BidRequest) -> Offer:
     pods = tuple(
         OfferedPod(
             pod_id=name,
-            named=how != "poddur",
+            named=named,
             imps=tuple(imps),
-            total_s=lengths.get(name) if how == "index" else None,
+            total_s=lengths.get(name) if named else None,
         )
-        for (how, name), imps in groups.items()
+        for (named, name), imps in groups.items()
     )
     return Offer(pods, tuple(singles))
 

@@ -1,7 +1,8 @@
 """From OpenRTB bid requests to our ad requests: who asks, when, for which place, and which campaigns may answer.
 
 A bid request becomes one ad request for each pod and for each impression outside a pod. With one of them the
-request keeps its id; with several each is named ID:POD or ID:IMPRESSION.
+request keeps its id; with several each is named ID:POD or ID:IMPRESSION (ID:IMPRESSION:IMPRESSION where a pod of the
+request is named like the impression).
 
 Identity, the first that is there:
     user     `user.id`, `user.buyeruid`, an extended id of a person (`eids`, atype 3)
@@ -252,10 +253,17 @@ def _milliseconds(value: Any) -> int:
 
 
 def _units(offer: Offer) -> list[tuple[str, tuple[Imp, ...], OfferedPod | None]]:
-    pods: list[tuple[str, tuple[Imp, ...], OfferedPod | None]] = [
-        (pod.pod_id, pod.imps, pod) for pod in offer.pods
+    units: dict[str, tuple[tuple[Imp, ...], OfferedPod | None]] = {}
+    asked: list[tuple[str, tuple[Imp, ...], OfferedPod | None]] = [
+        *[(pod.pod_id, pod.imps, pod) for pod in offer.pods],
+        *[(imp.id, (imp,), None) for imp in offer.singles],
     ]
-    return pods + [(imp.id, (imp,), None) for imp in offer.singles]
+    for name, imps, pod in asked:
+        while name in units:
+            # A pod and an impression may have the same name, and two requests must not.
+            name += f":{imps[0].id}"
+        units[name] = imps, pod
+    return [(name, *unit) for name, unit in units.items()]
 
 
 def _shape(

@@ -292,6 +292,12 @@ def test_pods_form_by_podid_poddur_and_index() -> None:
     assert offer.kind == "hybrid, dynamic (no podid), structured"
 
 
+def test_a_podid_and_an_index_of_one_name_are_one_pod() -> None:
+    """Impressions whose podid is what others have before their index are in the pod of those."""
+    (pod,) = offer_of(request_of(video("7_0"), video("b", podid="7", poddur=30), video("7_1"))).pods
+    assert (pod.pod_id, pod.kind, [imp.id for imp in pod.imps]) == ("7", "hybrid", ["7_0", "b", "7_1"])
+
+
 def test_a_single_video_is_not_a_pod() -> None:
     """One video impression without podid, poddur or index is a place for one ad."""
     assert offer_of(request_of(video(minduration=5, maxduration=30))).kind == "not a pod"

@@ -142,6 +142,13 @@ def test_several_things_become_several_requests() -> None:
         adapter.to_ad_request(raw)
 
 
+def test_no_two_requests_have_one_name() -> None:
+    """An impression that is named like a pod of its request makes a request of another name."""
+    raw = line({"id": "1", "video": {"podid": "2"}}, {**BANNER, "id": "2"}, {**BANNER, "id": "3"})
+    names = [request.request_id for request in OpenRtbAdapter((), "ext.timestamp").to_ad_requests(raw)]
+    assert names == ["583f51b8-1:2", "583f51b8-1:2:2", "583f51b8-1:3"]
+
+
 def test_a_hybrid_pod_is_slots_and_time() -> None:
     """A hybrid pod becomes one request with its slots and its dynamic part."""
     request = convert(
