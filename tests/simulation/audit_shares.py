@@ -26,6 +26,8 @@ class Share:
     by_day: bool = False
     """Its account has a daily budget."""
     reasons: list[str] = field(default_factory=list)
+    paused_day: int = 0
+    """The last day that the pause is about, where it is about a day's money alone."""
     books: dict[int, list[int]] = field(default_factory=dict)
     """Day → lease, reserved, spent."""
     owed: dict[Place, tuple[int, int, int]] = field(default_factory=dict)
@@ -38,6 +40,10 @@ class Share:
     def book(self, day: int) -> list[int]:
         """The day's money."""
         return self.books.setdefault(day, [0, 0, 0])
+
+    def paused_on(self, day: int) -> bool:
+        """Whether it is paused for requests of a day."""
+        return bool(self.reasons) and (not self.paused_day or day <= self.paused_day)
 
     def held(self) -> int:
         """All money here."""
@@ -112,7 +118,7 @@ class ShareAudit:
 
     def _asked(self, campaign: str, day: int, price: int) -> None:
         share = self.shares[campaign]
-        self.check(not share.reasons, "a paused campaign does not ask", campaign)
+        self.check(not share.paused_on(day), "a paused campaign does not ask", f"{campaign} {day}")
         self.check(day not in share.asks or bool(share.owed), "one ask at a time", f"{campaign} {day}")
         until_ms = share.denied.get(day, 0)
         self.check(
@@ -194,5 +200,5 @@ class ShareAudit:
                     not (lease and over), "an old day's idle money is returned", f"{name} {day}: {lease}"
                 )
                 self.check(
-                    not (lease and share.reasons), "paused: idle money is returned", f"{name}: {lease}"
+                    not (lease and share.paused_on(day)), "paused: idle money is returned", f"{name}: {lease}"
                 )

@@ -57,6 +57,10 @@ class Fund:
         least: int = self.data.get("min_price_micros", self.data.get("price_micros", 0))
         return least if least or not self.data["budget_micros"] else 1
 
+    def paused_on(self, day: int) -> bool:
+        """Whether it is paused for requests of a day: a sold out day says nothing of those after it."""
+        return bool(self.reasons - _BY_DAY) or (bool(self.reasons) and day <= self.exhausted_day)
+
     def days(self) -> set[int]:
         """The days that money was leased for."""
         return {day for days in self.leased.values() for day in days}
@@ -266,7 +270,9 @@ class TreasuryAudit:
 
     def _grant(self, campaign: str, shard: str, day: int, amount: int, asked: bool) -> None:
         fund = self._fund(campaign)
-        self.check(not fund.reasons, "a paused campaign gets no money", f"{campaign} {fund.reasons}")
+        self.check(
+            not fund.paused_on(day), "a paused campaign gets no money", f"{campaign} {day} {fund.reasons}"
+        )
         self.check(
             0 < amount <= fund.room(day), "a lease is within budget and day", f"{campaign} {day} {amount}"
         )

@@ -133,7 +133,9 @@ class UserAudit(ShareAudit):
         place = (decision, slot)
         request = self._record["personal"]["value"]
         self.check(place not in self.open, "a reservation is made once", str(place))
-        self.check(not share.reasons, "a paused campaign is not served", f"{campaign}: {share.reasons}")
+        self.check(
+            not share.paused_on(day), "a paused campaign is not served", f"{campaign} {day}: {share.reasons}"
+        )
         self.check(share.book(day)[0] >= price, "only leased money is reserved", f"{campaign} {share.books}")
         daily = share.by_day or share.data.get("daily_budget_micros") is not None
         own_day = audit_caps.day_of(request["time_ms"], share.zone) if daily else 0
@@ -277,9 +279,12 @@ class UserAudit(ShareAudit):
                 known.data, known.zone = data, zone
             known.by_day = bool(by_day)
         elif name == "status":
-            campaign, _, reasons = args
+            campaign, _, reasons, *until = args
             share = self.shares[campaign]
             share.reasons = reasons
+            share.paused_day = until[0] if until else 0
+            about_days = set(reasons) <= {"day", "account_day"}
+            self.check(not until or about_days, "only a day's pause ends with it", f"{campaign}: {reasons}")
             share.asks.clear()
             share.denied.clear()
         elif name == "grant":

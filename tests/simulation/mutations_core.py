@@ -180,7 +180,7 @@ CORE: Final = (
         "A new day lifts the pause of the old one",
         Releases,
         "_calendar",
-        'reasons -= {"day", "account_day"}',
+        "reasons -= DAY_WORDS",
         "pass",
     ),
     one(
@@ -188,8 +188,8 @@ CORE: Final = (
         "Past midnight the old day's idle money is returned",
         UserShard,
         "_idle",
-        "(share.paused or share.is_over(day, watermark_ms))",
-        "share.paused",
+        "(share.paused_on(day) or share.is_over(day, watermark_ms))",
+        "share.paused_on(day)",
     ),
     # Episodes.
     one(

@@ -18,7 +18,7 @@ from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.money import sayable
 from adgovernor.core import pacing
 from adgovernor.core.funds import AccountFund
-from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of
+from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of, last_paused_day
 
 
 class Round:
@@ -148,6 +148,15 @@ class TreasuryCampaign:
     # ------------------------------------------------------------------ reading
 
     @property
+    def paused_day(self) -> int:
+        """The last day that its pause concerns; 0: all days, or it is not paused."""
+        return last_paused_day(self.reasons, self.exhausted_day) if self.reasons else 0
+
+    def paused_on(self, day: int) -> bool:
+        """Whether its pause concerns this day, so that no money is leased for it."""
+        return bool(self.reasons) and (not self.paused_day or day <= self.paused_day)
+
+    @property
     def spent(self) -> int:
         """Spent, as reported."""
         return sum(self.spent_by_day.values())
@@ -214,8 +223,9 @@ class TreasuryCampaign:
                     room = min(room, self.day_budget(later) - self.leased_by_day[later])
         return max(0, room)
 
-    def ahead(self, day: int, watermark_ms: int) -> tuple[int, int | None]:
-        """(What may be leased for the day now; where the plan begins anew if any of it is leased, else None)."""
+    def ahead(self, day: int, at_ms: int) -> tuple[int, int | None]:
+        """(What may be leased for the day at a moment; where the plan begins anew if any of it is leased, else
+        None)."""
         room = self.room(day)
         if self.campaign.pacing.mode == "asap" or room == 0:
             return room, None
@@ -224,7 +234,7 @@ class TreasuryCampaign:
         used = self.topped_up - self.unleased if not paced_day else self.leased_by_day.get(day, 0)
         unit = max(1, self.one_price)
         planned = pacing.released_micros(
-            self.campaign, budget, day, self.time_zone, watermark_ms, self.paced.get(paced_day)
+            self.campaign, budget, day, self.time_zone, at_ms, self.paced.get(paced_day)
         )
         anew = None
         carried = used + max(unit, budget // pacing.CARRY_DIVISOR)
@@ -233,9 +243,9 @@ class TreasuryCampaign:
         released = -(-planned // unit) * unit
         return max(0, min(room, released - used)), anew
 
-    def available(self, day: int, watermark_ms: int) -> int:
-        """What may be leased for the day now."""
-        return self.ahead(day, watermark_ms)[0]
+    def available(self, day: int, at_ms: int) -> int:
+        """What may be leased for the day at a moment."""
+        return self.ahead(day, at_ms)[0]
 
     def shard_idle(self, shard: str, day: int) -> int:
         """A shard's idle money for the day, as reported."""

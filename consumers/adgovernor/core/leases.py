@@ -34,6 +34,14 @@ STATUS_CODES = {
     "archived": "archived",
 }
 """What a request is told for each reason of a pause."""
+DAY_WORDS = frozenset(("day", "account_day"))
+"""Reasons of a pause that are about one account day."""
+
+
+def last_paused_day(reasons: Iterable[str], exhausted_day: int) -> int:
+    """The last account day that a pause for these reasons concerns: what a day's money ends, the next day's begins
+    anew. 0: it concerns all days."""
+    return exhausted_day if DAY_WORDS.issuperset(reasons) else 0
 
 
 class Book:
@@ -90,6 +98,7 @@ class CampaignShare:
         "one_price",
         "owed",
         "paused",
+        "paused_day",
         "pays_on",
         "pers",
         "personalised",
@@ -106,6 +115,8 @@ class CampaignShare:
         self.treasury = treasury
         self.episode = 0
         self.paused: tuple[str, ...] = ()
+        self.paused_day = 0
+        """The last day that the pause concerns; 0: all days."""
         self.books: dict[int, Book] = {}
         self.asks: dict[int, int] = {}
         """Outstanding asks: day → the price asked for."""
@@ -167,6 +178,10 @@ class CampaignShare:
             day = zones.day_of(time_ms, self.time_zone)
             self._day = (*zones.day_bounds(day, self.time_zone), day)
         return day
+
+    def paused_on(self, day: int) -> bool:
+        """Whether the pause concerns requests of this day."""
+        return bool(self.paused) and (not self.paused_day or day <= self.paused_day)
 
     def book(self, day: int) -> Book:
         """The day's money, begun at nothing."""
@@ -254,6 +269,7 @@ class CampaignShare:
                 "by_day": self.by_day,
                 "episode": self.episode,
                 "paused": self.paused,
+                "paused_day": self.paused_day,
                 "books": self.rows(self.books),
                 "asks": sorted(self.asks.items()),
                 "denied": sorted(self.denied.items()),
@@ -274,6 +290,7 @@ class CampaignShare:
         share = cls(campaign_of(data["campaign"]), data["time_zone"], data["treasury"], data["by_day"])
         share.episode = data["episode"]
         share.paused = tuple(data["paused"])
+        share.paused_day = data.get("paused_day", 0)
         share.books = {day: Book(lease, reserved, spent) for day, lease, reserved, spent in data["books"]}
         share.asks = dict(data["asks"])
         share.denied = dict(data["denied"])

@@ -14,6 +14,7 @@ from adgovernor.contracts.money import sayable
 from adgovernor.core import links
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import WORDS, AccountFund
+from adgovernor.core.leases import DAY_WORDS
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury_state import TreasuryState
 
@@ -32,6 +33,11 @@ class Releases(TreasuryState):
         self._cause = ("", 0)
 
     # ------------------------------------------------------------------ shared steps
+
+    @property
+    def newest_ms(self) -> int:
+        """The newest event time that the watermark speaks of: the moment up to which plans have released money."""
+        return self.watermark_ms + self.rules.lateness_ms
 
     def _begin(self, result: dict[str, Any], topic: str, offset: int) -> Draft:
         self.index += 1
@@ -137,11 +143,12 @@ class Releases(TreasuryState):
         if not known.by_day:
             return False
         if (
-            not {"day", "account_day"}.isdisjoint(known.reasons)
+            not DAY_WORDS.isdisjoint(known.reasons)
             and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= watermark_ms
         ):
             return True
-        return not known.reasons and known.opened_day < known.day_of(watermark_ms + self.rules.early_lease_ms)
+        day = known.day_of(watermark_ms + self.rules.early_lease_ms)
+        return known.opened_day < day and not known.paused_on(day)
 
     def _calendar(self, known: TreasuryCampaign) -> None:
         """What time alone changes: the flight's end, a new day."""
@@ -152,18 +159,17 @@ class Releases(TreasuryState):
         else:
             reasons.discard("flight")
         if (
-            not reasons.isdisjoint(("day", "account_day"))
+            not reasons.isdisjoint(DAY_WORDS)
             and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= self.watermark_ms
         ):
-            reasons -= {"day", "account_day"}
+            reasons -= DAY_WORDS
         self._set_reasons(known, reasons)
-        if not known.reasons:
-            self._open_day(known)
+        self._open_day(known)
 
     def _open_day(self, known: TreasuryCampaign) -> None:
         """Gives every shard a first lease of the whole budget, or of a day that is near or has begun."""
         if not known.by_day:
-            if known.opened_day == 0:
+            if known.opened_day == 0 and not known.reasons:
                 self._first_leases(known, 0)
                 self.emit(["opened", known.campaign.campaign_id, 1])
             return
@@ -171,13 +177,13 @@ class Releases(TreasuryState):
             return  # No event has told the time yet: there is no day to open.
         for at_ms in (self.watermark_ms, self.watermark_ms + self.rules.early_lease_ms):
             day = known.day_of(at_ms)
-            if day > known.opened_day:
+            if day > known.opened_day and not known.paused_on(day):
                 self._first_leases(known, day)
                 self.emit(["opened", known.campaign.campaign_id, day])
 
     def _first_leases(self, known: TreasuryCampaign, day: int) -> None:
         shards = self._user_shards()
-        available, anew = known.ahead(day, self.watermark_ms)
+        available, anew = known.ahead(day, self.newest_ms)
         unit = known.one_price
         amount = known.lease_size(available, self.rules.lease_divisor * len(shards))
         if amount < unit and available >= unit * len(shards):
@@ -190,7 +196,7 @@ class Releases(TreasuryState):
     def _plan_anew(self, known: TreasuryCampaign, day: int, anew: int | None) -> None:
         if anew is not None:
             paced_day = 0 if known.campaign.daily_budget_micros is None else day
-            self.emit(["paced", known.campaign.campaign_id, paced_day, self.watermark_ms, anew])
+            self.emit(["paced", known.campaign.campaign_id, paced_day, self.newest_ms, anew])
 
     def _grant(self, known: TreasuryCampaign, shard: str, day: int, amount: int, *, asked: bool) -> None:
         campaign_id = known.campaign.campaign_id
@@ -199,11 +205,13 @@ class Releases(TreasuryState):
 
     def _serve(self, known: TreasuryCampaign) -> None:
         """Answers asks, first come first: grant, deny, recall, or wait for the next release."""
-        if known.reasons:
-            return
         for (shard, day), (level, empty, owed) in list(known.asks.items()):
+            if known.paused_on(day):
+                continue
             if (shard, day) not in known.asks or self._try_grant(known, shard, day, level, owed):
                 continue
+            if known.reasons:
+                continue  # For the day before: when its pause ends, whoever lacks money asks again.
             if 0 < day <= known.closed_day:
                 self._deny(known, shard, day)
                 continue
@@ -233,7 +241,7 @@ class Releases(TreasuryState):
     def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> bool:
         if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
             return False
-        available, anew = known.ahead(day, self.watermark_ms)
+        available, anew = known.ahead(day, self.newest_ms)
         lack = max(1, level - known.shard_idle(shard, day))
         if lack > available:
             unit, room = max(1, known.one_price), known.room(day)
@@ -294,7 +302,7 @@ class Releases(TreasuryState):
             if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
                 continue
             one = known.one_price
-            if known.room(day) >= one and known.available(day, self.watermark_ms) < one:
+            if known.room(day) >= one and known.available(day, self.newest_ms) < one:
                 continue  # Pacing holds it back: the ask waits for the next release.
             if clean and known.unleased + known.reported_idle() < one:
                 self._exhaust(known, "total", 0)
@@ -518,7 +526,8 @@ class Releases(TreasuryState):
             self._publish(topics.CAMPAIGN_PAUSED, known, episode=episode, reasons=list(after))
         elif was_paused and not paused:
             self._publish(topics.CAMPAIGN_RESUMED, known, episode=episode)
-        self._tell_all("status", campaign_id, episode=episode, reasons=list(after))
+        until = {"day": known.paused_day} if known.paused_day else {}
+        self._tell_all("status", campaign_id, episode=episode, reasons=list(after), **until)
         if was_paused and not paused:
             self._first_leases(known, known.day_of(self.watermark_ms))
 

@@ -263,6 +263,8 @@ def judge(
     mend."""
     reasons: list[dict[str, Any]] | None = None
     paused = share.paused
+    if paused and share.paused_day and day > share.paused_day:
+        paused = ()  # The day before is sold out. This one has begun for requests before it has for the watermark.
     if paused:
         reasons = [{"code": STATUS_CODES[word]} for word in paused]
     if not share.start_ms <= context.time_ms < share.end_ms and "flight" not in paused:

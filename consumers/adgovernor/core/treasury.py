@@ -350,7 +350,9 @@ class Treasury(Releases):
                 if 0 < row[0] <= known.closed_day:
                     continue  # It was settled, so the row says what is known.
                 self.emit(["report", campaign_id, source, row])
-            for ask in item.get("asks", ()) if not known.reasons else ():
+            for ask in item.get("asks", ()):
+                if known.paused_on(ask["day"]):
+                    continue
                 owed = [ask["owed"]] if "owed" in ask else []
                 self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"], *owed])
             if (

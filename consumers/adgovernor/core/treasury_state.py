@@ -34,7 +34,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     threshold  campaign, percent
     closed     campaign, day                      settled long ago: its amounts go into a sum
     opened     campaign, day                      first leases of the day were given
-    paced      campaign, day, watermark, amount   the day's plan (0: the flight's) goes on from so much released
+    paced      campaign, day, moment, amount      the day's plan (0: the flight's) goes on from so much released
     ticked     clock
 """
 

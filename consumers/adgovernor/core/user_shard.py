@@ -403,12 +403,13 @@ class UserShard(PersonEvents):
         elif what == "deny":
             self.emit(["deny", campaign, item["day"], self.watermark_ms + self.rules.ask_cooldown_ms])
         elif what == "recall":
-            self._return(share, item["round"], over_only=False)
+            self._return(share, item["round"], idle_only=False)
         else:
             assert what == "status", f"unknown directive {what}"
-            self.emit(["status", campaign, item["episode"], item["reasons"]])
+            until = [item["day"]] if "day" in item else []
+            self.emit(["status", campaign, item["episode"], item["reasons"], *until])
             if share.paused:
-                self._return(share, None, over_only=False)
+                self._return(share, None, idle_only=True)
             else:
                 for day in sorted({entry[2] for entry in share.owed}):
                     self._ask(share, day, 0)
@@ -426,7 +427,9 @@ class UserShard(PersonEvents):
 
     def _ask(self, share: CampaignShare, day: int, price: int, *, again: bool = False) -> None:
         """Asks for money where there is too little for ``price``, for the low-water mark, or for what is owed."""
-        if share.paused or (day in share.asks and not again) or self.watermark_ms < share.denied.get(day, 0):
+        if share.paused and share.paused_on(day):
+            return
+        if (day in share.asks and not again) or self.watermark_ms < share.denied.get(day, 0):
             return
         lease = share.lease(day)
         owed = share.owed_on(day)
@@ -464,13 +467,13 @@ class UserShard(PersonEvents):
         return [
             day
             for day in sorted(share.books)
-            if share.books[day].lease > 0 and (share.paused or share.is_over(day, watermark_ms))
+            if share.books[day].lease > 0 and (share.paused_on(day) or share.is_over(day, watermark_ms))
         ]
 
-    def _return(self, share: CampaignShare, round_id: int | None, *, over_only: bool) -> None:
+    def _return(self, share: CampaignShare, round_id: int | None, *, idle_only: bool) -> None:
         campaign = share.campaign.campaign_id
         item = self._item(share)
-        days = self._idle(share, self.watermark_ms) if over_only else sorted(share.books)
+        days = self._idle(share, self.watermark_ms) if idle_only else sorted(share.books)
         for day in days:
             amount = share.lease(day)
             if amount:
@@ -492,7 +495,7 @@ class UserShard(PersonEvents):
             for entry in _unpaid(share, self.watermark_ms):
                 self.emit(["unfund", entry[0], entry[1], campaign, entry[2], entry[3]])
             if self._idle(share, self.watermark_ms):
-                self._return(share, None, over_only=True)
+                self._return(share, None, idle_only=True)
             elif share.changed:
                 self._item(share)
             for day in share.settled_days(self.watermark_ms, self.rules):

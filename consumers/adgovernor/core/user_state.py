@@ -23,7 +23,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     erase                                                     all that is remembered of the person is forgotten
     took         source, number, hash                          a side message was taken
     define       {campaign}, time zone, treasury(, whether its account has a daily budget)
-    status       campaign, episode, [reasons]                  paused for these; none: resumed
+    status       campaign, episode, [reasons](, day)           paused for these, up to this day; none: resumed
     grant        campaign, day, amount, asked                  → lease
     deny         campaign, day, watermark of the next ask
     return       campaign, day, amount                         lease → treasury
@@ -306,10 +306,11 @@ class UserState(PodStates):
         self._mark("campaigns", definition.campaign_id)
         self._set_horizon()
 
-    def _on_status(self, campaign: str, episode: int, reasons: list[str]) -> None:
+    def _on_status(self, campaign: str, episode: int, reasons: list[str], day: int = 0) -> None:
         share = self._share(campaign)
         share.episode = episode
         share.paused = tuple(reasons)
+        share.paused_day = day
         share.asks.clear()
         share.denied.clear()
 

@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from core_kit import DAY, HOUR, MINUTE, SECOND, World, codes_of, winner_of
+from core_kit import DAY, HOUR, MINUTE, SECOND, World, codes_of, state_of, winner_of
 
 BERLIN = "Europe/Berlin"
 
@@ -119,6 +119,92 @@ def test_a_refused_day_is_told_as_daily_budget() -> None:
     world.show("r1", start)
     assert codes_of(world.request("r2", start + 1, "c1")) == ["daily_budget"]
     assert [list(event["reasons"]) for event in world.of("campaign-paused")] == [["day"]]
+
+
+@pytest.mark.parametrize(("day", "hours"), [((2024, 3, 31), 23), ((2024, 10, 27), 25), ((2024, 6, 1), 24)])
+@pytest.mark.parametrize("budget_of", ["campaign", "account"])
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_a_sold_out_day_does_not_refuse_the_next_one(
+    day: tuple[int, int, int], hours: int, budget_of: str, partitions: int
+) -> None:
+    """Right after midnight, before the watermark has passed it, a request is served from the new day's budget though
+    the day before is sold out and paused; one of the old day is still refused."""
+    start = _ms(BERLIN, *day)
+    midnight = start + hours * HOUR
+    world = World(partitions, now_ms=start)
+    account: dict[str, Any] = {"account_id": "a1", "time_zone": BERLIN}
+    campaign: dict[str, Any] = {"budget_micros": 1_000_000, "daily_budget_micros": 8_000}
+    if budget_of == "account":
+        account["daily_budget_micros"] = campaign.pop("daily_budget_micros")
+    world.command("account", time_ms=start, account=account)
+    world.campaign(**campaign)
+    sold = 0
+    for number in range(60):
+        time_ms, user = start + number * SECOND, f"user{number}"
+        if winner_of(world.request(f"r{number}", time_ms, "c1", user=user)) is not None:
+            world.show(f"r{number}", time_ms, user=user)
+            sold += 1
+    word = "day" if budget_of == "campaign" else "account_day"
+    assert (sold, [event["reasons"] for event in world.of("campaign-paused")]) == (8, [[word]])
+    world.settle(midnight - 30 * SECOND)
+    assert [user.shares["c1"].paused for user in world.users] == [(word,)] * partitions
+    for number in range(20):
+        user = f"user{number}"
+        decision = world.request(f"n{number}", midnight + number * 100, "c1", user=user)
+        if winner_of(decision) is None:
+            assert set(codes_of(decision)) == {"no_lease"}
+        else:
+            world.show(f"n{number}", midnight + number * 100, user=user)
+            sold += 1
+        old = world.request(f"o{number}", midnight - 1, "c1", user=user)
+        assert codes_of(old) == ["daily_budget" if budget_of == "campaign" else "account_budget"]
+        world.check_money()
+    assert sold == 16
+    assert not world.of("campaign-resumed")
+    world.settle(midnight + 11 * SECOND)
+    world.settle(midnight + DAY - 2 * HOUR)
+    assert sum(_used(world).values()) == 16_000
+    for shard, machine in world.machines.items():
+        assert state_of(world.folded(shard)) == state_of(world.decided_again(shard)) == state_of(machine)
+
+
+def test_a_pause_by_hand_holds_on_the_next_day_too() -> None:
+    """Only the pause of a sold out day ends with it: paused by hand as well, the next day gets no money, and what it
+    had been leased comes back."""
+    midnight = _ms("UTC", 2024, 6, 2)
+    world = World(now_ms=midnight - HOUR)
+    world.campaign(daily_budget_micros=1_000)
+    world.request("r1", midnight - HOUR, "c1")
+    world.show("r1", midnight - HOUR)
+    share = world.users[0].shares["c1"]
+    world.settle(midnight - 20 * SECOND)
+    assert share.lease(20240602) == 1_000
+    world.command("pause", campaign_id="c1", time_ms=midnight - 20 * SECOND)
+    assert share.lease(20240602) == 0
+    assert codes_of(world.request("r2", midnight, "c1")) == ["daily_budget", "paused"]
+    world.command("resume", campaign_id="c1", time_ms=midnight)
+    assert codes_of(world.request("r3", midnight, "c1")) == ["no_lease"]
+    assert winner_of(world.request("r4", midnight, "c1")) == "c1"
+    world.check_money()
+
+
+def test_even_pacing_begins_with_its_day() -> None:
+    """What an evenly paced day has released by a request's own time can be had right after midnight, before the
+    watermark has passed it; what rolled over is part of the day."""
+    midnight = _ms("UTC", 2024, 6, 2)
+    world = World(now_ms=midnight - HOUR)
+    world.campaign(
+        budget_micros=10**9,
+        daily_budget_micros=1_440_000,
+        daily_policy="rollover",
+        pacing={"mode": "even"},
+    )
+    world.settle(midnight - 5 * SECOND)
+    assert codes_of(world.request("r1", midnight + SECOND, "c1")) == ["no_lease"]
+    assert winner_of(world.request("r2", midnight + 2 * SECOND, "c1")) == "c1"
+    assert codes_of(world.request("r3", midnight + 3 * SECOND, "c1")) == ["no_lease"]
+    assert _used(world)[20240602] == 1_000
+    world.check_money()
 
 
 def test_a_top_up_does_not_open_a_sold_out_day() -> None:
