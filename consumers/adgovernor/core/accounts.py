@@ -223,9 +223,9 @@ class TreasuryCampaign:
                     room = min(room, self.day_budget(later) - self.leased_by_day[later])
         return max(0, room)
 
-    def ahead(self, day: int, at_ms: int) -> tuple[int, int | None]:
+    def ahead(self, day: int, at_ms: int, settle_ms: int) -> tuple[int, int | None]:
         """(What may be leased for the day at a moment; where the plan begins anew if any of it is leased, else
-        None)."""
+        None). ``settle_ms``: see `pacing.released_micros`."""
         room = self.room(day)
         if self.campaign.pacing.mode == "asap" or room == 0:
             return room, None
@@ -234,7 +234,7 @@ class TreasuryCampaign:
         used = self.topped_up - self.unleased if not paced_day else self.leased_by_day.get(day, 0)
         unit = max(1, self.one_price)
         planned = pacing.released_micros(
-            self.campaign, budget, day, self.time_zone, at_ms, self.paced.get(paced_day)
+            self.campaign, budget, day, self.time_zone, at_ms, self.paced.get(paced_day), settle_ms
         )
         anew = None
         carried = used + max(unit, budget // pacing.CARRY_DIVISOR)
@@ -242,10 +242,6 @@ class TreasuryCampaign:
             planned = anew = carried
         released = -(-planned // unit) * unit
         return max(0, min(room, released - used)), anew
-
-    def available(self, day: int, at_ms: int) -> int:
-        """What may be leased for the day at a moment."""
-        return self.ahead(day, at_ms)[0]
 
     def shard_idle(self, shard: str, day: int) -> int:
         """A shard's idle money for the day, as reported."""

@@ -8,21 +8,22 @@ later. Each shard learns this for each kind of event that is paid for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any, Final
 
 from adgovernor.core.history import NEVER
 
 _MANY: Final = 65_536
 """Beyond so many known fates, older ones count half: traffic changes."""
-_MARGIN_PERCENT: Final = 110
-"""So much of the share of late events seen so far is expected of the next: they come by chance, and an amount short is
-shown but never paid, while one too many is only free for others half an hour later."""
-_FEW: Final = 2
-"""So many are taken to have expired without a late event before any did: a first one proves little."""
-_GUESSED: Final = 2
-"""A guess counts as much as so many known fates."""
+_CERTAINTY: Final = 3
+"""So many standard deviations more than the mean are expected: an amount short is shown but never paid, while one too
+many is only free for others half an hour later."""
+_WEIGHT: Final = 2
+"""What is taken of late events before any fate is known counts as much as so many known fates."""
 _ENOUGH: Final = 64
-"""So many known fates say more than a guess."""
+"""So many known fates tell whether events come late at all."""
+_RARE: Final = 100
+"""Where fewer than one in so many of what expires comes late, traffic is punctual."""
 _HOLD_STEPS: Final = 30
 """Money is kept back until a whole step of so many in the late grace, so that there are few moments to remember."""
 
@@ -66,15 +67,25 @@ class Lateness:
             self.known //= 2
             self.late //= 2
 
-    def expected_ppm(self, prior_ppm: int) -> int:
-        """How many of a million that expire are to be kept back, where that money can still be of use afterwards."""
-        late_ppm = 1_000_000 * self.late + prior_ppm * _GUESSED
-        return min(1_000_000, _MARGIN_PERCENT * late_ppm // (100 * (self.known + _GUESSED)))
+    def expected_ppm(self, doubtful: int, prior_ppm: int) -> int:
+        """Of so many expired reservations whose events may come, how many (in millionths of one) are to be expected
+        to: the mean and a margin, which is most of a few and little of many. ``prior_ppm``: how many of a million
+        are taken to come until it is known."""
+        known = self.known + _WEIGHT
+        share_ppm = min(1_000_000, (1_000_000 * self.late + _WEIGHT * prior_ppm) // known)
+        # By chance, and because the share itself is known from so many only.
+        variance = doubtful * share_ppm * (1_000_000 - share_ppm) * (known + doubtful) // known
+        return min(1_000_000 * doubtful, doubtful * share_ppm + _CERTAINTY * isqrt(variance))
 
-    def seen_ppm(self) -> int:
-        """The same where it cannot: what has come late so far of all that expired."""
-        expired = self.known + sum(self.open.values())
-        return min(1_000_000, _MARGIN_PERCENT * 10_000 * self.late // (expired + _FEW))
+    def is_punctual(self, prior_ppm: int) -> bool:
+        """Whether next to nothing of what expires comes late."""
+        if self.known < _ENOUGH:
+            return not prior_ppm and not self.late
+        return self.late * _RARE < self.known
+
+
+_UNKNOWN: Final = Lateness()
+_KINDS: Final = ("", "click", "view")
 
 
 class Fates:
@@ -97,15 +108,18 @@ class Fates:
         """Those of a kind."""
         return self.kinds.setdefault(kind, Lateness())
 
-    def expired(self, kind: str, until_ms: int, prior_ppm: int) -> int:
-        """A reservation expired whose event may come until then; how many millionths of its money to keep back, by a
-        guess where there is one."""
-        known = self.of(kind)
-        guessed = prior_ppm and known.known < _ENOUGH
-        expected_ppm = known.expected_ppm(prior_ppm) if guessed else known.seen_ppm()
-        known.expired(until_ms)
+    def expired(self, kind: str, until_ms: int) -> None:
+        """A reservation expired whose event may come until then."""
+        self.of(kind).expired(until_ms)
         self.next_ms = min(self.next_ms, until_ms)
-        return expected_ppm
+
+    def expected_ppm(self, kind: str, doubtful: int, prior_ppm: int) -> int:
+        """See `Lateness.expected_ppm`."""
+        return self.kinds.get(kind, _UNKNOWN).expected_ppm(doubtful, prior_ppm)
+
+    def punctual(self, prior_ppm: int) -> list[str]:
+        """The kinds of which next to nothing comes late."""
+        return [kind for kind in _KINDS if self.kinds.get(kind, _UNKNOWN).is_punctual(prior_ppm)]
 
     def advance(self, watermark_ms: int) -> None:
         """Time has passed ``next_ms``."""

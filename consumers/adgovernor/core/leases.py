@@ -21,7 +21,8 @@ from adgovernor.core.rules import Rules
 FOREVER = 2**62
 CLICK_LIFE_MS = 600_000
 """How long a price is reserved for a click or completed view, where the campaign does not say."""
-_PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
+PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
+"""What is paid for: ``click`` or ``view``; empty: impressions."""
 EARLIER_DAYS = -1
 """In place of a day: all days that are over and settled, together. There is nothing idle or reserved."""
 STATUS_CODES = {
@@ -75,6 +76,7 @@ class CampaignShare:
         "_day",
         "_encoded",
         "asks",
+        "awaited",
         "books",
         "by_day",
         "campaign",
@@ -91,7 +93,6 @@ class CampaignShare:
         "holds",
         "knows_person",
         "last_grant_micros",
-        "late_credit_ppm",
         "least_limit",
         "least_price",
         "life_ms",
@@ -130,8 +131,8 @@ class CampaignShare:
         """Over-delivery: late impressions that were never paid."""
         self.holds: dict[tuple[int, int], int] = {}
         """(Until when, day) → money of expired reservations kept back for late events; part of ``reserved``."""
-        self.late_credit_ppm = 0
-        """Millionths of a reservation still to be kept back."""
+        self.awaited: dict[tuple[int, int], int] = {}
+        """(Until when, day) → money of expired reservations whose events may come late."""
         self.changed: set[int] = set()
         """The days whose money moved since the last report."""
 
@@ -145,7 +146,7 @@ class CampaignShare:
         self.price = campaign.price()
         self.least_price = campaign.least_price()
         self.one_price = campaign.one_price()
-        self.pays_on = _PAYS_ON[campaign.pricing]
+        self.pays_on = PAYS_ON[campaign.pricing]
         """``click`` or ``view`` where these are paid for; empty: impressions."""
         rate = campaign.expected_rate_ppm
         self.rate_ppm = 1_000_000 if rate is None else rate
@@ -230,6 +231,37 @@ class CampaignShare:
         """What of the day's reserved money is kept back for late events."""
         return sum(amount for (_, held_day), amount in self.holds.items() if held_day == day)
 
+    def expired(self, until_ms: int, day: int, amount: int, watermark_ms: int) -> None:
+        """Money of a reservation is free whose event may come late until then."""
+        if (until_ms, day) not in self.awaited:
+            # A new moment, of which there are few: time to let go of those that have passed.
+            self.awaited = {key: left for key, left in self.awaited.items() if key[0] > watermark_ms}
+        self.awaited[until_ms, day] = self.awaited.get((until_ms, day), 0) + amount
+
+    def came_late(self, day: int, amount: int) -> None:
+        """One of these events came; the oldest is as good as any."""
+        for key in sorted(key for key in self.awaited if key[1] == day):
+            taken = min(amount, self.awaited[key])
+            amount -= taken
+            self.awaited[key] -= taken
+            if self.awaited[key]:
+                return
+            del self.awaited[key]
+
+    def awaited_on(self, day: int, watermark_ms: int) -> int:
+        """The day's money whose events may still come late."""
+        return sum(
+            amount
+            for (until_ms, of_day), amount in self.awaited.items()
+            if of_day == day and until_ms > watermark_ms
+        )
+
+    def is_lost_after(self, day: int, at_ms: int) -> bool:
+        """Whether money of the day that comes back at that time can be spent no more."""
+        if at_ms >= self.end_ms:
+            return True
+        return self.campaign.daily_policy != "rollover" and self.is_over(day, at_ms)
+
     def hold(self, until_ms: int, day: int, amount: int) -> None:
         """Keeps back so much more (or less) until then."""
         key = (until_ms, day)
@@ -278,7 +310,7 @@ class CampaignShare:
                 "last_grant_micros": self.last_grant_micros,
                 "unfunded_micros": self.unfunded_micros,
                 "holds": [[*key, amount] for key, amount in sorted(self.holds.items())],
-                "late_credit_ppm": self.late_credit_ppm,
+                "awaited": [[*key, amount] for key, amount in sorted(self.awaited.items())],
                 "changed": sorted(self.changed),
             }
         )
@@ -299,7 +331,7 @@ class CampaignShare:
         share.last_grant_micros = data["last_grant_micros"]
         share.unfunded_micros = data["unfunded_micros"]
         share.holds = {(until_ms, day): amount for until_ms, day, amount in data["holds"]}
-        share.late_credit_ppm = data["late_credit_ppm"]
+        share.awaited = {(until_ms, day): amount for until_ms, day, amount in data.get("awaited", ())}
         share.changed = set(data["changed"])
         return share
 

@@ -6,7 +6,8 @@ What traffic did not use is carried over up to a small part of the budget, so th
 what was missed beyond that is spread over what remains of the curve, by giving the plan a new beginning: the *anchor*.
 
 Money is released in whole prices, each a little early rather than late, and all of it a little before the end, so that
-the last price can still be spent and its reservation settled or given to somebody else.
+the last price can still be spent and its reservation settled or given to somebody else: where events come late, so long
+before that it is known by then of what was sold what will never be shown.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from adgovernor.contracts.campaigns import Campaign
 
 FINISH_DIVISOR = 200
 """The plan is complete a 200th of the span before its end: about 7 minutes of a day."""
+_HURRY_DIVISOR = 24
+"""At most the last 24th of the span (an hour of a day) goes faster than the curve, so that all hours but the last are as
+planned."""
+_EARLY_PERCENT = 62
+"""And at most so much of that is left without a plan."""
 CARRY_DIVISOR = 200
 """At most a 200th of the budget (and at least one price) is released ahead of what was leased."""
 _QUARTER_MS = 900_000
@@ -37,13 +43,15 @@ def released_micros(
     time_zone: str,
     at_ms: int,
     anchor: Anchor | None = None,
+    settle_ms: int = 0,
 ) -> int:
-    """How much of ``budget_micros`` the plan has released at a moment of the account day (0: of the flight)."""
+    """How much of ``budget_micros`` the plan has released at a moment of the account day (0: of the flight).
+    ``settle_ms``: how long it takes until the fate of what was sold is known."""
     span = _span_of(campaign, day, time_zone)
     if span is None:
         return budget_micros
     start_ms, end_ms = span
-    at_ms = _hurried(at_ms, start_ms, end_ms)
+    at_ms = _hurried(at_ms, start_ms, end_ms, settle_ms)
     if at_ms >= end_ms:
         return budget_micros
     if at_ms <= start_ms:
@@ -53,7 +61,7 @@ def released_micros(
         return budget_micros * done // whole
     since_ms, base = anchor
     base = min(base, budget_micros)
-    since_ms = min(max(_hurried(since_ms, start_ms, end_ms), start_ms), at_ms)
+    since_ms = min(max(_hurried(since_ms, start_ms, end_ms, settle_ms), start_ms), at_ms)
     before, _ = _progress(campaign, start_ms, end_ms, time_zone, since_ms)
     if before >= whole:
         return budget_micros
@@ -75,11 +83,19 @@ def _span_of(campaign: Campaign, day: int, time_zone: str) -> tuple[int, int] | 
     return (first, after) if first < after else None
 
 
-def _hurried(at_ms: int, start_ms: int, end_ms: int) -> int:
+def _hurried(at_ms: int, start_ms: int, end_ms: int, settle_ms: int) -> int:
     """The moment of the curve at a moment of the clock: they are the same until shortly before the end, where the
-    curve goes twice as fast to be complete in time."""
-    hurry_ms = end_ms - 2 * ((end_ms - start_ms) // FINISH_DIVISOR)
-    return at_ms if at_ms <= hurry_ms else hurry_ms + 2 * (at_ms - hurry_ms)
+    curve goes faster to be complete in time."""
+    span_ms = end_ms - start_ms
+    early_ms = span_ms // FINISH_DIVISOR
+    hurry_ms = 2 * early_ms
+    if settle_ms > early_ms:
+        hurry_ms = span_ms // _HURRY_DIVISOR
+        early_ms = min(settle_ms, hurry_ms * _EARLY_PERCENT // 100)
+    since_ms = end_ms - hurry_ms
+    if at_ms <= since_ms:
+        return at_ms
+    return min(end_ms, since_ms + (at_ms - since_ms) * hurry_ms // (hurry_ms - early_ms))
 
 
 def _progress(campaign: Campaign, start_ms: int, end_ms: int, time_zone: str, at_ms: int) -> tuple[int, int]:

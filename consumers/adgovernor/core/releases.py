@@ -9,15 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from adgovernor.contracts import topics, zones
+from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.money import sayable
 from adgovernor.core import links
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import WORDS, AccountFund
-from adgovernor.core.leases import DAY_WORDS
+from adgovernor.core.leases import CLICK_LIFE_MS, DAY_WORDS, PAYS_ON
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury_state import TreasuryState
 
+_SLACK_MS = 360_000
+"""Until money is free again after its event can come no more: the moment at which it does is rounded up, and is noticed
+with the next event."""
+_LAST_DIVISOR = 4_000
+"""Towards the end a pause ends for so small a part of the budget."""
 _MAX_PATIENCE = 32
 """Recalls in a row that brought nothing more to be spent: beyond this, demand is not what is lacking."""
 
@@ -183,7 +189,7 @@ class Releases(TreasuryState):
 
     def _first_leases(self, known: TreasuryCampaign, day: int) -> None:
         shards = self._user_shards()
-        available, anew = known.ahead(day, self.newest_ms)
+        available, anew = self._ahead(known, day)
         unit = known.one_price
         amount = known.lease_size(available, self.rules.lease_divisor * len(shards))
         if amount < unit and available >= unit * len(shards):
@@ -192,6 +198,25 @@ class Releases(TreasuryState):
             self._plan_anew(known, day, anew)
             for shard in shards:
                 self._grant(known, shard, day, amount, asked=False)
+
+    def available(self, known: TreasuryCampaign, day: int) -> int:
+        """What of a campaign's money may be leased for the day now."""
+        return self._ahead(known, day)[0]
+
+    def _ahead(self, known: TreasuryCampaign, day: int) -> tuple[int, int | None]:
+        """See `TreasuryCampaign.ahead`, now."""
+        return known.ahead(day, self.newest_ms, self.settle_ms(known.campaign))
+
+    def settle_ms(self, campaign: Campaign) -> int:
+        """How long it takes until the fate of what a campaign sells is known; 0 where nothing comes late."""
+        kind, life_ms = PAYS_ON[campaign.pricing], campaign.reservation_ms
+        silent = [] if self.rules.late_prior_ppm else [kind]
+        if all(kind in self.punctual.get(shard, silent) for shard in self._user_shards()):
+            return 0
+        if life_ms is None:
+            life_ms = CLICK_LIFE_MS if kind else self.rules.reservation_ms
+        life_ms = min(life_ms, self.rules.longest_reservation_ms())
+        return life_ms + self.rules.late_grace_ms + self.rules.lateness_ms + _SLACK_MS
 
     def _plan_anew(self, known: TreasuryCampaign, day: int, anew: int | None) -> None:
         if anew is not None:
@@ -241,7 +266,7 @@ class Releases(TreasuryState):
     def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> bool:
         if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
             return False
-        available, anew = known.ahead(day, self.newest_ms)
+        available, anew = self._ahead(known, day)
         lack = max(1, level - known.shard_idle(shard, day))
         if lack > available:
             unit, room = max(1, known.one_price), known.room(day)
@@ -302,7 +327,7 @@ class Releases(TreasuryState):
             if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
                 continue
             one = known.one_price
-            if known.room(day) >= one and known.available(day, self.newest_ms) < one:
+            if known.room(day) >= one and self.available(known, day) < one:
                 continue  # Pacing holds it back: the ask waits for the next release.
             if clean and known.unleased + known.reported_idle() < one:
                 self._exhaust(known, "total", 0)
@@ -437,7 +462,7 @@ class Releases(TreasuryState):
         """Drops the reasons that are about the account's money where enough of it is back."""
         one = known.one_price
         members = self.campaigns_of(fund.account.account_id)
-        threshold = max(one * self.rules.partitions, fund.topped_up // 100)
+        threshold = self._threshold(known, fund.topped_up, fund.topped_up, known.campaign.end_ms)
         spent = sum(member.spent for member in members)
         room = min(fund.total_room(), fund.unspent(0, spent))
         nothing_out = fund.leased == spent
@@ -446,6 +471,9 @@ class Releases(TreasuryState):
         day = known.exhausted_day
         used = sum(member.spent_by_day.get(day, 0) for member in members)
         room = min(fund.day_room(day), fund.unspent(day, used))
+        end_ms = zones.day_bounds(day, known.time_zone)[1] if day else None
+        daily = fund.account.daily_budget_micros or 0
+        threshold = self._threshold(known, fund.topped_up, daily, end_ms)
         nothing_out = fund.leased_by_day.get(day, 0) == used
         if room >= one and (topped_up or room >= threshold or nothing_out):
             reasons.discard("account_day")
@@ -496,22 +524,33 @@ class Releases(TreasuryState):
         """Money is back: by a command, or because reservations expired. A little of it counts only once nothing
         is outstanding, so that a campaign does not pause and resume for every single price."""
         one = known.one_price
-        threshold = max(one * self.rules.partitions, known.topped_up // 100)
         reasons = set(known.reasons)
         if "exhausted" in reasons:
             # More is reported as spent than was leased only after a loss that a person accepted.
             room = min(known.unleased, known.unleased + known.outstanding)
+            threshold = self._threshold(known, known.topped_up, known.topped_up, known.campaign.end_ms)
             if room >= one and (topped_up or room >= threshold or known.outstanding == 0):
                 reasons.discard("exhausted")
         if "day" in reasons:
             day = known.exhausted_day
             room = min(known.own_room(day), known.day_budget(day) - known.spent_by_day.get(day, 0))
             spent_all = known.leased_by_day.get(day, 0) == known.spent_by_day.get(day, 0)
+            end_ms = zones.day_bounds(day, known.time_zone)[1]
+            threshold = self._threshold(known, known.topped_up, known.day_budget(day), end_ms)
             if room >= one and (topped_up or room >= threshold or spent_all):
                 reasons.discard("day")
         if known.account is not None and not reasons.isdisjoint(WORDS):
             self._leave_account(known, known.account, reasons, topped_up=topped_up)
         self._set_reasons(known, reasons)
+
+    def _threshold(self, known: TreasuryCampaign, topped_up: int, budget: int, end_ms: int | None) -> int:
+        """How much money must be back to end a pause while more is outstanding: a good part, because the rest will
+        come; towards the end, when there is no time to wait for it, so little that next to nothing of the budget
+        stays unspent."""
+        last_ms = 2 * (self.rules.reservation_ms + self.rules.late_grace_ms)
+        if end_ms is not None and self.newest_ms >= end_ms - last_ms:
+            return budget // _LAST_DIVISOR
+        return max(known.one_price * self.rules.partitions, topped_up // 100)
 
     def _set_reasons(self, known: TreasuryCampaign, reasons: set[str], day: int = 0) -> None:
         before = known.reasons

@@ -337,6 +337,9 @@ class Treasury(Releases):
             return
         payload = message["payload"]
         self._advance(payload["watermark_ms"])
+        punctual = payload.get("punctual", [])
+        if punctual != self.punctual.get(source, []):
+            self.emit(["punctual", source, punctual])
         for item in payload["items"]:
             campaign_id = item["campaign_id"]
             known = self.campaigns.get(campaign_id)

@@ -35,6 +35,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     closed     campaign, day                      settled long ago: its amounts go into a sum
     opened     campaign, day                      first leases of the day were given
     paced      campaign, day, moment, amount      the day's plan (0: the flight's) goes on from so much released
+    punctual   shard, [events that do not come late]
     ticked     clock
 """
 
@@ -64,6 +65,8 @@ class TreasuryState(FoldedState):
         self.accounts: dict[str, AccountFund] = {}
         self.campaigns: dict[str, TreasuryCampaign] = {}
         self.commands: set[str] = set()
+        self.punctual: dict[str, list[str]] = {}
+        """Shard → the events that are paid for (see `leases.PAYS_ON`) of which it saw next to none come late."""
         self._ops |= {
             "command": self._on_command,
             "account": self._on_account,
@@ -95,6 +98,7 @@ class TreasuryState(FoldedState):
             "opened": self._on_opened,
             "closed": self._on_closed,
             "paced": self._on_paced,
+            "punctual": self._on_punctual,
             "ticked": self._on_ticked,
         }
 
@@ -266,6 +270,10 @@ class TreasuryState(FoldedState):
     def _on_paced(self, campaign: str, day: int, watermark_ms: int, amount: int) -> None:
         self._campaign(campaign).begin_plan_anew(day, (watermark_ms, amount))
 
+    def _on_punctual(self, shard: str, kinds: list[str]) -> None:
+        self.punctual[shard] = kinds
+        self.touch_core()
+
     def _on_ticked(self, now_ms: int) -> None:
         self.last_tick_ms = now_ms
         self.touch_core()
@@ -296,6 +304,7 @@ class TreasuryState(FoldedState):
                 "rules": self.rules.as_dict() if self.has_rules else None,
                 "watermark_ms": self.watermark_ms,
                 "last_tick_ms": self.last_tick_ms,
+                "punctual": self.punctual,
                 "links": links.encode_links(self.links),
             }
         )
@@ -310,6 +319,7 @@ class TreasuryState(FoldedState):
                 self.has_rules = True
             self.watermark_ms = data["watermark_ms"]
             self.last_tick_ms = data["last_tick_ms"]
+            self.punctual = data.get("punctual", {})
             self.links = links.decode_links(data["links"])
         self.accounts = {
             name: AccountFund.decode(value) for name, value in sorted(fields.get("accounts", {}).items())

@@ -163,7 +163,7 @@ class UserShard(PersonEvents):
         for deadline_ms, _, _, campaign, day, price in expired:
             until_ms = late_until_ms(deadline_ms, self.rules.late_grace_ms)
             # An event so late that it is not waited for needs nothing kept back.
-            if self.shares[campaign].late_credit_ppm >= 1_000_000 and until_ms > self.watermark_ms and price:
+            if until_ms > self.watermark_ms and self.keeps_back(campaign, day, until_ms, price):
                 self.emit(["hold", campaign, day, until_ms, price])
 
     def _take_from_holds(self, share: CampaignShare, day: int, amount: int) -> None:
@@ -514,7 +514,10 @@ class UserShard(PersonEvents):
                 if share is not None and share.treasury == treasury and share.changed:
                     item["books"] = share.rows(share.changed)
                     self.emit(["reported", campaign])
-            payload = {"watermark_ms": self.watermark_ms, "items": list(items.values())}
+            payload: dict[str, Any] = {"watermark_ms": self.watermark_ms, "items": list(items.values())}
+            punctual = self.fates.punctual(self.rules.late_prior_ppm)
+            if punctual:
+                payload["punctual"] = punctual
             self._draft.send.append(links.next_message(self.links, treasury, payload))
             self.touch_core()
         self._items = {}

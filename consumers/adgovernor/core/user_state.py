@@ -226,15 +226,11 @@ class UserState(PodStates):
         share.book(day).move(reserved=-price, lease=price)
         share.changed.add(day)
         until_ms = late_until_ms(deadline_ms, self.rules.late_grace_ms)
-        # Towards the end of its day or flight money that is kept back on a mere guess would be of use to nobody.
-        useful_ms = until_ms + self.rules.late_grace_ms
-        ends = share.is_over(day, useful_ms) or useful_ms >= share.end_ms
-        prior_ppm = 0 if ends else self.rules.late_prior_ppm
-        share.late_credit_ppm += self.fates.expired(kind, until_ms, prior_ppm)
+        share.expired(until_ms, day, price, self.watermark_ms)
+        self.fates.expired(kind, until_ms)
 
     def _on_hold(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
         share = self._share(campaign)
-        share.late_credit_ppm -= 1_000_000
         share.hold(until_ms, day, amount)
         heappush(self._holds, (until_ms, campaign, day))
 
@@ -252,13 +248,13 @@ class UserState(PodStates):
 
     def _on_late(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
         self._spend(campaign, day, amount)
-        self._came_late(campaign, decision_id, slot)
+        self._came_late(campaign, decision_id, slot, day, amount)
 
     def _on_owe(
         self, decision_id: str, slot: int, campaign: str, day: int, amount: int, until_ms: int
     ) -> None:
         self._share(campaign).owed.append([decision_id, slot, day, amount, until_ms])
-        self._came_late(campaign, decision_id, slot)
+        self._came_late(campaign, decision_id, slot, day, amount)
 
     def _on_paid(self, decision_id: str, slot: int, campaign: str, day: int, amount: int) -> None:
         self._spend(campaign, day, amount)
@@ -269,8 +265,10 @@ class UserState(PodStates):
         share.unfunded_micros = sayable(share.unfunded_micros + amount)
         self._settle_debt(campaign, decision_id, slot)
 
-    def _came_late(self, campaign: str, decision_id: str, slot: int) -> None:
-        self.fates.of(self.shares[campaign].pays_on).came()
+    def _came_late(self, campaign: str, decision_id: str, slot: int, day: int, amount: int) -> None:
+        share = self.shares[campaign]
+        share.came_late(day, amount)
+        self.fates.of(share.pays_on).came()
         self.touch_core()
         self._of_person(person_ops.billed, decision_id, slot)
 
@@ -403,6 +401,17 @@ class UserState(PodStates):
             return opened[1:]
         pods = self.open_pods.get(decision_id)
         return None if pods is None else (pods[0].height, pods[0].index)
+
+    def keeps_back(self, campaign: str, day: int, until_ms: int, price: int) -> bool:
+        """Whether less is kept back of a campaign's day than is to be expected for late events, in such prices."""
+        if not price:
+            return False
+        share = self.shares[campaign]
+        # Money that is of no use to anybody afterwards is not kept back on a mere guess.
+        prior_ppm = 0 if share.is_lost_after(day, until_ms) else self.rules.late_prior_ppm
+        doubtful = share.awaited_on(day, self.watermark_ms) // price
+        expected_ppm = self.fates.expected_ppm(share.pays_on, doubtful, prior_ppm)
+        return expected_ppm - 1_000_000 * (share.held_back(day) // price) >= 500_000
 
     # ------------------------------------------------------------------ deadlines
 

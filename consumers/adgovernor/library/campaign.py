@@ -97,7 +97,7 @@ class CampaignState:
         if money.reasons:
             return 0
         day = self.share.day_of(self.now_ms)
-        return self.share.lease(day) + money.available(day, self.now_ms)
+        return self.share.lease(day) + self._direct.treasuries[0].available(money, day)
 
     def impressions(self) -> int:
         """How many impressions were paid for."""
