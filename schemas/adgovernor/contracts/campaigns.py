@@ -89,7 +89,8 @@ class Pacing(Contract):
 
     ``asap``: all at once. ``even``: in proportion to time. ``front_loaded``: ahead of even. ``hourly``: by the hours
     of the account's clock, each day of a flight alike. What was missed is carried over up to a 200th of the budget;
-    the rest is spread over what remains. All is released a 200th of the day or flight before its end.
+    the rest is spread over what remains. All is released a 200th of the day or flight before its end; where events come
+    late, or while that is not known yet, within its last 24th, so early that it is known by the end what of it is paid.
     """
 
     mode: Literal["asap", "even", "front_loaded", "hourly"] = "asap"
