@@ -223,10 +223,9 @@ class TreasuryCampaign:
                     room = min(room, self.day_budget(later) - self.leased_by_day[later])
         return max(0, room)
 
-    def ahead(self, day: int, at_ms: int, settle_ms: int) -> tuple[int, int | None]:
-        """(What may be leased for the day at a moment; where the plan begins anew if any of it is leased, else
-        None). ``settle_ms``: see `pacing.released_micros`."""
-        room = self.room(day)
+    def ahead(self, day: int, room: int, at_ms: int, settle_ms: int) -> tuple[int, int | None]:
+        """(What may be leased for the day at a moment, of what there is room for; where the plan begins anew if any of
+        it is leased, else None). ``settle_ms``: see `pacing.released_micros`."""
         if self.campaign.pacing.mode == "asap" or room == 0:
             return room, None
         paced_day = 0 if self.campaign.daily_budget_micros is None else day

@@ -203,9 +203,14 @@ class Releases(TreasuryState):
         """What of a campaign's money may be leased for the day now."""
         return self._ahead(known, day)[0]
 
-    def _ahead(self, known: TreasuryCampaign, day: int) -> tuple[int, int | None]:
+    def _ahead(self, known: TreasuryCampaign, day: int, room: int | None = None) -> tuple[int, int | None]:
         """See `TreasuryCampaign.ahead`, now."""
-        return known.ahead(day, self.newest_ms, self.settle_ms(known.campaign))
+        settle_ms = 0 if known.campaign.pacing.mode == "asap" else self.settle_ms(known.campaign)
+        return known.ahead(day, known.room(day) if room is None else room, self.newest_ms, settle_ms)
+
+    def _is_withheld(self, known: TreasuryCampaign, day: int) -> bool:
+        """Whether its own plan holds back what it has, so that more of its account's would not help it."""
+        return self._ahead(known, day, known.own_room(day))[0] < known.one_price
 
     def settle_ms(self, campaign: Campaign) -> int:
         """How long it takes until the fate of what a campaign sells is known; 0 where nothing comes late."""
@@ -249,6 +254,8 @@ class Releases(TreasuryState):
             elif room >= known.one_price:
                 continue
             elif known.own_room(day) >= known.one_price:
+                if not owed and self._is_withheld(known, day):
+                    continue
                 if not self._ask_account(known, shard, day):
                     return
             elif known.round is None:

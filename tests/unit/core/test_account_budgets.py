@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from core_kit import DAY, HOUR, SECOND, T0, World, codes_of, state_of, winner_of
+from core_kit import DAY, HOUR, SECOND, T0, World, codes_of, known_to_treasury, state_of, winner_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -225,3 +225,25 @@ def test_an_accounts_money_adds_up_whatever_happens(
     for shard, machine in world.machines.items():
         assert state_of(world.folded(shard)) == state_of(machine)
         assert state_of(world.decided_again(shard)) == state_of(machine)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_plan_that_waits_does_not_take_its_accounts_money_from_others(partitions: int) -> None:
+    """An ask that waits for its own campaign's plan would not be helped by the account's money, so what the account's
+    other campaigns were leased is not recalled for it, again and again."""
+    world = World(partitions, now_ms=T0 // DAY * DAY, lateness_ms=0)
+    world.command("account", account={"account_id": "a1", "daily_budget_micros": 2_000}, time_ms=world.now_ms)
+    world.campaign("paced", daily_budget_micros=10_000, pacing={"mode": "even"})
+    world.settle(world.now_ms + SECOND)
+    for number in range(6):
+        world.request(f"p{number}", world.now_ms + number, "paced", user=f"user{number}")
+    assert known_to_treasury(world, "paced").asks
+    world.campaign("asap")
+    won = [
+        winner_of(
+            world.request(f"r{number}", world.now_ms + number * SECOND, "asap", user=f"user{number % 5}")
+        )
+        for number in range(10)
+    ]
+    assert won.count("asap") == 2
+    world.check_money()
