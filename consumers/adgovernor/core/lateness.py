@@ -18,6 +18,8 @@ _MANY: Final = 65_536
 _CERTAINTY: Final = 3
 """So many standard deviations more than the mean are expected: an amount short is shown but never paid, while one too
 many is only free for others half an hour later."""
+_CERTAINTY_IN_THE_END: Final = 1
+"""So many where what is kept back for nothing is lost: then both errors cost."""
 _WEIGHT: Final = 2
 """What is taken of late events before any fate is known counts as much as so many known fates."""
 _ENOUGH: Final = 64
@@ -67,15 +69,19 @@ class Lateness:
             self.known //= 2
             self.late //= 2
 
-    def expected_ppm(self, doubtful: int, prior_ppm: int) -> int:
+    def expected_ppm(self, doubtful: int, prior_ppm: int, lost: bool = False) -> int:
         """Of so many expired reservations whose events may come, how many (in millionths of one) are to be expected
         to: the mean and a margin, which is most of a few and little of many. ``prior_ppm``: how many of a million
-        are taken to come until it is known."""
+        are taken to come until it is known. ``lost``: money that is kept back is of no use to anybody afterwards, so
+        it is not kept back on a mere guess."""
+        if lost:
+            prior_ppm = 0
         known = self.known + _WEIGHT
         share_ppm = min(1_000_000, (1_000_000 * self.late + _WEIGHT * prior_ppm) // known)
         # By chance, and because the share itself is known from so many only.
         variance = doubtful * share_ppm * (1_000_000 - share_ppm) * (known + doubtful) // known
-        return min(1_000_000 * doubtful, doubtful * share_ppm + _CERTAINTY * isqrt(variance))
+        margin_ppm = (_CERTAINTY_IN_THE_END if lost else _CERTAINTY) * isqrt(variance)
+        return min(1_000_000 * doubtful, doubtful * share_ppm + margin_ppm)
 
     def is_punctual(self, prior_ppm: int) -> bool:
         """Whether next to nothing of what expires comes late."""
@@ -113,9 +119,9 @@ class Fates:
         self.of(kind).expired(until_ms)
         self.next_ms = min(self.next_ms, until_ms)
 
-    def expected_ppm(self, kind: str, doubtful: int, prior_ppm: int) -> int:
+    def expected_ppm(self, kind: str, doubtful: int, prior_ppm: int, lost: bool) -> int:
         """See `Lateness.expected_ppm`."""
-        return self.kinds.get(kind, _UNKNOWN).expected_ppm(doubtful, prior_ppm)
+        return self.kinds.get(kind, _UNKNOWN).expected_ppm(doubtful, prior_ppm, lost)
 
     def punctual(self, prior_ppm: int) -> list[str]:
         """The kinds of which next to nothing comes late."""

@@ -22,7 +22,7 @@ from adgovernor.core.treasury_state import TreasuryState
 _SLACK_MS = 360_000
 """Until money is free again after its event can come no more: the moment at which it does is rounded up, and is noticed
 with the next event."""
-_LAST_DIVISOR = 4_000
+_LAST_DIVISOR = 10_000
 """Towards the end a pause ends for so small a part of the budget."""
 _MAX_PATIENCE = 32
 """Recalls in a row that brought nothing more to be spent: beyond this, demand is not what is lacking."""

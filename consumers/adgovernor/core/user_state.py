@@ -407,10 +407,9 @@ class UserState(PodStates):
         if not price:
             return False
         share = self.shares[campaign]
-        # Money that is of no use to anybody afterwards is not kept back on a mere guess.
-        prior_ppm = 0 if share.is_lost_after(day, until_ms) else self.rules.late_prior_ppm
         doubtful = share.awaited_on(day, self.watermark_ms) // price
-        expected_ppm = self.fates.expected_ppm(share.pays_on, doubtful, prior_ppm)
+        lost = share.is_lost_after(day, until_ms)
+        expected_ppm = self.fates.expected_ppm(share.pays_on, doubtful, self.rules.late_prior_ppm, lost)
         return expected_ppm - 1_000_000 * (share.held_back(day) // price) >= 500_000
 
     # ------------------------------------------------------------------ deadlines

@@ -207,6 +207,32 @@ def test_even_pacing_begins_with_its_day() -> None:
     world.check_money()
 
 
+@pytest.mark.parametrize(("hour", "resumed"), [(12, False), (23, True)])
+def test_the_last_prices_of_a_day_are_sold_though_more_may_come_back(hour: int, resumed: bool) -> None:
+    """While reservations may still give more money back, one price does not end a sold out day's pause; towards its
+    end, when there is no time to wait for the rest, it does."""
+    start = _ms("UTC", 2024, 6, 1, hour)
+    world = World(2, now_ms=start, lateness_ms=0, late_prior_ppm=1_000_000)
+    world.campaign(daily_budget_micros=10_000)
+    sold = 0
+    for number in range(40):
+        time_ms, user = start + number * 30 * SECOND, f"user{number}"
+        if winner_of(world.request(f"r{number}", time_ms, "c1", user=user)) is not None:
+            sold += 1
+            if sold not in (1, 10):
+                world.show(f"r{number}", time_ms, user=user)
+    assert sold == 10
+    world.settle(start + 33 * MINUTE)
+    assert world.money()["reserved"] == 1_000
+    assert bool(world.of("campaign-resumed")) == resumed
+    won = [
+        winner_of(world.request(f"n{number}", start + (33 + number) * MINUTE, "c1", user=f"user{number}"))
+        for number in range(4)
+    ]
+    assert won.count("c1") == resumed
+    world.check_money()
+
+
 def test_a_top_up_does_not_open_a_sold_out_day() -> None:
     """Money for the total is no money for the day."""
     start = _ms("UTC", 2024, 6, 1)

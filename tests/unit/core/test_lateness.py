@@ -101,6 +101,15 @@ def test_nothing_is_kept_back_where_nothing_comes_late() -> None:
     assert lateness.expected_ppm(100, 0) == 0
 
 
+def test_where_it_is_lost_less_is_kept_back() -> None:
+    """Where what is kept back for nothing is lost with its day, the margin is smaller, and a guess counts nothing."""
+    lateness = Lateness(1_000, 500)
+    assert lateness.expected_ppm(2, GUESS, True) > 1_500_000
+    assert 50_000_000 < lateness.expected_ppm(100, GUESS, True) < 57_000_000
+    assert lateness.expected_ppm(100, GUESS) > 64_000_000
+    assert Lateness().expected_ppm(100, GUESS, True) == 0
+
+
 def test_what_came_late_is_not_waited_for_any_more() -> None:
     """What is kept back follows what may still come: late events and time take from both."""
     one = World(lateness_ms=0, late_prior_ppm=GUESS)
