@@ -25,6 +25,7 @@ from adgovernor.contracts.ledger import (
     encode_record,
     parse_block,
 )
+from adgovernor.contracts.money import sayable
 from adgovernor.contracts.sealing import id_of, is_sealed
 from adgovernor.core.machine import Machine
 from adgovernor.core.rules import Rules
@@ -473,7 +474,7 @@ def _check_money(followed: dict[str, Followed], report: Report) -> None:
                 "lease_micros": lease,
                 "reserved_micros": reserved,
                 "spent_micros": spent,
-                "unfunded_micros": unfunded,
+                "unfunded_micros": sayable(unfunded),
                 "episode": known.episode,
                 "paused": list(known.reasons),
             }

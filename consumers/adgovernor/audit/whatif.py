@@ -16,6 +16,7 @@ from adgovernor.contracts.base import Contract
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.misspelt import misspelt
+from adgovernor.contracts.money import sayable
 from adgovernor.core import inputs
 from adgovernor.core.direct import Direct, Event
 from adgovernor.core.machine import Poison
@@ -242,7 +243,7 @@ class WhatIf:
                     "lease_micros": lease,
                     "unleased_micros": known.unleased,
                     "in_flight_micros": known.topped_up - known.unleased - lease - reserved - spent,
-                    "unfunded_micros": counted.unfunded_micros,
+                    "unfunded_micros": sayable(counted.unfunded_micros),
                     "decisions": counted.decisions,
                     "impressions": counted.impressions,
                     "late_impressions": counted.late,
