@@ -21,8 +21,8 @@ from adgovernor.contracts.campaigns import Campaign
 FINISH_DIVISOR = 200
 """The plan is complete a 200th of the span before its end: about 7 minutes of a day."""
 _HURRY_DIVISOR = 24
-"""At most the last 24th of the span (an hour of a day) goes faster than the curve, so that all hours but the last are as
-planned."""
+"""At most the last 24th of the span (an hour of a day) goes faster than the curve, so that all hours but the last are
+as planned."""
 _EARLY_PERCENT = 62
 """And at most so much of that is left without a plan."""
 CARRY_DIVISOR = 200

@@ -171,11 +171,7 @@ class Treasury(Releases):
         if of_account:
             had = 0 if fund is None else fund.topped_up
         else:
-            had = sum(
-                known.topped_up
-                for known in self.campaigns.values()
-                if known.campaign.account_id == what.account_id
-            )
+            had = sum(known.topped_up for known in self.campaigns_of(what.account_id))
         return "too_much_money" if had + added > MOST_MICROS else None
 
     def _account_refusal(self, what: UpsertAccount) -> str | None:

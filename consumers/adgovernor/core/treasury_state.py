@@ -41,6 +41,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,6 +65,8 @@ class TreasuryState(FoldedState):
         self.last_tick_ms = 0
         self.accounts: dict[str, AccountFund] = {}
         self.campaigns: dict[str, TreasuryCampaign] = {}
+        self._members: dict[str, list[str]] = {}
+        """Account → its campaigns, by id."""
         self.commands: set[str] = set()
         self.punctual: dict[str, list[str]] = {}
         """Shard → the events that are paid for (see `leases.PAYS_ON`) of which it saw next to none come late."""
@@ -132,11 +135,12 @@ class TreasuryState(FoldedState):
 
     def campaigns_of(self, account_id: str) -> list[TreasuryCampaign]:
         """An account's campaigns, by id."""
-        return [
-            self.campaigns[name]
-            for name in sorted(self.campaigns)
-            if self.campaigns[name].campaign.account_id == account_id
-        ]
+        return [self.campaigns[name] for name in self._members.get(account_id, ())]
+
+    def _add(self, known: TreasuryCampaign) -> None:
+        campaign = known.campaign
+        self.campaigns[campaign.campaign_id] = known
+        insort(self._members.setdefault(campaign.account_id, []), campaign.campaign_id)
 
     def _account(self, account_id: str) -> AccountFund:
         self._mark("accounts", account_id)
@@ -180,7 +184,7 @@ class TreasuryState(FoldedState):
         if known is None:
             account = self.accounts.get(definition.account_id)
             known = TreasuryCampaign(definition, time_zone, account, by_day)
-            self.campaigns[definition.campaign_id] = known
+            self._add(known)
         else:
             known.define(definition, time_zone, by_day)
         self._mark("campaigns", definition.campaign_id)
@@ -324,10 +328,9 @@ class TreasuryState(FoldedState):
         self.accounts = {
             name: AccountFund.decode(value) for name, value in sorted(fields.get("accounts", {}).items())
         }
-        self.campaigns = {
-            name: TreasuryCampaign.decode(value, self.accounts)
-            for name, value in sorted(fields.get("campaigns", {}).items())
-        }
+        self.campaigns, self._members = {}, {}
+        for _, value in sorted(fields.get("campaigns", {}).items()):
+            self._add(TreasuryCampaign.decode(value, self.accounts))
         self.commands = set(fields.get("commands", {}))
 
     # A treasury's whole state is always in memory.
@@ -354,7 +357,7 @@ class TreasuryState(FoldedState):
 
     def forget(self) -> None:
         """See `machine.Machine.forget`."""
-        self.campaigns = {}
+        self.campaigns, self._members = {}, {}
         self.accounts = {}
 
     def resident(self) -> int:
