@@ -14,6 +14,7 @@ from ad_server import AdServer, Answer, ad_server
 from typer.testing import CliRunner, Result
 from vast_documents import inline, vast, wrapper
 
+from adgovernor.app.cli import app
 from adgovernor.app.video_commands import vast_app, vmap_app
 
 OPEN = b'<vmap:VMAP xmlns:vmap="http://www.iab.net/videosuite/vmap" version="1.0">'
@@ -112,10 +113,10 @@ def test_mistakes_are_explained(args: list[str], says: str) -> None:
 
 
 def test_authorities_that_are_none_are_explained(tmp_path: Path) -> None:
-    """A --cacert file without certificates is a wrong argument, not a crash."""
+    """A --cacert file without certificates is a wrong setting, not a crash."""
     (tmp_path / "junk.pem").write_bytes(b"no certificate")
-    args = ["resolve", "http://t/", "--cacert", str(tmp_path / "junk.pem")]
-    result = CliRunner().invoke(vast_app, args, env={"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"})
+    args = ["vast", "resolve", "http://t/", "--cacert", str(tmp_path / "junk.pem")]
+    result = CliRunner().invoke(app, args, env={"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"})
     assert result.exit_code == 2
     assert "holds no certificates in PEM form" in result.output
 

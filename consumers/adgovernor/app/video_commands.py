@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import ssl
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -135,13 +134,6 @@ def _options(
         raise typer.BadParameter(
             f"{source!r} is neither an http(s) address nor a file", param_hint="URL|FILE"
         )
-    if cacert is not None:
-        try:
-            ssl.create_default_context(cafile=str(cacert))
-        except OSError as error:
-            raise typer.BadParameter(
-                f"{cacert} holds no certificates in PEM form: {error}", param_hint="--cacert"
-            ) from error
     return _Options(source, AddressPolicy(allow_private, overrides), cacert, fire)
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 import httpcore
 import httpx
 
+from adgovernor.contracts.errors import BadSettings
 from adgovernor.sessions.addresses import AddressPolicy
 from adgovernor.sessions.errors import (
     BodyRefusedError,
@@ -149,6 +150,8 @@ class HttpxTransport:
     *ca_file* names a PEM file of authorities to trust instead of the usual ones; *user_agent* says who asks where the
     request does not (the device's own goes in X-Device-User-Agent). Proxies and credentials from the
     environment are not used: a proxy would connect where the address check cannot see.
+
+    Raises `BadSettings` for a *ca_file* without certificates.
     """
 
     def __init__(
@@ -158,11 +161,14 @@ class HttpxTransport:
         ca_file: Path | None = None,
         user_agent: str = "adgovernor",
     ) -> None:
-        tls = (
-            ssl.create_default_context(cafile=str(ca_file))
-            if ca_file is not None
-            else httpx.create_ssl_context(trust_env=False)
-        )
+        try:
+            tls = (
+                ssl.create_default_context(cafile=str(ca_file))
+                if ca_file is not None
+                else httpx.create_ssl_context(trust_env=False)
+            )
+        except OSError as error:
+            raise BadSettings(f"{ca_file} holds no certificates in PEM form: {error}") from error
         self._client = httpx.AsyncClient(
             transport=_CheckedPool(policy or AddressPolicy(), tls),
             follow_redirects=False,
