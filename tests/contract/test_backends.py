@@ -377,6 +377,7 @@ async def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> No
             await backend.load("k")
         assert "secret" not in str(refusal.value)
         await backend.close()
+    assert f"there is no folder {tmp_path}/none" in str(refusal.value)
 
 
 async def test_ended_rows_are_purged(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -156,6 +157,7 @@ class DatabaseBackend:
         try:
             async with asyncio.timeout(self._timeout_s):
                 if not self._ready:
+                    self._check_folder()
                     await self._make_table()
                 async with self._engine.connect() as connection:
                     yield connection
@@ -163,6 +165,15 @@ class DatabaseBackend:
             place = self._engine.url.render_as_string(hide_password=True)
             reason = str(getattr(error, "orig", None) or error) or type(error).__name__
             raise Unavailable(f"database {place}: {reason}") from error
+
+    def _check_folder(self) -> None:
+        """Raises `FileNotFoundError` where SQLite's file has no folder to be in: the driver would say less, and leave a
+        thread behind that reports to an event loop which may be gone by then."""
+        name = self._engine.url.database
+        if self._engine.dialect.name == "sqlite" and name and not name.startswith("file:"):
+            folder = Path(name).parent
+            if not folder.is_dir():
+                raise FileNotFoundError(f"there is no folder {folder}: make it, or name another file")
 
     async def _make_table(self) -> None:
         async with self._making:

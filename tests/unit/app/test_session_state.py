@@ -19,6 +19,18 @@ from adgovernor.core.rules import Rules
 from adgovernor.runtime.clock import WallClock
 
 
+HOUR_MS = 3_600_000
+
+
+class HandClock(WallClock):
+    """The time of day, and what tests add to it."""
+
+    passed_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.passed_ms
+
+
 def define() -> UpsertCampaign:
     cap = Cap(window="stream", limit=3)
     campaign = Campaign(
@@ -86,13 +98,15 @@ async def test_a_stream_and_its_pods() -> None:
 
 async def test_an_abandoned_pod_is_said_when_time_has_passed() -> None:
     """With nobody asking any more, time alone abandons a pod and says so."""
-    rules = Rules(lateness_ms=3_000, reservation_ms=200)
-    async with Embedded(partitions=1, rules=rules) as governor:
+    clock = HandClock()
+    async with Embedded(partitions=1, rules=Rules(), clock=clock) as governor:
         await governor.command(define())
         decision = await governor.decide(request("r1", slots=(SlotSpec(), SlotSpec())))
         assert all(slot.winner is not None for slot in decision.slots)
         shown = Impression(decision_id="r1", slot=0, routing_id="ann", time_ms=decision.time_ms + 1)
         await governor.publisher.impression(shown)
+        await governor.settle()
+        clock.passed_ms += HOUR_MS
         events = []
         async with subscribe.pods(governor) as pods:
             async for event in pods:
