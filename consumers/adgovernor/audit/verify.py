@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from adgovernor.audit.history import History
+from adgovernor.audit.promises import Promise, promises_of
 from adgovernor.audit.report import Report
 from adgovernor.audit.shelf import Shelf
 from adgovernor.contracts import topics
@@ -32,8 +33,7 @@ from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.chain import Walk
-from adgovernor.runtime.outputs import outputs_of
-from adgovernor.runtime.ports import LedgerEntry, Output
+from adgovernor.runtime.ports import LedgerEntry
 from adgovernor.runtime.unsealing import Keys
 from adgovernor.stores.base import Store
 
@@ -53,8 +53,8 @@ class Followed:
     walk: Walk
     machine: UserShard | Treasury
     published: int = 0
-    outputs: dict[str, list[tuple[int, Output]]] = field(default_factory=lambda: defaultdict(list))
-    """Topic → (height, message) as the ledger says."""
+    outputs: dict[str, list[Promise]] = field(default_factory=lambda: defaultdict(list))
+    """By topic, as the ledger says."""
     taken: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     """Input topic → offset → digest of each record."""
     positions: dict[str, int] = field(default_factory=dict)
@@ -200,9 +200,8 @@ def _again(one: Followed, block: ReadBlock, place: str, report: Report) -> None:
     one.height, one.chain = header.height, block.chain
     one.positions = dict(header.positions)
     one.published = max(one.published, header.published)
-    for output in outputs_of(block):
-        if output.topic not in topics.SIDE_TOPICS:
-            one.outputs[output.topic].append((header.height, output))
+    for promise in promises_of(block):
+        one.outputs[promise.output.topic].append(promise)
     report.count("records", len(block.records))
     if header.recovery is not None:
         machine.begin_fold(header.height, header.now_ms, header.drained)
@@ -314,14 +313,13 @@ async def _check_outputs(history: History, one: Followed, report: Report) -> Non
         async for message in history.messages(topic, partition):
             if at == len(expected):
                 break
-            _, wanted = expected[at]
-            if (message.key, message.value) == (wanted.key, wanted.value) and list(message.headers) == list(
-                wanted.headers
-            ):
-                at += 1
+            at += expected[at].kept_by(message)
         report.count(f"outputs on {topic}", at)
+        erased = sum(promise.erased for promise in expected[:at])
+        if erased:
+            report.count("outputs about erased people, compared but for whom they name", erased)
         if at < len(expected):
-            height, _ = expected[at]
+            height = expected[at].height
             place = f"{topic}[{partition}], number {at + 1}"
             if height <= one.published:
                 report.fault("outputs", place, f"the output of height {height} is not on the topic")

@@ -18,7 +18,6 @@ from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.core.rules import Rules
 from adgovernor.runtime.clock import WallClock
 
-
 HOUR_MS = 3_600_000
 
 

@@ -359,6 +359,36 @@ async def test_what_a_topic_lost_is_sent_again_without_the_erased() -> None:
     await world.stop()
 
 
+@pytest.mark.parametrize("resent", [False, True])
+@pytest.mark.parametrize("topic", [topics.DECISIONS, "ad-requests.dlq"])
+async def test_what_was_said_of_the_erased_is_compared_as_far_as_it_can_be(topic: str, resent: bool) -> None:
+    """An audit knows all of an erased person's outputs but the person: it counts them, also where they were sent again,
+    and is red where one was changed or is gone."""
+    world = Sealed()
+    await world.begin()
+    assert await world.decide("r1") is None
+    world.broker.produce(topics.AD_REQUESTS, 0, b"ann", b'{"time_ms": "of-ann"}')
+    await world.settle()
+    world.clock.time_ms += 1
+    world.erase()
+    await world.settle()
+    messages = world.broker._messages[topic, 0]
+    if resent:
+        messages.clear()
+        await resend(world.world("u0"), 1)
+    await world.stop()
+    report = await world.prove()
+    assert report.green, report.findings
+    assert report.counted["outputs about erased people, compared but for whom they name"] == 2
+    (said,) = messages
+    value = (said.value or b"").replace(b'"c1"', b'"c2"')
+    headers = tuple((name, b"7" if name == "ag_offset" else raw) for name, raw in said.headers)
+    for changed in ([said.__class__(0, said.key, value, headers)], []):
+        messages[:] = changed
+        report = await world.prove()
+        assert [finding.check for finding in report.findings] == ["outputs"]
+
+
 async def test_an_append_that_is_written_anew_never_repeats_a_nonce() -> None:
     """The blocks of one height, lost and written again, share no sealed bytes."""
     world = Sealed(resend_limit=0)
