@@ -104,10 +104,23 @@ class Playback:
         )
         return self._fire(ad, place, "click", ad.ads[place].click_tracking, context)
 
-    def fire_event(self, ad: Ad, event: str, place: int = 0, *, context: SessionContext | None = None) -> int:
-        """Fire the tracking of an event (``start``, ``progress@00:00:10``) of the whole chain, once."""
-        uris = tuple(found.uri for found in ad.ads[place].tracking if found.event == event)
-        return self._fire(ad, place, event, uris, context)
+    def fire_event(
+        self,
+        ad: Ad,
+        event: str,
+        place: int = 0,
+        *,
+        overlay: bool = False,
+        context: SessionContext | None = None,
+    ) -> int:
+        """Fire the tracking of an event (``start``, ``progress@00:00:10``) of the whole chain, once.
+
+        ``overlay``: what happened to the ad's overlay, where it is shown instead of a linear ad.
+        """
+        shown = ad.ads[place]
+        tracking = shown.overlay_tracking if overlay else shown.tracking
+        uris = tuple(found.uri for found in tracking if found.event == event)
+        return self._fire(ad, place, f"overlay/{event}" if overlay else event, uris, context)
 
     def _fire(
         self, ad: Ad, place: int, event: str, uris: tuple[str, ...], context: SessionContext | None

@@ -376,8 +376,10 @@ class UpstreamSession:
         """Fire the impressions of *ad* and of the Wrappers above it, once; returns how many were queued."""
         return self._fire(ad, "impression", ad.impressions)
 
-    def fire_event(self, ad: ResolvedAd, key: str) -> int:
-        """Fire the linear event *key* (``start``, ``progress@00:00:10``) of the whole chain, once."""
+    def fire_event(self, ad: ResolvedAd, key: str, *, overlay: bool = False) -> int:
+        """Fire the event *key* (``start``, ``progress@00:00:10``) of the whole chain, once; of its *overlay* if so."""
+        if overlay:
+            return self._fire(ad, f"overlay/{key}", ad.nonlinear_tracking.get(key, ()))
         return self._fire(ad, key, ad.tracking_for(key))
 
     def fire_click(self, ad: ResolvedAd) -> int:

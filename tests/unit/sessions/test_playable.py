@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from vast_documents import TableTransport, inline, vast, wrapper
 
-from adgovernor.contracts.ads import AdResource, PlayableAd
+from adgovernor.contracts.ads import Ad, AdResource, AdTracking, PlayableAd
+from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.fetch import Fetcher
 from adgovernor.sessions.playable import playable_ads
+from adgovernor.sessions.playback import Playback
 from adgovernor.sessions.resolver import ChainResolver
+from adgovernor.sessions.retry import NO_RETRY
+from adgovernor.sessions.upstream import UpstreamSession
 
 OUTER, INNER = "http://outer.example/a", "http://inner.example/b"
 
@@ -63,6 +67,49 @@ async def test_an_overlay_carries_the_tracking_of_its_chain() -> None:
         "http://inner.example/near",
         "http://outer.example/far",
     ]
+
+
+async def test_an_event_of_an_overlay_is_another_than_the_ad_s() -> None:
+    """Both are fired once each, and each tells its own trackers."""
+    events = "<TrackingEvents><Tracking event='close'>{}</Tracking></TrackingEvents>"
+    creatives = (
+        f"<Creative><Linear>{events.format('/linear')}</Linear></Creative>"
+        f"<Creative><NonLinearAds>{events.format('/overlay')}</NonLinearAds></Creative>"
+    )
+    transport = TableTransport({OUTER: vast(inline("1", creatives=creatives))})
+    async with UpstreamSession(OUTER, transport=transport, retry=NO_RETRY) as session:
+        await session.create_session(SessionContext.create())
+        (ad,) = (await session.fetch_pod()).ads
+        fired = [session.fire_event(ad, "close", overlay=overlay) for overlay in (True, True, False)]
+    assert fired == [1, 0, 1]
+    assert sorted(transport.urls[1:]) == ["http://outer.example/linear", "http://outer.example/overlay"]
+
+
+async def test_playback_tells_the_overlay_s_trackers_of_its_events() -> None:
+    """As in a session: an overlay's event is an event of its own."""
+    transport = TableTransport()
+    playable_ad = PlayableAd(
+        tracking=(AdTracking(event="close", uri="http://t/linear"),),
+        overlay_tracking=(AdTracking(event="close", uri="http://t/overlay"),),
+    )
+    ad = Ad(
+        decision_id="d",
+        slot=0,
+        routing_id="u",
+        time_ms=1,
+        deadline_ms=1,
+        campaign_id="c",
+        creative_id="x",
+        tag_url=OUTER,
+        session_id="u",
+        ads=(playable_ad,),
+        resolved_ms=1,
+    )
+    # No impression is published here.
+    async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
+        fired = [playback.fire_event(ad, "close", overlay=overlay) for overlay in (True, True, False)]
+    assert fired == [1, 0, 1]
+    assert sorted(transport.urls) == ["http://t/linear", "http://t/overlay"]
 
 
 async def test_of_a_program_the_icon_nearest_the_ad_is_shown() -> None:
