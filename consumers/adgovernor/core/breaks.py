@@ -29,6 +29,8 @@ from adgovernor.video.vmap import (
 _ONE_SLOT = (SlotSpec(),)
 USUAL_ADS: Final = 12
 """Ads that a dynamic part takes at most where the request does not say."""
+MOST_CHOICES: Final = 10_000
+"""Candidates of a request times its breaks, since each break considers all of them: some tenths of a second."""
 MOST_REPEATED_BYTES: Final = 500_000
 """What a request says once and its decision and record repeat in each slot comes to so much at most."""
 _ROW_BYTES: Final = 500
@@ -151,8 +153,11 @@ def oversized(request: PlainRequest, rules: Rules) -> tuple[str, int, int] | Non
 
 
 def _oversized_in_all(request: PlainRequest, asks: list[PodAsk]) -> tuple[str, int, int] | None:
-    """The same of what is within its limit in each pod, and is written so often that no message could hold it."""
+    """The same of what is within its limit in each pod, and is considered or written so often that no deadline could
+    be met or no message hold it."""
     most = len(request.candidates)
+    if most * len(asks) > MOST_CHOICES:
+        return "candidates", most, MOST_CHOICES // len(asks)
     rows = [len(ask.slots) + min(most, sum(part.max_ads or USUAL_ADS for part in ask.parts)) for ask in asks]
     slots = sum(rows)
     names = max(_size(ask.spec.break_id) if ask.spec is not None else 0 for ask in asks)

@@ -36,7 +36,7 @@ from adgovernor.core.podfill import PodSpec as FillSpec
 _CODES: Final = {"funds": "no_lease", "no_segment": "duration", "no_value": "floor"}
 """Reasons of the fill that requests know under another name."""
 _PLACES: Final = {"any": ANY, "first": FIRST, "last": LAST, "first_or_last": FIRST_OR_LAST}
-MOST_FILLS: Final = 16
+MOST_FILLS: Final = 8
 """Times that one pod is filled at most, where caps bear on ads of campaigns without them."""
 
 
