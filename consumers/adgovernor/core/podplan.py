@@ -84,8 +84,7 @@ def plan(
     considered = [index for index, entry in enumerate(entries) if entry.reasons is None]
     fit = [entries[index] for index in considered]
     spec = _spec(ask, rules, most_ads, fit, around)
-    candidates = [_candidate(entry) for entry in fit]
-    result, playing, bound = _best(spec, candidates, podcaps.limits(fit, person, context))
+    result, playing, bound = _best(spec, fit, podcaps.limits(fit, person, context))
     chosen = [considered[playing[placement.index]] for placement in result.placements]
     taken = _taken(entries, chosen, context)
     for index in set(range(len(fit))).difference(playing):
@@ -107,9 +106,9 @@ def plan(
 
 
 def _best(
-    spec: FillSpec, candidates: Sequence[PodCandidate], limits: Sequence[podcaps.Limit]
+    spec: FillSpec, entries: Sequence[Entry], limits: Sequence[podcaps.Limit]
 ) -> tuple[PodFill, list[int], int]:
-    """The best fill, the candidates that it was chosen from, and what no other can be worth more than.
+    """The best fill, the entries that it was chosen from, and what no other can be worth more than.
 
     Branches on the caps that a fill breaks, those first that leave the bearers out: so there is a lawful fill after as
     many steps as such caps, and the most valuable one in the end.
@@ -123,7 +122,7 @@ def _best(
         if not branches:
             break
         strict, without, _ = branches.pop()
-        result, playing = _fill(spec, candidates, strict, without)
+        result, playing = _fill(spec, entries, strict, without)
         if best is not None and result.bound_micros < best[0].value_micros:
             continue
         chosen = {playing[placement.index] for placement in result.placements}
@@ -138,25 +137,21 @@ def _best(
     bound = max([bound, *(most for _, _, most in branches)])
     if best is None:
         # Without any that carries such a cap there is none to break.
-        best = _fill(spec, candidates, always, frozenset().union(*(limit.bearers for limit in mixed)))
+        best = _fill(spec, entries, always, frozenset().union(*(limit.bearers for limit in mixed)))
     return *best, bound
 
 
 def _fill(
-    spec: FillSpec,
-    candidates: Sequence[PodCandidate],
-    limits: Sequence[podcaps.Limit],
-    without: frozenset[int],
+    spec: FillSpec, entries: Sequence[Entry], limits: Sequence[podcaps.Limit], without: frozenset[int]
 ) -> tuple[PodFill, list[int]]:
-    """The best fill under these limits without those candidates, and the candidates that it was chosen from."""
-    playing = [index for index in range(len(candidates)) if index not in without]
-    if not limits:
-        return fill(spec, [candidates[index] for index in playing]), playing
-    limited = [
-        replace(candidates[index], cap_keys=tuple([limit.name for limit in limits if index in limit.users]))
-        for index in playing
-    ]
-    return fill(replace(spec, caps_left={limit.name: limit.left for limit in limits}), limited), playing
+    """The best fill under these limits without those entries, and the entries that it was chosen from."""
+    keys: list[list[str]] = [[] for _ in entries]
+    for limit in limits:
+        for index in limit.users:
+            keys[index].append(limit.name)
+    playing = [index for index in range(len(entries)) if index not in without]
+    candidates = [_candidate(entries[index], tuple(keys[index])) for index in playing]
+    return fill(replace(spec, caps_left={limit.name: limit.left for limit in limits}), candidates), playing
 
 
 def _worth(result: PodFill) -> tuple[int, int, int]:
@@ -249,7 +244,7 @@ def _fund(entry: Entry) -> str:
     return f"{entry.day}|{entry.candidate['campaign_id']}"
 
 
-def _candidate(entry: Entry) -> PodCandidate:
+def _candidate(entry: Entry, cap_keys: tuple[str, ...]) -> PodCandidate:
     candidate = entry.candidate
     domain = candidate.get("advertiser_domain")
     own = candidate.get("in_pod")
@@ -262,6 +257,7 @@ def _candidate(entry: Entry) -> PodCandidate:
         advertiser_domains=(domain.lower(),) if domain else (),
         categories=tuple(entry.categories),
         funds=(_fund(entry),),
+        cap_keys=cap_keys,
         media_url="" if own is None else own.media_url or "",
         position=ANY if own is None else _PLACES[own.position],
         floor_micros=None if own is None else own.floor_micros,
