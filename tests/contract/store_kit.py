@@ -1,4 +1,4 @@
-"""What the stores' tests share: tips, a proxy that loses replies, and a process that races for swaps."""
+"""What the stores' tests share: tips, opened stores, a proxy that loses replies, and a process that races for swaps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
-from typing import Literal
+from typing import Any, Literal
 
 from adgovernor.stores.base import Meta, Store, Tip
 from adgovernor.stores.redis import RedisStore
@@ -155,3 +155,19 @@ async def _racer(url: str, prefix: str, name: str, tasks: int) -> None:
 if __name__ == "__main__":
     address, key_prefix, racer, width = sys.argv[1:]
     asyncio.run(_racer(address, key_prefix, racer, int(width)))
+
+
+@contextlib.asynccontextmanager
+async def opened(config: RedisConfig, prefix: str = "t") -> AsyncIterator[RedisStore]:
+    """A store that is closed at the end."""
+    store = RedisStore(config, prefix)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def ask(store: RedisStore, *command: str | int) -> Any:
+    """The answer of a store's one server to any command."""
+    (node,) = await store.client.nodes()
+    return await store.client.command(node, *command)

@@ -202,16 +202,7 @@ class Embedded:
     async def shown(self, decision: Decision, *, time_ms: int | None = None) -> int:
         """Publishes an impression of each filled slot, at ``time_ms`` or now; how many."""
         at = self._clock.now_ms() if time_ms is None else time_ms
-        return await self.publisher.impressions(
-            Impression(
-                decision_id=decision.decision_id,
-                slot=slot.slot,
-                routing_id=decision.routing_id,
-                time_ms=at,
-            )
-            for slot in decision.slots
-            if slot.winner is not None
-        )
+        return await self.publisher.shown(decision, at)
 
     async def tell(self, event: Impression | SessionUpdate) -> None:
         """Publishes what happened."""

@@ -152,7 +152,7 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
     from adgovernor.core.treasury import Treasury
     from adgovernor.core.user_shard import UserShard
     from adgovernor.runtime.clock import WallClock
-    from adgovernor.runtime.kafka_keys import KafkaKeyLog
+    from adgovernor.runtime.kafka_keys import KafkaKeyLog, key_producers
     from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
     from adgovernor.runtime.kafka_reader import KafkaReaders
     from adgovernor.runtime.observer import Silent
@@ -174,7 +174,7 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
     log = KafkaShardLog(shard, connection, KafkaLogOptions(settings.prefix), None, readers)
     keys = None
     if rules.sealing and not is_treasury(shard):
-        keys = KafkaKeyLog(shard, connection, settings.prefix, readers)
+        keys = KafkaKeyLog(shard, settings.prefix, readers, key_producers(connection, f"adgovernor-{shard}"))
     world = World(
         shard,
         machine,

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Unavailable
-from adgovernor.publish.kafka import discard_producer, start_producer
+from adgovernor.runtime.kafka_producers import SharedProducers
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.key_log import KeyMessage
 from adgovernor.runtime.ports import RawEvent
@@ -21,40 +21,39 @@ _BATCH_BYTES: Final = 900_000
 """One batch for all keys of a block, and for all that an erasure ends, so that no reader sees some of them only."""
 
 
-class KafkaKeyLog:
-    """A `KeyLog` over Kafka, with a producer of its own, made when it is first needed."""
+def key_producers(connection: KafkaConnection, client_id: str) -> SharedProducers:
+    """Producers for the keys of all shards of a worker, made when they are needed."""
+    return SharedProducers(connection, client_id=f"{client_id}-keys", max_batch_size=_BATCH_BYTES)
 
-    def __init__(self, shard: str, connection: KafkaConnection, prefix: str, readers: KafkaReaders) -> None:
+
+class KafkaKeyLog:
+    """A `KeyLog` over Kafka."""
+
+    def __init__(self, shard: str, prefix: str, readers: KafkaReaders, producers: SharedProducers) -> None:
+        """``producers``: see `key_producers`."""
         self._shard = shard
-        self._connection = connection
         self._topic = topics.full_name(prefix, topics.PERSON_KEYS)
         self._partition = topics.partition_of_shard(shard)
         self._readers = readers
-        self._producer: AIOKafkaProducer | None = None
+        self._producers = producers
 
     async def put(self, messages: Sequence[KeyMessage], deadline_s: float) -> list[int]:
         """See `KeyLog.put`."""
         offsets: list[int] = []
         try:
             async with asyncio.timeout(deadline_s):
-                if self._producer is None:
-                    self._producer = await start_producer(
-                        self._connection,
-                        deadline_s,
-                        client_id=f"adgovernor-{self._shard}-keys",
-                        max_batch_size=_BATCH_BYTES,
-                    )
+                producer = await self._producers.get(self._shard, deadline_s)
                 left = list(messages)
                 while left:
-                    left, written = await self._send(self._producer, left)
+                    left, written = await self._send(producer, left)
                     offsets += written
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
-            await self.close()
+            await self._producers.leave(self._shard, in_doubt=True)
             raise Unavailable(
                 f"{self._topic}[{self._partition}]: keys were not acknowledged: {error or 'no answer in time'!r}"
             ) from error
         if min(offsets, default=0) < 0:
-            await self.close()
+            await self._producers.leave(self._shard, in_doubt=True)
             raise Unavailable(f"{self._topic}[{self._partition}]: the broker gave no offset")
         return offsets
 
@@ -80,6 +79,4 @@ class KafkaKeyLog:
 
     async def close(self) -> None:
         """See `KeyLog.close`."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await discard_producer(producer)
+        await self._producers.leave(self._shard, in_doubt=False)

@@ -51,6 +51,8 @@ class Trail:
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
         self._away_since: float | None = None
+        self._asked = False
+        """Whether the last call only asked where the store is."""
         self._refusals = 0
         self._refused_since = self._again_at = 0.0
         self._written = spine.published.height
@@ -136,18 +138,24 @@ class Trail:
             return
         if self._task is not None and not self._task.done():
             return
-        if self.assumed or asyncio.get_running_loop().time() < self._again_at:
+        now_s = asyncio.get_running_loop().time()
+        if self.assumed or now_s < self._again_at:
             return
-        if asyncio.get_running_loop().time() - self._heard_s >= self._world.settings.store_check_s:
+        behind = self.confirmed != self._spine.tip
+        due = now_s - self._heard_s >= self._world.settings.store_check_s
+        # Where turns take longer than the pause between two questions, they take turns with writes.
+        if due and not (behind and self._asked):
             # A write would not notice that the store lost what it does not touch; a shard with nothing to write, that
             # the store was emptied or fell back.
+            self._asked = True
             self._task = asyncio.create_task(self._ask(None), name=f"store-{self._world.shard}")
-        elif self.confirmed != self._spine.tip:
+        elif behind:
             self._begin()
 
     def _begin(self) -> None:
         assert self.confirmed is not None
         self.check()
+        self._asked = False
         meta = self._spine.meta()
         changes, self._dirty = self._dirty, {}
         self._flying = changes

@@ -26,7 +26,7 @@ from adgovernor.runtime.clock import WallClock
 from adgovernor.runtime.collector import Collector
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.kafka_inputs import KafkaInputs, shards_of
-from adgovernor.runtime.kafka_keys import KafkaKeyLog
+from adgovernor.runtime.kafka_keys import KafkaKeyLog, key_producers
 from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog, producers_of
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.observer import Observer, Silent
@@ -125,6 +125,7 @@ class Worker:
         self._collector: Collector | None = None
         self._log_options = settings.log or KafkaLogOptions(settings.prefix)
         self._producers = producers_of(connection, self._log_options, "adgovernor")
+        self._key_producers = key_producers(connection, "adgovernor")
 
     # --- Asking -----------------------------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ class Worker:
         )
         keys = None
         if self._settings.sealing and not topics.is_treasury(shard):
-            keys = KafkaKeyLog(shard, self._connection, self._settings.prefix, self._readers)
+            keys = KafkaKeyLog(shard, self._settings.prefix, self._readers, self._key_producers)
         engine = ShardEngine(
             shard,
             lambda: self._machine_factory(shard),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -29,13 +27,11 @@ class StreamDecider:
         decisions: Subscriber[Decision],
         *,
         answer_s: float = 10.0,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """``answer_s``: how long a decision may take."""
         self._publisher = publisher
         self._decisions = decisions
         self._answer_s = answer_s
-        self._clock_ms = clock_ms
         self._waiting: dict[str, asyncio.Future[Decision]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -77,20 +73,6 @@ class StreamDecider:
             ) from None
         finally:
             del self._waiting[name]
-
-    async def shown(self, decision: Decision, *, time_ms: int | None = None) -> int:
-        """Publishes an impression of each filled slot, at ``time_ms`` or now; how many."""
-        at = self._clock_ms() if time_ms is None else time_ms
-        return await self._publisher.impressions(
-            Impression(
-                decision_id=decision.decision_id,
-                slot=slot.slot,
-                routing_id=decision.routing_id,
-                time_ms=at,
-            )
-            for slot in decision.slots
-            if slot.winner is not None
-        )
 
     async def tell(self, event: Impression | SessionUpdate) -> None:
         """Publishes what happened."""

@@ -12,6 +12,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Command
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.contracts.events import Click, CompletedView, Impression, UserEvent
 from adgovernor.contracts.requests import AdRequest
@@ -144,6 +145,19 @@ class Publisher:
     async def impression(self, impression: Impression) -> Published:
         """Says that a decided ad was shown."""
         return await self.event(topics.IMPRESSIONS, impression)
+
+    async def shown(self, decision: Decision, time_ms: int) -> int:
+        """Says of each filled slot that it was shown at ``time_ms``; how many."""
+        return await self.impressions(
+            Impression(
+                decision_id=decision.decision_id,
+                slot=slot.slot,
+                routing_id=decision.routing_id,
+                time_ms=time_ms,
+            )
+            for slot in decision.slots
+            if slot.winner is not None
+        )
 
     async def click(self, click: Click) -> Published:
         """Says that a shown ad was clicked."""

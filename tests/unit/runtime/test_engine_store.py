@@ -123,6 +123,15 @@ async def test_a_store_that_lost_one_bucket_is_rebuilt(bucket: str, restart: boo
     await deployment.stop()
 
 
+async def test_questions_to_the_store_hold_up_no_write() -> None:
+    """Where it is time to ask the store at every turn, what is to be written is written all the same."""
+    deployment, _ = await prepared(store_check_s=0)
+    assert await decide(deployment, "r1") is None
+    await deployment.settle()
+    await assert_store_is_the_fold(deployment)
+    await deployment.stop()
+
+
 async def test_an_old_copy_of_the_store_is_brought_up_again() -> None:
     """A failover that loses the store's tail, or a restored copy, is followed up from where it stands."""
     deployment, store = await prepared(keep_states=1)
@@ -419,6 +428,7 @@ async def test_the_last_side_message_is_found_behind_those_of_others(others: int
     """However much others have sent since, a directive that the ledger does not know gives its lost tail away, and
     recovery goes on behind it."""
     deployment, sent = await without_last_directives()
+    deployment.store = FaultyStore()
     noise(deployment, others)
     with pytest.raises(Halted) as halted:
         await deployment.engine("t0").run()
@@ -459,7 +469,7 @@ class CountingLog(FaultyLog):
 
 
 async def without_last_directives() -> tuple[Deployment, list[dict[str, object]]]:
-    """A stopped deployment whose treasury lost the blocks behind its last directives, and all directives."""
+    """A stopped deployment whose treasury lost the blocks behind its last directives; and all directives sent."""
     deployment = Deployment(1, store_deadline_s=0.05)
     deployment.broker = Truncated(1, deployment.clock)
     deployment.campaign("c1")
@@ -470,7 +480,6 @@ async def without_last_directives() -> tuple[Deployment, list[dict[str, object]]
     await deployment.settle()
     await deployment.stop()
     deployment.broker.cut(topics.TREASURY_LEDGER, 0, kept)
-    deployment.store = FaultyStore()
     return deployment, [
         orjson.loads(event.value or b"") for event in deployment.broker.read(topics.DIRECTIVES, 0, 0, 1000)
     ]
@@ -479,22 +488,10 @@ async def without_last_directives() -> tuple[Deployment, list[dict[str, object]]
 async def test_recovery_goes_on_behind_directives_that_were_sent() -> None:
     """A treasury that lost its tail continues the numbers of its directives, so that user shards take the next ones,
     and decides again what its inputs still hold."""
-    deployment = Deployment(1, store_deadline_s=0.05)
-    deployment.broker = Truncated(1, deployment.clock)
-    deployment.campaign("c1")
-    deployment.start()
-    await deployment.settle()
-    kept = deployment.broker.end(topics.TREASURY_LEDGER, 0)
-    deployment.campaign("c2")
-    await deployment.settle()
-    await deployment.stop()
-    deployment.broker.cut(topics.TREASURY_LEDGER, 0, kept)
+    deployment, sent = await without_last_directives()
     with pytest.raises(Halted) as halted:
         await deployment.engine("t0").run()
     assert halted.value.reason == "ledger_truncated"
-    sent = [
-        orjson.loads(event.value or b"") for event in deployment.broker.read(topics.DIRECTIVES, 0, 0, 1000)
-    ]
     told = await recover(deployment.world("t0"), why="a disk was lost")
     assert told.sent == {"u0": (sent[-1]["number"], sent[-1]["hash"])}
     deployment.start()
