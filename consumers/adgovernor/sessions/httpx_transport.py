@@ -192,10 +192,14 @@ class HttpxTransport:
 
     async def send(self, request: HttpRequest, *, timeout_s: float, max_body_bytes: int) -> HttpResponse:
         """Send *request*; see :class:`~adgovernor.sessions.transport.Transport`."""
-        headers = [*request.headers, ("Accept-Encoding", _ACCEPTED_ENCODINGS)]
         # httpx collects cookies in a jar of its own; they are the session's to send, so none may be added here.
         self._client.cookies.clear()
         try:
+            # As bytes, because httpx takes text in ASCII alone; what came as Latin-1 goes back as that.
+            headers = [
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in (*request.headers, ("Accept-Encoding", _ACCEPTED_ENCODINGS))
+            ]
             raw = self._client.build_request(
                 request.method, request.url, headers=headers, content=request.body or None
             )

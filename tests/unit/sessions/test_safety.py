@@ -444,6 +444,20 @@ async def test_cookies_of_one_session_do_not_reach_another() -> None:
         assert [request.header("cookie") for request in server.seen] == [None, "id=1", None]
 
 
+async def test_a_cookie_of_any_bytes_goes_back_as_it_came() -> None:
+    """What a server puts into a cookie is its own matter, and spoils no later request."""
+
+    def remember(request: Seen) -> Answer:
+        return Answer(b"", headers=(("Set-Cookie", "id=caf\xe9"),))
+
+    with ad_server({"/": remember}) as server:
+        async with HttpxTransport(LOOPBACK) as transport:
+            fetcher = Fetcher(transport)
+            await fetcher.fetch(f"{server.url}/")
+            await fetcher.fetch(f"{server.url}/")
+        assert server.seen[1].header("cookie") == "id=caf\xe9"
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for ads.example, and its key."""
