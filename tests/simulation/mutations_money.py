@@ -10,6 +10,7 @@ from adgovernor.core import person_ops, podplan
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund
 from adgovernor.core.leases import CampaignShare
+from adgovernor.core.podrequests import PodRequest
 from adgovernor.core.releases import Releases
 from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
@@ -120,6 +121,14 @@ MONEY: Final = (
         "reserve",
         "time_ms + min(share.life_ms, shard.rules.longest_reservation_ms())",
         "time_ms + share.life_ms",
+    ),
+    one(
+        "pod-all-at-once",
+        "An ad of a pod is waited for from its turn on",
+        PodRequest,
+        "_waits",
+        "before_ms + self._played_ms",
+        "before_ms",
     ),
     one(
         "pod-overspends",
