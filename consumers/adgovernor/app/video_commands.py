@@ -33,6 +33,7 @@ from adgovernor.sessions.tracking import TrackingLimits, TrackingSender
 from adgovernor.video import VastFormatError, VmapError, VmapFormatError, expand, read_vast
 from adgovernor.video.vast import is_vast_root
 from adgovernor.video.vmap import BreakFault, parse_xml_of_vmap, read_vmap
+from adgovernor.video.xmltree import XmlDocument
 
 vast_app = typer.Typer(help="Resolve VAST ad tags.", no_args_is_help=True)
 vmap_app = typer.Typer(help="Show VMAP ad breaks.", no_args_is_help=True)
@@ -213,7 +214,7 @@ async def _show_document(session: _Session, fetched: Fetched, fetch: bool) -> di
     try:
         tree = parse_xml_of_vmap(fetched.body, fetched.charset)
         if is_vast_root(tree.root):
-            return await _show_vast(session, fetched, fetch)
+            return await _show_vast(session, fetched, tree, fetch)
         document = read_vmap(tree)
     except VmapFormatError as error:
         return vmap_json(source, VmapOutcome(fault=BreakFault(error.code, str(error))))
@@ -224,12 +225,11 @@ async def _show_document(session: _Session, fetched: Fetched, fetch: bool) -> di
     return vmap_json(source, outcome)
 
 
-async def _show_vast(session: _Session, fetched: Fetched, fetch: bool) -> dict[str, Any]:
+async def _show_vast(session: _Session, fetched: Fetched, tree: XmlDocument, fetch: bool) -> dict[str, Any]:
     if fetch:
         resolution = await session.resolver.resolve_fetched(fetched, session.macros)
         await session.tell(list(resolution.errors))
         return {**resolution_json(session.options.source, resolution), "kind": "VAST"}
-    tree = parse_xml_of_vmap(fetched.body, fetched.charset)
     prefixes = tuple(f"undeclared namespace prefix {prefix!r}" for prefix in tree.undeclared_prefixes)
     try:
         return document_json(session.options.source, read_vast(tree.root, prefixes))
