@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ from adgovernor.video.times import parse_time_ms
 
 _DURATION: Final = re.compile(r"<Duration>\s*(?:<!\[CDATA\[)?\s*([0-9:.]+)\s*(?:\]\]>)?\s*</Duration>")
 _NO_FLOOR: Final = -1
+_MOST_FILLS: Final = 32
+"""Fills that are tried at most, where groups of bids are won in part."""
 _MEDIA_FILE: Final = re.compile(r"<MediaFile\b[^>]*>\s*(?:<!\[CDATA\[)?\s*([^\s<\]]+)")
 
 
@@ -38,10 +40,13 @@ _MEDIA_FILE: Final = re.compile(r"<MediaFile\b[^>]*>\s*(?:<!\[CDATA\[)?\s*([^\s<
 class _Offered:
     """A bid as a candidate, or the reason why it cannot be compared at all."""
 
+    seat: int
+    """Which `seatbid` it came in."""
     bid: Bid
     candidate: PodCandidate | None
     assumed: bool
     """The bid names no duration; the longest that its impression allows is counted."""
+    floor_micros: int = 0
     refused: str = ""
 
 
@@ -106,41 +111,39 @@ def _pod_shape(pod: OfferedPod) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _FilledPod:
+    """One pod with its fill."""
+
+    pod: OfferedPod
+    bids: Sequence[_Offered]
+    """All bids for it; those with a candidate come first, in the order of the fill's indices."""
+    outcome: PodFill
+    value_micros: int
+    bound_micros: int
+
+
 def _filled(
     request: BidRequest, offer: Offer, response: BidResponse, separation: Separation
 ) -> dict[str, Any]:
-    filled: list[dict[str, Any]] = []
-    losers: list[dict[str, Any]] = []
-    total = bound = used_ms = 0
-    proven = True
-    known: set[str] = set()
-    offers = [(seat.seat, bid) for seat in response.seatbid for bid in seat.bid]
     # An impression outside every pod is filled as a pod of one slot: the rules are the same.
     singles = [OfferedPod(imp.id, named=False, imps=(imp,)) for imp in offer.singles]
-    for pod in (*offer.pods, *singles):
-        names = {imp.id for imp in pod.imps}
-        known |= names
-        bids = [
-            _candidate(request, pod, seat, bid, response.cur) for seat, bid in offers if bid.impid in names
-        ]
-        fit = [offered for offered in bids if offered.candidate is not None]
-        spec = _spec(request, pod, separation)
-        if takes_one_ad(spec):
-            # For one place `fill` goes by the order given; of two bids alike in price the shorter is to come first.
-            fit.sort(key=lambda offered: offered.candidate.duration_ms if offered.candidate else 0)
-        outcome = fill(spec, [offered.candidate for offered in fit if offered.candidate])
-        filled += _entries(pod, fit, outcome)
-        losers += [_loser(fit[loser.index].bid, loser.reasons) for loser in outcome.losers]
-        losers += [_loser(offered.bid, (offered.refused,)) for offered in bids if offered.refused]
-        total += outcome.value_micros
-        bound += outcome.bound_micros
-        proven = proven and outcome.proven
-        dynamic = {imp.id for imp in pod.parts}
+    pods, bound = _best(request, (*offer.pods, *singles), response, separation)
+    filled: list[dict[str, Any]] = []
+    losers: list[dict[str, Any]] = []
+    used_ms = 0
+    for one in pods:
+        filled += _entries(one.pod, one.bids, one.outcome)
+        losers += [_loser(one.bids[loser.index].bid, loser.reasons) for loser in one.outcome.losers]
+        losers += [_loser(offered.bid, (offered.refused,)) for offered in one.bids if offered.refused]
+        dynamic = {imp.id for imp in one.pod.parts}
         used_ms += sum(
-            [place.candidate.duration_ms for place in outcome.placements if place.segment_id in dynamic]
+            [place.candidate.duration_ms for place in one.outcome.placements if place.segment_id in dynamic]
         )
-    losers += [_loser(bid, ("no_segment",)) for _, bid in offers if bid.impid not in known]
+    known = {imp.id for imp in request.imp}
+    losers += [_loser(bid, ("no_segment",)) for bid in response.bids() if bid.impid not in known]
     taken = {entry["impid"] for entry in filled}
+    total = sum(one.value_micros for one in pods)
     return {
         "currency": response.cur,
         "fill": filled,
@@ -149,8 +152,102 @@ def _filled(
         "unfilled": [imp.id for imp in request.imp if imp.id not in taken],
         "losers": losers,
         "bound_cpm": _number(decimal_of(bound)),
-        "proven": proven,
+        "proven": bound == total,
     }
+
+
+def _best(
+    request: BidRequest, pods: Sequence[OfferedPod], response: BidResponse, separation: Separation
+) -> tuple[list[_FilledPod], int]:
+    """The most valuable fill of all pods, and what no other can be worth more than.
+
+    Bids of one group are won together or not at all (4.2.2). Each group that a fill wins in part divides the search:
+    the best fill without it, and the best with all of it.
+    """
+    best: list[_FilledPod] | None = None
+    best_value = bound = 0
+    branches: list[tuple[frozenset[int], frozenset[int], int]] = [(frozenset(), frozenset(), 0)]
+    for _ in range(_MOST_FILLS):
+        if not branches:
+            break
+        whole, without, _ = branches.pop()
+        found = [_fill_pod(request, pod, response, separation, whole, without) for pod in pods]
+        value, most = sum(one.value_micros for one in found), sum(one.bound_micros for one in found)
+        torn = _torn(response, found) - without
+        if torn & whole or (best is not None and most <= best_value):
+            continue  # What must be whole cannot be, or nothing better is to be had.
+        if torn:
+            group = min(torn)
+            branches.append((whole | {group}, without, most))
+            branches.append((whole, without | {group}, most))
+            continue
+        bound = max(bound, most)
+        if best is None or value > best_value:
+            best, best_value = found, value
+    bound = max([bound, *(most for _, _, most in branches)])
+    if best is None:
+        every = frozenset(range(len(response.seatbid)))
+        groups = frozenset(number for number in every if response.seatbid[number].group == 1)
+        best = [_fill_pod(request, pod, response, separation, frozenset(), groups) for pod in pods]
+    return best, bound
+
+
+def _torn(response: BidResponse, pods: Sequence[_FilledPod]) -> frozenset[int]:
+    """The groups of which some bids are won and others are not."""
+    won: dict[int, int] = {}
+    for one in pods:
+        for place in one.outcome.placements:
+            number = one.bids[place.index].seat
+            won[number] = won.get(number, 0) + 1
+    return frozenset(
+        number
+        for number, count in won.items()
+        if response.seatbid[number].group == 1 and count < len(response.seatbid[number].bid)
+    )
+
+
+def _fill_pod(
+    request: BidRequest,
+    pod: OfferedPod,
+    response: BidResponse,
+    separation: Separation,
+    whole: frozenset[int],
+    without: frozenset[int],
+) -> _FilledPod:
+    """Fill a pod. The groups in `whole` are worth more to it than all else, those in `without` nothing."""
+    names = {imp.id for imp in pod.imps}
+    bids = [
+        _Offered(number, bid, None, assumed=False, refused="group")
+        if number in without
+        else _offered(request, pod, number, seat.seat, bid, response.cur)
+        for number, seat in enumerate(response.seatbid)
+        for bid in seat.bid
+        if bid.impid in names
+    ]
+    spec = _spec(request, pod, separation)
+    # For one place `fill` goes by the order given; of two bids alike in price the shorter is to come first.
+    by_time = takes_one_ad(spec)
+    bids.sort(
+        key=lambda one: (one.candidate is None, one.candidate.duration_ms if by_time and one.candidate else 0)
+    )
+    extra = 1 + sum(one.candidate.price_micros for one in bids if one.candidate is not None) if whole else 0
+    raised = 0
+    candidates: list[PodCandidate] = []
+    for one in bids:
+        if one.candidate is None:
+            continue
+        candidate = one.candidate
+        if one.seat in whole:
+            raised += 1
+            candidate = replace(
+                candidate,
+                price_micros=candidate.price_micros + extra,
+                floor_micros=one.floor_micros + extra,
+            )
+        candidates.append(candidate)
+    outcome = fill(spec, candidates)
+    value = sum(micros_of(bids[place.index].bid.price) for place in outcome.placements)
+    return _FilledPod(pod, bids, outcome, value, max(value, outcome.bound_micros - extra * raised))
 
 
 def _entries(pod: OfferedPod, fit: Sequence[_Offered], outcome: PodFill) -> list[dict[str, Any]]:
@@ -236,10 +333,12 @@ def _duration_floors(floors: Sequence[DurFloors], per_second: Decimal | None) ->
     )
 
 
-def _candidate(request: BidRequest, pod: OfferedPod, seat: str, bid: Bid, currency: str) -> _Offered:
+def _offered(
+    request: BidRequest, pod: OfferedPod, number: int, seat: str, bid: Bid, currency: str
+) -> _Offered:
     imp = next(imp for imp in pod.imps if imp.id == bid.impid)
     if (reason := barred(request, imp, seat, bid, currency)) is not None:
-        return _Offered(bid, None, assumed=False, refused=reason)
+        return _Offered(number, bid, None, assumed=False, refused=reason)
     deal = imp.deal(bid.dealid)
     stated = _bid_ms(bid)
     duration_ms = _longest_ms(imp) if stated is None else stated
@@ -249,9 +348,10 @@ def _candidate(request: BidRequest, pod: OfferedPod, seat: str, bid: Bid, curren
         floor, floor_currency = own_floor, deal.bidfloorcur
     if floor and currency != floor_currency:
         # No rate of exchange is given, so price and floor cannot be compared.
-        return _Offered(bid, None, assumed=False, refused="currency")
+        return _Offered(number, bid, None, assumed=False, refused="currency")
     media_file = _MEDIA_FILE.search(bid.adm)
     return _Offered(
+        number,
         bid,
         PodCandidate(
             candidate_id=bid.id,
@@ -266,6 +366,7 @@ def _candidate(request: BidRequest, pod: OfferedPod, seat: str, bid: Bid, curren
             floor_micros=own_floor,
         ),
         assumed=stated is None,
+        floor_micros=floor,
     )
 
 

@@ -322,6 +322,8 @@ class SeatBid(_Loose):
 
     bid: tuple[Bid, ...] = ()
     seat: str = ""
+    group: Integer = 0
+    """1: its bids are won together or not at all."""
 
 
 class BidResponse(_Loose):

@@ -192,6 +192,46 @@ def test_who_may_bid(
     assert out(plan(request, response)) == ({} if reason is None else {"a": [reason]})
 
 
+@pytest.mark.parametrize(
+    ("rival", "dear", "won", "parted"),
+    [
+        (3, 5, {"a", "b"}, {"a", "c"}),  # Together worth 6, more than the rival alone.
+        (7, 5, {"c"}, {"a", "c"}),
+        (0.5, 0.5, set(), {"b"}),  # One is below its floor, so the other cannot be won either.
+    ],
+)
+def test_a_group_of_bids_is_won_whole_or_not_at_all(
+    rival: float, dear: float, won: set[str], parted: set[str]
+) -> None:
+    """Bids of a seat's group play together or none does, whichever is worth more, also across pods."""
+    imps = [video("1", podid="p", bidfloor=1), video("2", podid="q", bidfloor=1)]
+    group = {"seat": "g", "group": 1, "bid": [bid("a", "1", dear), bid("b", "2", 1)]}
+    request = parse_request({"id": "r", "imp": imps})
+    response = {"seatbid": [group, {"seat": "s", "bid": [bid("c", "2", rival)]}]}
+    result = plan(request, parse_response(response))
+    assert {entry["bid_id"] for entry in result["fill"]} == won
+    assert result["total_cpm"] == sum(entry["price"] for entry in result["fill"]) == result["bound_cpm"]
+    if "a" not in won:
+        assert (out(result)["a"], out(result)["b"]) == (["group"], ["group"])
+    group["group"] = 0
+    assert {entry["bid_id"] for entry in plan(request, parse_response(response))["fill"]} == parted
+
+
+def test_many_groups_are_whole_or_out_within_a_bound() -> None:
+    """With more groups in part than are tried the plan is lawful all the same, and says what it could be worth."""
+    imps = [video(str(at), podid="p", poddedupe=[5]) for at in range(40)]
+    seats = [
+        {"group": 1, "bid": [bid(f"{at}a", str(2 * at), 2), bid(f"{at}b", str(2 * at + 1), 1)]}
+        for at in range(20)
+    ]
+    rivals = {"bid": [bid(f"{at}c", str(2 * at + 1), 4) for at in range(20)]}
+    result = plan(parse_request({"id": "r", "imp": imps}), parse_response({"seatbid": [*seats, rivals]}))
+    won = {entry["bid_id"] for entry in result["fill"]}
+    assert all((f"{at}a" in won) == (f"{at}b" in won) for at in range(20))
+    assert result["total_cpm"] == 80
+    assert (result["proven"], result["bound_cpm"]) == (False, 120)
+
+
 def test_a_bid_without_a_seat_is_held_to_none() -> None:
     """Lists of seats say nothing of a bid that does not name its own."""
     assert fills(planned([video("1")], [bid("a", "1", 2)], wseat=["s2"])) == [("1", 1, "a")]
