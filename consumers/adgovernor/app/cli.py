@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import inspect
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from adgovernor.app.console import EXIT_BAD_INPUT, Invocation, complain, exit_code
+from adgovernor.app.console import EXIT_BAD_INPUT, EXIT_FOUND, Invocation, complain, exit_code
 from adgovernor.contracts.errors import AdGovernorError, Unavailable
 
 if TYPE_CHECKING:
@@ -81,6 +84,9 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
 
 def _module(name: str) -> str:
     return f"adgovernor.app.{name}"
+
+
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CommandTree(TyperGroup):
@@ -217,10 +223,18 @@ def root(
 
 def main() -> None:
     """The program's entry."""
+    # Python has None where whoever started this has closed them; a worker needs neither.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     try:
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        complain(f"adgovernor: what was to be written could not be: {error.strerror}")
+        raise SystemExit(EXIT_FOUND) from error
 
 
 if __name__ == "__main__":

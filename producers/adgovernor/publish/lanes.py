@@ -216,7 +216,7 @@ class Lanes:
         if size > self._message_bytes:
             raise BadInput(
                 f"a message of {size} bytes for topic {topic} is larger than {self._message_bytes} bytes; make "
-                "it smaller, or raise message_bytes and the topic's max.message.bytes"
+                "it smaller, or raise the publisher's message_bytes and the topic's max.message.bytes"
             )
         if self._held_bytes and self._held_bytes + size > self._buffer_bytes:
             self._room.clear()

@@ -219,6 +219,23 @@ def test_closed_standard_input_is_named() -> None:
         assert (done.returncode, "standard input is closed" in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("to", "code", "said"), [(">&-", 0, ""), (">/dev/full", 1, "No space left"), ("2>&- >/dev/full", 1, "")]
+)
+def test_a_standard_output_that_takes_nothing(to: str, code: int, said: str) -> None:
+    """Where standard output is closed nothing is said; where its disk is full that is said, without a traceback."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m adgovernor.app.cli schemas export out {to}', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False), (
+        done.stderr
+    )
+
+
 def test_a_simulation_says_nothing_before_both_files_are_read(tmp_path: Path) -> None:
     """A missing events file is found out before anything is on standard output."""
     file = tmp_path / "c.jsonl"
