@@ -256,6 +256,11 @@ class CampaignShare:
             if of_day == day and until_ms > watermark_ms
         )
 
+    def defined_budget(self) -> int:
+        """What it may spend in a day, or (without a daily budget) at all, as defined; top-ups apart."""
+        daily = self.campaign.daily_budget_micros
+        return self.campaign.budget_micros if daily is None else daily
+
     def is_lost_after(self, day: int, at_ms: int) -> bool:
         """Whether money of the day that comes back at that time can be spent no more."""
         if at_ms >= self.end_ms:

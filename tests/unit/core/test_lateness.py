@@ -61,13 +61,26 @@ def test_without_the_guess_expired_money_is_free_at_once() -> None:
 
 
 def test_money_that_could_not_be_used_again_is_not_kept_back() -> None:
-    """Where a day or flight ends before what is kept back is free again, a mere guess keeps nothing back; what is left
-    of a day that rolls over is of use to the next."""
+    """Where a day or flight ends before what is kept back is free again, a mere guess keeps nothing back, and of fewer
+    than a thousand ads nothing is; what is left of a day that rolls over is of use to the next."""
     one = World(lateness_ms=0, late_prior_ppm=GUESS)
     one.campaign(budget_micros=1_000, end_ms=T0 + 30 * MINUTE)
     one.request("r1", T0, "c1")
     one.settle(T0 + MINUTE)
     assert "winner" in one.request("r2", T0 + MINUTE, "c1")["slots"][0]
+    for fates, prices, won in (
+        ([99, 90, []], 1, True),
+        ([99, 90, []], 1_000, False),
+        ([99, 0, []], 1_000, True),
+    ):
+        known = World(lateness_ms=0, late_prior_ppm=GUESS)
+        known.campaign(budget_micros=prices * 1_000, end_ms=T0 + 30 * MINUTE)
+        user = known.users[0]
+        user.fates = Fates({"": fates})
+        known.request("r1", T0, "c1")
+        user.apply(["return", "c1", 0, user.shares["c1"].lease(0)])
+        known.settle(T0 + MINUTE)
+        assert (user.shares["c1"].held_back(0) == 0) == won
     for policy, won in (("hard", True), ("rollover", False)):
         day = World(lateness_ms=0, late_prior_ppm=GUESS, now_ms=T0 // DAY * DAY + DAY - 30 * MINUTE)
         day.campaign(budget_micros=5_000, daily_budget_micros=1_000, daily_policy=policy)
