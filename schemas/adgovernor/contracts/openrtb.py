@@ -471,6 +471,8 @@ def _check(request: BidRequest, where: str) -> None:
     sequences: dict[str, tuple[int, str]] = {}
     for number, imp in enumerate(request.imp):
         path = f"{where}imp[{number}]"
+        if not imp.id:
+            raise BadOpenRtb(f"{path}.id", "is empty; every impression has a name of its own in its request")
         if imp.id in seen:
             raise BadOpenRtb(f"{path}.id", f"{imp.id} is given twice")
         seen.add(imp.id)
@@ -482,6 +484,8 @@ def _check(request: BidRequest, where: str) -> None:
                 _check_sizes(size, ("w", "h"), f"{path}.banner.format[{at}]")
         for at, deal in enumerate(imp.pmp.deals if imp.pmp is not None else ()):
             here = f"{path}.pmp.deals[{at}]"
+            if not deal.id:
+                raise BadOpenRtb(f"{here}.id", "is missing, so that nobody can bid for the deal")
             if deal.bidfloor is not None and deal.bidfloor < 0:
                 raise BadOpenRtb(f"{here}.bidfloor", f"{deal.bidfloor} is negative")
             _check_floors(deal.mincpmpersec, deal.durfloors, here)
@@ -521,6 +525,10 @@ def _check_media(media: Video, path: str) -> None:
         if value is not None and value < 0:
             raise BadOpenRtb(f"{path}.{name}", f"{value} is negative; give seconds")
     _check_sizes(media, ("sequence", "minbitrate", "maxbitrate", "w", "h"), path)
+    if media.minbitrate and media.maxbitrate and media.minbitrate > media.maxbitrate:
+        raise BadOpenRtb(
+            f"{path}.minbitrate", f"{media.minbitrate} is above maxbitrate, which is {media.maxbitrate}"
+        )
     if media.mimes is not None and not media.mimes:
         raise BadOpenRtb(
             f"{path}.mimes", "is empty, so that no ad can play; name the types that are supported"

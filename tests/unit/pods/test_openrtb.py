@@ -51,6 +51,7 @@ def refusal(*imps: dict[str, Any], **fields: Any) -> BadOpenRtb:
         ({"maxbitrate": -300}, "imp[0].video.maxbitrate"),
         ({"w": -640}, "imp[0].video.w"),
         ({"mimes": []}, "imp[0].video.mimes"),
+        ({"minbitrate": 600, "maxbitrate": 300}, "imp[0].video.minbitrate"),
         ({"poddur": 10**26}, "imp[0].video.poddur"),
         ({"mincpmpersec": 10**12}, "imp[0].video.mincpmpersec"),
     ],
@@ -63,14 +64,16 @@ def test_a_contradictory_video_is_refused_by_field(fields: dict[str, Any], path:
 
 
 def test_contradictions_between_impressions_are_refused() -> None:
-    """Two firsts in one pod, three that are first or last, two sequences of one pod, one id twice, a negative time-out
-    and more than one of site, app and dooh are refused."""
+    """Two firsts in one pod, three that are first or last, two sequences of one pod, one id twice, no id, a negative
+    time-out and more than one of site, app and dooh are refused."""
     first = {"podid": "p", "slotinpod": 1}
     assert refusal(video("1", **first), video("2", **first)).field == "imp[1].video.slotinpod"
     assert refusal(video("1", podid="p", podseq=1), video("2", podid="p")).field == "imp[1].video.podseq"
     assert refusal(video("1"), video("1")).field == "imp[1].id"
     assert refusal(video(), tmax=-2).field == "tmax"
     assert refusal(tmax=-2).field == "tmax"
+    assert refusal({"id": "", "banner": {}}).field == "imp[0].id"
+    assert refusal({"id": "1", "banner": {}, "pmp": {"deals": [{}]}}).field == "imp[0].pmp.deals[0].id"
     edges = [video(str(at), podid="p", slotinpod=edge) for at, edge in enumerate((2, -1, 1))]
     assert refusal(*edges).field == "imp[2].video.slotinpod"
     assert request_of(*edges[:2]).imp[1].id == "1"
