@@ -106,6 +106,7 @@ class SimWorld:
         rng = self.rng
         self.settings: dict[str, Any] = {
             "max_events": rng.choice((3, 10, 50)),
+            "bite_events": 4,
             "max_bytes": rng.choice((4_000, 1_500_000)),
             "read_bytes": rng.choice((5_000, 8_000_000)),
             "append_deadline_s": 0.5,

@@ -203,6 +203,18 @@ async def test_a_small_block_is_followed_no_sooner_than_asked() -> None:
     await deployment.stop()
 
 
+async def test_what_waits_goes_into_one_block_a_few_at_a_time() -> None:
+    """A block takes what there is, up to its limit, although only a few events are decoded at a time; in order."""
+    deployment = Deployment(max_events=7, bite_events=3)
+    for number in range(9):
+        deployment.request(f"r{number}", f"user{number % 2}")
+    (engine,) = deployment.start(["u0"])
+    await until(lambda: next_request(engine) == 9)
+    blocks = [[record.offset for record in block.records] for block in deployment.ledger("u0")]
+    assert [block for block in blocks if block] == [[0, 1, 2, 3, 4, 5, 6], [7, 8]]
+    await deployment.stop()
+
+
 def next_request(engine: ShardEngine) -> int:
     """The next ad request to handle."""
     return engine.positions.get(topics.AD_REQUESTS, 0)
