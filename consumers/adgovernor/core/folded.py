@@ -51,6 +51,20 @@ class FoldedState:
         self.now_ms = now_ms
         self.index = -1
 
+    def _taken(self, kind: str, draft: Draft, message: Mapping[str, Any], offset: int) -> bool:
+        """Judges a side message (see `links.verdict`) and records that, as ``kind`` where it is taken; whether it is
+        to be obeyed."""
+        what = links.verdict(self.links, self.shard, message, offset)
+        source, number = message["source"], message["number"]
+        draft.result = {
+            "kind": kind if what == "take" else f"{kind}_{what}",
+            "source": source,
+            "number": number,
+        }
+        if what in {"take", "lost"}:
+            self.emit(["took", source, number, message["hash"]])
+        return what == "take"
+
     def _fold(self, draft: Draft) -> None:
         self.index += 1
         for delta in draft.deltas:

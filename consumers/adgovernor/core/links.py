@@ -47,7 +47,7 @@ def lost_messages(sent: Mapping[str, tuple[int, str]], recovery: Mapping[str, An
     ]
 
 
-def verdict(links: Links, shard: str, message: dict[str, Any], offset: int) -> str:
+def verdict(links: Links, shard: str, message: Mapping[str, Any], offset: int) -> str:
     """What to do with a message that came in: ``take``, ``lost`` (the same, but nobody knows what it said),
     ``repeated`` or ``passed`` (of a history that was given up; both are consumed without effect), ``gap`` (one before
     it has not come: an alarm), or ``astray`` (meant for another shard). ``offset``: the message's own.
@@ -74,12 +74,12 @@ def verdict(links: Links, shard: str, message: dict[str, Any], offset: int) -> s
     return "lost" if lost else "take"
 
 
-def follows(previous: str, message: dict[str, Any]) -> bool:
+def follows(previous: str, message: Mapping[str, Any]) -> bool:
     """Whether a message continues the one with this hash."""
     return previous == ANY or message_hash(previous, message["number"], message["payload"]) == message["hash"]
 
 
-def _mismatch(shard: str, message: dict[str, Any]) -> Halted:
+def _mismatch(shard: str, message: Mapping[str, Any]) -> Halted:
     return Halted(
         shard,
         "side_message_mismatch",

@@ -20,7 +20,7 @@ from adgovernor.contracts.campaigns import (
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.money import MOST_MICROS
 from adgovernor.contracts.routing import partition_of
-from adgovernor.core import inputs, links
+from adgovernor.core import inputs
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund, account_data
 from adgovernor.core.leases import campaign_data
@@ -320,18 +320,9 @@ class Treasury(Releases):
     # ------------------------------------------------------------------ reports
 
     def _report(self, draft: Draft, message: dict[str, Any], offset: int) -> None:
-        what = links.verdict(self.links, self.shard, message, offset)
-        source, number = message["source"], message["number"]
-        draft.result = {
-            "kind": "report" if what == "take" else "report_" + what,
-            "source": source,
-            "number": number,
-        }
-        if what in {"take", "lost"}:
-            self.emit(["took", source, number, message["hash"]])
-        if what != "take":
+        if not self._taken("report", draft, message, offset):
             return
-        payload = message["payload"]
+        source, payload = message["source"], message["payload"]
         self._advance(payload["watermark_ms"])
         punctual = payload.get("punctual", [])
         if punctual != self.punctual.get(source, []):

@@ -365,19 +365,9 @@ class UserShard(PersonEvents):
     # ------------------------------------------------------------------ money: directives, asks, reports
 
     def _directive(self, draft: Draft, message: dict[str, Any], offset: int) -> None:
-        what = links.verdict(self.links, self.shard, message, offset)
-        source, number = message["source"], message["number"]
-        draft.result = {
-            "kind": "directive" if what == "take" else "directive_" + what,
-            "source": source,
-            "number": number,
-        }
-        if what in {"take", "lost"}:
-            self.emit(["took", source, number, message["hash"]])
-        if what != "take":
-            return
-        for item in message["payload"]["items"]:
-            self._obey(draft, source, item)
+        if self._taken("directive", draft, message, offset):
+            for item in message["payload"]["items"]:
+                self._obey(draft, message["source"], item)
 
     def _obey(self, draft: Draft, source: str, item: dict[str, Any]) -> None:
         what = item["do"]
