@@ -65,6 +65,10 @@ class Followed:
     """Of a sealed ledger."""
     epoch: int = 0
     people: Shelf = field(default_factory=Shelf)
+    void: set[str] = field(default_factory=set)
+    """Chains of blocks that do not count because those before them are not there."""
+    astray: str = ""
+    """Where one of them is continued by another, since the last loss that a person accepted."""
     broken: bool = False
     """Something was found that makes the rest of this shard meaningless."""
 
@@ -133,6 +137,11 @@ async def _follow(
             return one
     if expected is not None:
         _compare_store(one, expected, report)
+    if one.astray:
+        # An owner goes on from what it believes to count. What it believed in was there, then, and is not any more.
+        report.fault(
+            "chain", one.astray, "this block continues one that does not count: the ledger lost a block"
+        )
     return one
 
 
@@ -173,7 +182,7 @@ async def _blocks(history: History, one: Followed, report: Report) -> AsyncItera
         place = f"{ledger}[{partition}] offset {message.offset}"
         value = message.value or b""
         try:
-            parse_block(value)
+            read = parse_block(value)
         except BadInput as error:
             report.fault("chain", place, str(error))
             one.broken = True
@@ -181,7 +190,14 @@ async def _blocks(history: History, one: Followed, report: Report) -> AsyncItera
         block = one.walk.step(LedgerEntry(message.offset, message.time_ms, value))
         if block is None:
             report.count("void blocks")
+            if read.header.shard == one.shard and read.header.height > one.walk.height + 1:
+                # Not one that came second, but one that came after what is not there.
+                if read.header.prev_chain in one.void:
+                    one.astray = one.astray or place
+                one.void.add(read.chain)
             continue
+        if block.header.recovery is not None:
+            one.astray = ""
         report.count("blocks")
         try:
             if one.keys.behind(block):

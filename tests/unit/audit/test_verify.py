@@ -19,6 +19,7 @@ from adgovernor.contracts import topics
 from adgovernor.core.history import Person
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.memory_log import MemoryBroker
+from adgovernor.runtime.ports import RawEvent
 from adgovernor.subscribe.kafka import RawMessage
 
 
@@ -143,6 +144,17 @@ async def test_one_changed_byte_in_a_ledger_is_red_and_named(topic: str, tmp_pat
     report = await prove(world, FolderHistory(tmp_path))
     assert not report.green
     assert any(f.check == "chain" and f"{topic}[1] offset {at}" in f.place for f in report.findings)
+
+
+async def test_a_block_that_is_gone_is_red_although_something_took_its_place() -> None:
+    """A ledger that lost a block, whose place an older one sent twice took, is red, as long as nobody accepted that."""
+    world = await a_history(1)
+    messages = world.broker._messages[topics.LEDGER, 0]
+    middle = len(messages) // 2
+    messages[middle] = RawEvent(middle, None, messages[3].value)
+    report = await audit(MemoryHistory(world.broker), "test", None)
+    assert "chain" in found(report)
+    assert f"ledger[0] offset {middle + 2}" in {finding.place for finding in report.findings}
 
 
 async def test_a_changed_input_is_red(tmp_path: Path) -> None:
