@@ -95,7 +95,9 @@ class Preference(_Wish):
 
     The most specific word decides. An ad's advertiser first: allowed or refused, that is the answer. Else its
     categories: one refused is enough to refuse it; else one allowed is enough to allow it. Else ``all``. ``refuse`` is
-    what an opt-out of the same scope and value says, ``neither`` takes either back."""
+    what an opt-out of the same scope and value says, ``neither`` takes either back. As many advertisers and categories
+    are remembered as the deployment allows (``rules.most_preferences``): a refusal more takes the place of the oldest
+    permission; what finds no place is a dead letter (``too_many_preferences``)."""
 
     type: Literal["preference"]
     routing_id: Id
