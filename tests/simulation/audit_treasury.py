@@ -282,7 +282,7 @@ class TreasuryAudit:
         if day:
             opens_ms = audit_caps.day_start_ms(day, fund.zone)
             self.check(
-                self.watermark_ms + self.rules.early_lease_ms >= opens_ms,
+                self.watermark_ms + max(self.rules.early_lease_ms, self.rules.lateness_ms) >= opens_ms,
                 "a day is leased a little early at most",
                 f"{campaign} {day} at {self.watermark_ms}",
             )

@@ -153,7 +153,7 @@ class Releases(TreasuryState):
             and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= watermark_ms
         ):
             return True
-        day = known.day_of(watermark_ms + self.rules.early_lease_ms)
+        day = known.day_of(watermark_ms + self.rules.opens_early_ms())
         return known.opened_day < day and not known.paused_on(day)
 
     def _calendar(self, known: TreasuryCampaign) -> None:
@@ -181,7 +181,7 @@ class Releases(TreasuryState):
             return
         if self.watermark_ms == 0:
             return  # No event has told the time yet: there is no day to open.
-        for at_ms in (self.watermark_ms, self.watermark_ms + self.rules.early_lease_ms):
+        for at_ms in (self.watermark_ms, self.watermark_ms + self.rules.opens_early_ms()):
             day = known.day_of(at_ms)
             if day > known.opened_day and not known.paused_on(day):
                 self._first_leases(known, day)
@@ -245,7 +245,7 @@ class Releases(TreasuryState):
             if 0 < day <= known.closed_day:
                 self._deny(known, shard, day)
                 continue
-            if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
+            if day and day > known.day_of(self.watermark_ms + self.rules.opens_early_ms()):
                 continue  # The day is not open yet: a tick will look again.
             room = known.room(day)
             lack = max(1, level - known.shard_idle(shard, day))
@@ -271,7 +271,7 @@ class Releases(TreasuryState):
                     return
 
     def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> bool:
-        if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
+        if day and day > known.day_of(self.watermark_ms + self.rules.opens_early_ms()):
             return False
         available, anew = self._ahead(known, day)
         lack = max(1, level - known.shard_idle(shard, day))
@@ -331,7 +331,7 @@ class Releases(TreasuryState):
                 clean = False
                 granted = True
                 continue
-            if day and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms):
+            if day and day > known.day_of(self.watermark_ms + self.rules.opens_early_ms()):
                 continue
             one = known.one_price
             if known.room(day) >= one and self.available(known, day) < one:
@@ -486,7 +486,7 @@ class Releases(TreasuryState):
             reasons.discard("account_day")
 
     def _day_is_ahead(self, known: TreasuryCampaign, day: int) -> bool:
-        return day != 0 and day > known.day_of(self.watermark_ms + self.rules.early_lease_ms)
+        return day != 0 and day > known.day_of(self.watermark_ms + self.rules.opens_early_ms())
 
     # ------------------------------------------------------------------ episodes
 

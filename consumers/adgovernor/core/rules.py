@@ -41,7 +41,7 @@ class Rules:
     report_interval_ms: int = 1_000
     """At most one report on ticks in so much of the worker's clock."""
     early_lease_ms: int = 60_000
-    """How long before midnight the next day's leases may be granted."""
+    """How long before midnight the next day's leases may be granted (at least ``lateness_ms``)."""
     day_grace_ms: int = 691_200_000
     """How long after an account day's end (and at least dedupe_ms) its settled money is still kept by itself (eight
     days); from then on only in a sum."""
@@ -89,6 +89,11 @@ class Rules:
     def longest_reservation_ms(self) -> int:
         """The longest life of a reservation whose late events still find their decision remembered."""
         return self.dedupe_ms - self.lateness_ms - self.late_grace_ms
+
+    def opens_early_ms(self) -> int:
+        """How long before the watermark reaches a day its money may be leased: not later than its first requests can
+        come, which are ahead of the watermark."""
+        return max(self.early_lease_ms, self.lateness_ms)
 
     def keeps_day_until_ms(self, end_ms: int) -> int:
         """Until when the money of a day that ended then is kept by itself: no event can reach it any more."""

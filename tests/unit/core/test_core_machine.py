@@ -322,7 +322,7 @@ class Delivery(RuleBasedStateMachine):
                 assert known.decreases == []
                 for shard, day in known.asks:
                     assert not known.paused_on(day)
-                    early = day > known.day_of(treasury.watermark_ms + world.rules.early_lease_ms)
+                    early = day > known.day_of(treasury.watermark_ms + world.rules.opens_early_ms())
                     held = treasury.available(known, day) < known.room(day)
                     assert early or held, f"an ask of {shard} for {campaign_id} on {day} waits for nothing"
                 for user in world.users:

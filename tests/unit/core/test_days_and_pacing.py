@@ -168,6 +168,16 @@ def test_a_sold_out_day_does_not_refuse_the_next_one(
         assert state_of(world.folded(shard)) == state_of(world.decided_again(shard)) == state_of(machine)
 
 
+def test_a_new_day_is_there_for_its_first_requests_however_late_events_may_come() -> None:
+    """Where events may come later than next-day leases are early, a day is opened when its first requests can come."""
+    midnight = _ms("UTC", 2024, 6, 2)
+    world = World(now_ms=midnight - HOUR, lateness_ms=5 * MINUTE, early_lease_ms=0)
+    world.campaign(daily_budget_micros=10_000)
+    world.settle(midnight)
+    assert winner_of(world.request("r1", midnight, "c1")) == "c1"
+    assert _used(world) == {20240601: 0, 20240602: 1_000}
+
+
 def test_a_pause_by_hand_holds_on_the_next_day_too() -> None:
     """Only the pause of a sold out day ends with it: paused by hand as well, the next day gets no money, and what it
     had been leased comes back."""
