@@ -350,16 +350,14 @@ def caps_of(
     """Each cap of a campaign as it stands for a person who asked right now; one ``per`` user or device for each that
     the person's servings name."""
     campaign = share.campaign
+    creatives = sorted({s.creative for s in person.servings if s.campaign == campaign.campaign_id}) or ["*"]
     rows = []
     for compiled in share.caps:
         cap = compiled.cap
-        if compiled.scope is not None:
-            scopes = [compiled.scope]
-        elif compiled.creative:
-            own = {f"creative:{s.creative}" for s in person.servings if s.campaign == campaign.campaign_id}
-            scopes = sorted(own) or ["creative:*"]
-        else:
-            scopes = ["category:" + name for name in ((cap.label,) if cap.label else share.categories)]
+        categories = (cap.label,) if cap.scope == "category" and cap.label else share.categories
+        scopes = dict.fromkeys(
+            scope for creative in creatives for scope in compiled.scopes(creative, categories, None)
+        )
         for scope, who in product(scopes, _identities(person, cap, session)):
             context = caps.Context("", watermark_ms, session, (), watermark_ms, who=who)
             used = caps.count(person, cap, scope, context, share.time_zone)

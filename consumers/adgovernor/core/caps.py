@@ -7,7 +7,7 @@ serving exactly L older than t no longer counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ def horizon_ms(caps: tuple[Cap, ...]) -> int:
 class CompiledCap:
     """A campaign's cap, ready for the hot path."""
 
-    __slots__ = ("cap", "creative", "event", "label", "lifetime", "limit", "scope")
+    __slots__ = ("_fixed", "_label", "cap", "event", "lifetime", "limit")
 
     def __init__(self, cap: Cap, campaign: str, account: str) -> None:
         self.cap = cap
@@ -65,17 +65,27 @@ class CompiledCap:
         self.event: str | None = None if cap.event == "impression" else cap.event
         """``click`` or ``view`` where it counts these."""
         self.lifetime = cap.window == "lifetime"
-        self.creative = cap.scope == "creative"
-        self.label: str | None = cap.label if cap.scope == "label" else None
+        self._label = cap.label if cap.scope == "label" else None
         """The label that a request must have for the cap to bear on it."""
-        self.scope: str | None = None
+        self._fixed: tuple[str, ...] | None = None
         """What it counts, where that is the same for all candidates."""
         if cap.scope == "campaign":
-            self.scope = "campaign:" + campaign
+            self._fixed = ("campaign:" + campaign,)
         elif cap.scope == "advertiser":
-            self.scope = "advertiser:" + account
+            self._fixed = ("advertiser:" + account,)
         elif cap.scope == "label":
-            self.scope = f"label:{cap.label}"
+            self._fixed = (f"label:{cap.label}",)
+
+    def scopes(
+        self, creative: str, categories: Iterable[str], labels: Collection[str] | None
+    ) -> Sequence[str]:
+        """The scopes that it limits for an ad of its campaign, in a request with these labels; None: with any."""
+        if self._fixed is not None:
+            return self._fixed if self._label is None or labels is None or self._label in labels else ()
+        if self.cap.scope == "creative":
+            return ("creative:" + creative,)
+        only = self.cap.label
+        return ["category:" + name for name in categories if only is None or only == name]
 
 
 def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str) -> int:
@@ -182,19 +192,9 @@ def blockers(
     found: list[dict[str, Any]] | None = None
     by_scope = person.by_scope
     for cap in caps:
-        scope = cap.scope
-        if scope is None:
-            if not cap.creative:
-                only = cap.cap.label
-                for category in categories:
-                    if only is None or only == category:
-                        found = _check(person, cap, "category:" + category, context, time_zone, found, beside)
-                continue
-            scope = "creative:" + creative
-        elif cap.label is not None and cap.label not in context.labels:
-            continue
-        if scope in by_scope or cap.lifetime or not cap.limit or beside:
-            found = _check(person, cap, scope, context, time_zone, found, beside)
+        for scope in cap.scopes(creative, categories, context.labels):
+            if scope in by_scope or cap.lifetime or not cap.limit or beside:
+                found = _check(person, cap, scope, context, time_zone, found, beside)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from adgovernor.contracts.requests import PlainCandidate
 from adgovernor.core import caps, history
-from adgovernor.core.caps import CompiledCap, Context
+from adgovernor.core.caps import Context
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
 
@@ -77,7 +77,7 @@ def limits(entries: Sequence[Entry], person: Person, context: Context) -> list[L
             if compiled.event is not None:
                 continue  # Clicks and views come after the pod; it adds none of them.
             cap = compiled.cap
-            for scope in _scopes(compiled, entry, context):
+            for scope in compiled.scopes(entry.candidate["creative_id"], entry.categories, context.labels):
                 name = f"{scope}|{cap.window}|{cap.length_ms}|{cap.limit}|{cap.per}|{share.time_zone}"
                 if name not in left:
                     left[name] = cap.limit - caps.count(person, cap, scope, context, share.time_zone)
@@ -105,15 +105,3 @@ def reasons(
         share.time_zone,
         beside=beside,
     )
-
-
-def _scopes(compiled: CompiledCap, entry: Entry, context: Context) -> list[str]:
-    """The scopes that a cap of the entry's campaign limits, for this ad in this request."""
-    if compiled.creative:
-        return ["creative:" + entry.candidate["creative_id"]]
-    if compiled.scope is None:
-        only = compiled.cap.label
-        return ["category:" + name for name in dict.fromkeys(entry.categories) if only in (None, name)]
-    if compiled.label is not None and compiled.label not in context.labels:
-        return []
-    return [compiled.scope]
