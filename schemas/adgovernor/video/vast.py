@@ -7,6 +7,7 @@ an unknown version).
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import TypedDict
@@ -250,8 +251,12 @@ def _extensions(reader: Reader, ad: Element) -> Iterator[Extension]:
 
 
 def outer_xml(element: Element) -> str:
-    """The element as XML text, without what follows it."""
-    return etree.tostring(element, encoding="unicode", with_tail=False)
+    """The element as XML text, without what follows it.
+
+    A copy declares the namespaces that it uses; the element itself would be written with all that are in scope, and a
+    document may declare thousands around thousands of elements.
+    """
+    return etree.tostring(copy.deepcopy(element), encoding="unicode", with_tail=False)
 
 
 def _categories(reader: Reader, ad: Element, name: str) -> Iterator[Category]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from adgovernor.video import BrokenAd, InLine, VastDocument, VastFormatError, Wrapper, parse_vast
@@ -318,3 +320,15 @@ def test_attributes_that_are_spelt_in_two_ways_are_read_in_both(slot: str, skip:
     )
     assert ad.creatives[0].linear is not None
     assert (ad.creatives[0].linear.skip_offset, ad.creatives[1].companions[0].ad_slot_id) == ("20%", "top")
+
+
+def test_countless_namespaces_around_countless_ads_take_moments() -> None:
+    """What a document declares is not written again for each ad and extension in it."""
+    declared = " ".join(f'xmlns:n{number}="http://n{number}.example/"' for number in range(10_000))
+    extension = '<Extension type="x"><n7:Deep n8:a="1"/></Extension>'
+    ad = f"<Ad><InLine><Extensions>{extension * 10}</Extensions></InLine></Ad>"
+    began_s = time.monotonic()
+    found = parse_vast(f'<VAST version="4.0" {declared}>{ad * 1_000}</VAST>'.encode()).ads
+    assert time.monotonic() - began_s < 20
+    used = " ".join(f'xmlns:n{number}="http://n{number}.example/"' for number in (7, 8))
+    assert found[-1].extensions[-1].xml == f'<Extension {used} type="x"><n7:Deep n8:a="1"/></Extension>'
