@@ -140,9 +140,10 @@ def _told(row: dict[str, Any], again: str | None = None) -> str:
     if row["outcome"] == "unanswered":
         return f"{what} ({again or '--command-id ' + row['command_id']} to give it again)"
     if row["outcome"] == "refused":
-        what += f": {row['reason']}"
+        from adgovernor.contracts.campaigns import REFUSALS
+
+        why = REFUSALS.get(row["reason"])
+        what += f": {row['reason']}" + (f" ({why})" if why else "")
         if row["reason"] != "too_little_unleased":
             return what
-        # What could be taken was.
-        what += " for all of it"
     return f"{what}, {money(row['topped_up_micros'])} in all" if row["campaign_id"] else what

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
@@ -292,6 +294,28 @@ class _FromTreasury(Contract):
     height: int
     index: int
     dn: int = Field(ge=1)
+
+
+REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "duplicate": "a command with this id was taken before; give another id to do it again",
+        "unknown_campaign": "the account has no such campaign; define it first, or name its account",
+        "other_account": "it belongs to another account; an id stays with the account that first used it",
+        "archived": "the campaign was ended for good; define a new one",
+        "too_little_unleased": "the rest is spent, reserved or leased; what could be taken was",
+        "too_much_money": "the account's campaigns would have more than 2^62 micros together",
+        "price_below_minimum": "the campaign's price is below its own min_price_micros",
+        "account_currency": "the account has a budget in another currency",
+        "campaign_currency": "a campaign of the account has another currency",
+        "other_currency": "the currency is fixed once there is money in it; define a new one",
+        "no_account_budget": "the account has no budget of its own; define one with budget_micros",
+        "account_budget_removed": "an account's budget cannot be taken away; lower it",
+        "daily_budget_added_or_removed": "money is booked by day with a daily budget and as a whole without one; "
+        "define a new campaign",
+        "misrouted": "the command is on another partition than its account's; key it by the account id",
+    }
+)
+"""Why a command may be refused, and what to do about it."""
 
 
 class CampaignChange(_FromTreasury):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import orjson
@@ -9,7 +11,9 @@ import pytest
 from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, serve, state_of, winner_of
 
 from adgovernor.contracts import topics
+from adgovernor.contracts.campaigns import REFUSALS
 from adgovernor.contracts.routing import partition_of
+from adgovernor.core.treasury import Treasury
 
 # ---------------------------------------------------------------------- commands
 
@@ -302,3 +306,14 @@ def test_a_plan_of_many_days_stays_within_what_can_be_said() -> None:
     assert "winner" in world.request("r3", world.now_ms, "c1")["slots"][0]
     assert world.users[0].shares["c1"].books
     state_of(world.treasuries[0])
+
+
+def test_every_refusal_is_explained() -> None:
+    """Each reason that a treasury gives for refusing a command has a sentence that says what to do."""
+    texts = [
+        inspect.getsource(method)
+        for method in (Treasury._refusal, Treasury._too_much, Treasury._account_refusal, Treasury._upsert)
+    ]
+    given = {code for text in texts for code in re.findall(r'return .*?"([a-z_]+)"', text)}
+    assert {"duplicate", "too_much_money", "too_little_unleased"} <= given
+    assert given <= REFUSALS.keys()
