@@ -215,8 +215,13 @@ async def test_redis_emptied_under_load_is_rebuilt(site: Site) -> None:
     """The shards notice, build the store up from the ledger again, and caps still hold."""
     site.start()
     await site.requests(0, 1500)
-    await asyncio.sleep(6)
     async with Redis.from_url(site.redis_url) as client:
+        keys: list[bytes] = []
+        for _ in range(300):
+            keys = [key async for key in client.scan_iter(match=f"*{site.prefix}*:users", count=1000)]
+            if keys:
+                break
+            await asyncio.sleep(0.2)
         keys = [key async for key in client.scan_iter(match=f"*{site.prefix}*", count=1000)]
         assert keys
         await client.unlink(*keys)
