@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
-from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.errors import BadInput, Halted, Unavailable
+from adgovernor.contracts.ledger import parse_block
 from adgovernor.runtime.chain import NewerFormat, Verdict, Walk, verdict
 from adgovernor.runtime.ports import AppendUnknown
 from adgovernor.runtime.world import StartOver, World
 
 _READ_TRIES = 8
 """How often a read that must show an acknowledged message is tried: a failover can make reads fall short."""
+
+
+class _Tip(NamedTuple):
+    height: int
+    chain: str
+    offset: int
+    """Where it lies."""
 
 
 async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
@@ -21,6 +30,7 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
         Halted: when the log lost messages that had been read.
     """
     height = walk.height + 1
+    before = _Tip(walk.height, walk.chain, walk.tip_offset)
     error: Exception | None = None
     for attempt in range(1 + world.settings.resend_limit):
         if attempt:
@@ -40,18 +50,19 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
                 error = unreadable
                 continue
             if found is not None:
+                await _prove(world, before)
                 return found
             continue
         match verdict(acknowledged, walked):
             case Verdict.ACCEPTED:
+                if error is not None:
+                    await _prove(world, before)
                 walk.take_own(acknowledged, height, chain)
                 return acknowledged
             case Verdict.LOST:
-                raise world.halt(
-                    "ledger_truncated",
-                    f"the ledger gave offset {acknowledged} to a block that was sent when {walked} messages had been "
-                    "read: the log lost messages. Look at the broker's log directories and replicas; when the loss is "
-                    f"understood, run `adgovernor recover {world.shard} --accept-loss --why TEXT`",
+                raise _truncated(
+                    world,
+                    f"gave offset {acknowledged} to a block that was sent when {walked} messages had been read",
                 )
             case Verdict.GAP:
                 try:
@@ -66,6 +77,47 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
                     "unknown", f"the message at offset {acknowledged} is not the block that was sent"
                 )
     raise StartOver("unknown", f"block {height} was not acknowledged: {error}")
+
+
+async def _prove(world: World, before: _Tip) -> None:
+    """Makes sure that the block before one that was sent more than once still lies where it was. A log that lost it
+    could have given its place to one copy, and another copy would lie just where the block is expected.
+
+    Raises:
+        Halted: when something else lies there.
+        StartOver: when it cannot be read.
+    """
+    if before.height == 0:
+        return
+    for tries in range(_READ_TRIES):
+        if tries:
+            await asyncio.sleep(world.pause_s(tries))
+        try:
+            entries, _ = await world.log.read_ledger(before.offset, world.settings.read_bytes)
+        except Unavailable:
+            continue
+        if entries:
+            if entries[0].offset != before.offset or _chain_of(entries[0].value) != before.chain:
+                raise _truncated(
+                    world, f"has something else at offset {before.offset} than block {before.height}"
+                )
+            return
+    raise StartOver("unknown", f"block {before.height} cannot be read back at offset {before.offset}")
+
+
+def _chain_of(value: bytes) -> str | None:
+    try:
+        return parse_block(value).chain
+    except BadInput:
+        return None
+
+
+def _truncated(world: World, what: str) -> Halted:
+    return world.halt(
+        "ledger_truncated",
+        f"the ledger {what}: the log lost messages. Look at the broker's log directories and replicas; when the loss "
+        f"is understood, run `adgovernor recover {world.shard} --accept-loss --why TEXT`",
+    )
 
 
 async def _look(world: World, walk: Walk, chain: str, until: int | None) -> int | None:

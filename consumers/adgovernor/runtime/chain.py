@@ -33,9 +33,10 @@ class Walk:
     Attributes:
         offset: the next offset to walk.
         height, chain: of the last block that counts.
+        tip_offset: where that lies.
     """
 
-    __slots__ = ("chain", "height", "offset", "prefix", "shard")
+    __slots__ = ("chain", "height", "offset", "prefix", "shard", "tip_offset")
 
     def __init__(
         self, prefix: str, shard: str, *, offset: int = 0, height: int = 0, chain: str = GENESIS
@@ -45,6 +46,7 @@ class Walk:
         self.offset = offset
         self.height = height
         self.chain = chain
+        self.tip_offset = offset - 1
 
     def step(self, entry: LedgerEntry) -> ReadBlock | None:
         """Moves over one message; the block where it counts, None where it is void.
@@ -66,7 +68,7 @@ class Walk:
             return None
         if not self.counts(block.header):
             return None
-        self.height, self.chain = block.header.height, block.chain
+        self.height, self.chain, self.tip_offset = block.header.height, block.chain, entry.offset
         return block
 
     def counts(self, header: BlockHeader) -> bool:
@@ -82,7 +84,7 @@ class Walk:
         """Moves over a block of our own that was acknowledged at exactly the next offset to walk."""
         assert offset == self.offset
         assert height == self.height + 1
-        self.offset, self.height, self.chain = offset + 1, height, chain
+        self.offset, self.height, self.chain, self.tip_offset = offset + 1, height, chain, offset
 
 
 class Verdict(Enum):

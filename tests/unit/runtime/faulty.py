@@ -14,7 +14,10 @@ from adgovernor.stores.memory import MemoryStore
 
 class FaultyLog(MemoryShardLog):
     """``appends`` says what becomes of the next appends: ``ok``, ``lost`` (never lands, no answer), ``unanswered``
-    (lands, no answer), ``late`` (no answer; lands just before the one after it), ``low`` (an offset already given).
+    (lands, no answer), ``late`` (no answer; lands just before the one after it), ``low`` (an offset already given),
+    ``instead`` (lands in the place of the block before, which the log has lost; no answer), ``over`` (never lands, and
+    something else takes the place of the block before; no answer), ``behind`` (both: something else takes that place,
+    and it lands behind it; no answer).
     ``publishes`` likewise: ``ok``, ``failed`` (nothing is published), ``half`` (the first half is)."""
 
     def __init__(self, broker: MemoryBroker, shard: str) -> None:
@@ -38,10 +41,28 @@ class FaultyLog(MemoryShardLog):
             case "late":
                 self._late.append(block)
                 raise AppendUnknown("no answer")
+            case "instead":
+                self._lose_one()
+                await super().append(block, deadline_s)
+                raise AppendUnknown("no answer")
+            case "over":
+                self._lose_one()
+                self._late.append(b"something else")
+                raise AppendUnknown("no answer")
+            case "behind":
+                self._lose_one()
+                await super().append(b"something else", deadline_s)
+                await super().append(block, deadline_s)
+                raise AppendUnknown("no answer")
             case "low":
                 return 0
             case _:
                 return await super().append(block, deadline_s)
+
+    def _lose_one(self) -> None:
+        place = (self._ledger, self._partition)
+        self._broker._messages[place].pop()
+        self._broker._times[place].pop()
 
     async def publish(self, outputs: Sequence[Output], deadline_s: float) -> None:
         fault = self.publishes.pop(0) if self.publishes else "ok"

@@ -107,6 +107,20 @@ async def test_an_offset_that_was_given_before_halts_the_shard() -> None:
     await deployment.kill()
 
 
+@pytest.mark.parametrize("fault", ["instead", "over", "behind"])
+async def test_a_block_after_one_that_was_lost_never_counts(fault: str) -> None:
+    """The log loses a block, and its place is taken before the next one is acknowledged just where it is expected."""
+    deployment, log = await prepared()
+    deployment.request("r0")
+    await deployment.settle()
+    log.appends = [fault]
+    deployment.request("r1")
+    with pytest.raises(Halted, match="something else at offset") as halted:
+        await deployment.settle()
+    assert halted.value.reason == "ledger_truncated"
+    await deployment.kill()
+
+
 async def test_two_owners_at_once_are_only_wasteful() -> None:
     """Two engines of one shard, both working: one record for each input, each decision once."""
     deployment, _ = await prepared(max_events=3)
