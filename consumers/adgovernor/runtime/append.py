@@ -72,6 +72,7 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
                         "unknown", f"block {height} cannot be read back: {unreadable}"
                     ) from unreadable
                 if found is not None:
+                    await _prove(world, before)
                     return found
                 raise StartOver(
                     "unknown", f"the message at offset {acknowledged} is not the block that was sent"
