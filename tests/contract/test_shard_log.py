@@ -320,8 +320,8 @@ def own_kafka() -> servers.LocalKafka:
 
 @pytest.mark.servers
 async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.LocalKafka) -> None:
-    """Appends, publishes and reads end within their bounds while the broker hangs, and the inputs know that they are
-    not answered; afterwards the log goes on, and what was given up may have landed."""
+    """Appends, publishes, commits and reads end within their bounds while the broker hangs, and the inputs know that
+    they are not answered; afterwards the log goes on, and what was given up may have landed."""
     bench, close = await kafka_bench(own_kafka.bootstrap, "hung")
     assert isinstance(bench.log, KafkaShardLog)
     inputs = bench.log._inputs
@@ -336,6 +336,8 @@ async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.Loca
             await bench.log.append(b"given up", 1)
         with pytest.raises(Unavailable):
             await bench.log.publish([Output("decisions", 1, b"k", b"v", ())], 1)
+        for _ in range(2):
+            await inputs.commit({("ad-requests", 1): 1})
         assert time.monotonic() - began < 25
         await until(lambda: inputs.silent_s > 3)
         own_kafka.brokers[0].send_signal(signal.SIGCONT)
@@ -346,7 +348,7 @@ async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.Loca
                     break
                 except AppendUnknown:
                     continue
-        await until(lambda: inputs.silent_s < 1)
+        await until(lambda: inputs.silent_s < 1 and inputs._committing is None)
         entries, end = await bench.log.read_ledger(0, 100_000)
         assert entries[after].value == b"after"
         assert end >= after + 1

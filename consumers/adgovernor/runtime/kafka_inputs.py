@@ -98,6 +98,7 @@ class KafkaInputs:
         self._places: dict[tuple[str, int], TopicPartition] = {}
         self._buffers: dict[TopicPartition, _Buffer] = {}
         self._assigned_s = time.time()
+        self._committing: asyncio.Task[None] | None = None
         self._waiting: dict[TopicPartition, set[asyncio.Event]] = {}
         """Who waits for input of a partition."""
         self._consumer = AIOKafkaConsumer(
@@ -150,6 +151,8 @@ class KafkaInputs:
 
     async def stop(self) -> None:
         """Leaves the group and lets connections go, within a bound."""
+        if self._committing is not None:
+            self._committing.cancel()
         try:
             async with asyncio.timeout(_STOP_S):
                 await self._consumer.stop()
@@ -288,12 +291,20 @@ class KafkaInputs:
     async def commit(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Writes group offsets, for lag tools and autoscalers. A failure is only logged: nothing depends on them."""
         offsets = {self._places[place]: at for place, at in positions.items() if place in self._places}
-        if not offsets:
+        if not offsets or self._committing is not None:
             return
-        try:
-            async with asyncio.timeout(_COMMIT_S):
-                await self._consumer.commit(offsets)
-        except (KafkaError, TimeoutError) as error:
+        # The client goes on with a call that is cancelled, and nobody would hear how it ended: it is left to end.
+        self._committing = asyncio.create_task(self._consumer.commit(offsets), name="commit")
+        self._committing.add_done_callback(self._committed)
+        done, _ = await asyncio.wait({self._committing}, timeout=_COMMIT_S)
+        for task in done:
+            if not task.cancelled() and not isinstance(task.exception(), KafkaError):
+                task.result()
+
+    def _committed(self, task: asyncio.Task[None]) -> None:
+        self._committing = None
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, KafkaError):
             _log.info("group offsets for lag tools were not written", error=repr(error))
 
     # --- What the group says ----------------------------------------------------------------------------------
