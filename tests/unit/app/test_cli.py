@@ -17,11 +17,13 @@ import structlog
 from typer.testing import CliRunner
 
 from adgovernor.app import logs
+from adgovernor.app.audit_commands import show
 from adgovernor.app.check_commands import mend_kafka
 from adgovernor.app.cli import COMMANDS, app, load_command
 from adgovernor.app.console import moment, money
 from adgovernor.app.publish_commands import lines_of
 from adgovernor.audit.history import copy
+from adgovernor.audit.report import Report
 from adgovernor.contracts.errors import BadInput
 from adgovernor.subscribe import RawMessage
 
@@ -391,3 +393,10 @@ def test_a_librarys_words_can_be_captured(capsys: pytest.CaptureFixture[str]) ->
 def test_what_the_kafka_client_says_becomes_advice(said: str, tls: bool, mend: str) -> None:
     """The client's log lines, as they come from brokers set up so, each lead to what has to be mended."""
     assert mend in mend_kafka(said, tls)
+
+
+def test_an_audit_shows_a_few_notes_and_counts_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of many notes the first eight are shown."""
+    show(Report(notes=[f"note {n} of many" for n in range(20)]))
+    told = capsys.readouterr().out
+    assert (told.count("of many"), "and 12 notes more" in told) == (8, True)
