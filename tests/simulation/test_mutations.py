@@ -9,6 +9,7 @@ from tests.simulation.runs import first_failure
 _SAMPLE_SEEDS = 40
 """Mutations that so many seeds notice are broken in every run of the tests; `--mutations` breaks all of them."""
 _SLOW = {
+    "account-exhausted-too-soon",
     "an-end-is-the-end",
     "any-day-closed",
     "any-day-pays",
@@ -26,6 +27,7 @@ _SLOW = {
     "old-day-keeps-money",
     "rolled-over-twice",
     "tombstone-before-outputs",
+    "wider-word-decides",
     "witness-ignored",
 }
 
