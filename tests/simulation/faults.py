@@ -54,9 +54,8 @@ _EVENTS: Final = (
 
 _LOSSES: Final = ("ledger", "ledger", "ledger", "side", "inputs")
 """The tail of a shard's ledger; of the side messages to it; of an input from outside."""
-_NOT_WITH_LOSSES: Final = ("append_late", "append_twice", "append_junk", "publish_late", "publish_twice")
-"""What was sent before a person accepted a loss does not land after it: they have waited for that. And nothing foreign
-takes the place of what was lost, so that the next block lies where its owner expects it: that only an audit can see."""
+_NOT_WITH_LOSSES: Final = ("append_late", "append_twice", "publish_late", "publish_twice")
+"""What was sent before a person accepted a loss does not land after it: they have waited for that."""
 
 
 @dataclass(slots=True)

@@ -346,7 +346,7 @@ class Workload:
                     self._command(at_s, name, kind, amount_micros=amount)
                     continue
                 changed = dict(account)
-                for budget in changed.keys() & {"budget_micros", "daily_budget_micros"}:
+                for budget in [name for name in ("daily_budget_micros", "budget_micros") if name in changed]:
                     changed[budget] = max(1000, changed[budget] + 1000 * rng.randint(-4, 6))
                 self._command(at_s, name, "account", account=changed)
 
