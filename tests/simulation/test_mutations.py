@@ -19,6 +19,7 @@ _SLOW = {
     "dirty-round-counts",
     "idle-not-counted",
     "lost-history-is-required",
+    "lost-messages-waited-for",
     "lost-money-comes-back",
     "missing-not-sent-again",
     "money-lifts-manual",
