@@ -1,0 +1,89 @@
+"""What deploy/ has for other programs names what this one has: metrics, settings, paths, ports."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+from adgovernor.app.metrics import Metrics
+from adgovernor.app.settings import ENVIRONMENT, Settings
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+MANIFEST = DEPLOY / "kubernetes" / "worker.yaml"
+COMPOSE = DEPLOY / "compose.yaml"
+
+
+@pytest.mark.parametrize("name", ["prometheus/alerts.yaml", "grafana/dashboard.json"])
+def test_metrics_that_are_looked_at_are_served(name: str) -> None:
+    """Every metric that an alert or a panel names is in the registry of a worker."""
+    served = set(re.findall(r"^# TYPE (\S+)", Metrics().text().decode(), re.M))
+    named = set(re.findall(r"\badgovernor_[a-z_]+", (DEPLOY / name).read_text()))
+    named = {metric.removesuffix("_bucket") for metric in named}
+    assert named
+    assert named <= served, named - served
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    """Each panel of the dashboard has a place and an id of its own, and asks something."""
+    panels = orjson.loads((DEPLOY / "grafana" / "dashboard.json").read_bytes())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels)
+    assert all(target["expr"] for panel in panels for target in panel["targets"])
+
+
+@pytest.mark.parametrize("path", [MANIFEST, COMPOSE], ids=lambda path: path.name)
+def test_settings_that_are_given_exist(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the manifests put into the environment are settings, and are accepted."""
+    given = _environment(path)
+    assert given
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.kafka.bootstrap_servers.startswith("kafka:")
+
+
+def test_probes_ask_what_a_worker_answers() -> None:
+    """Kubernetes asks the paths and the port that a worker serves by default."""
+    container = _worker()["spec"]["template"]["spec"]["containers"][0]
+    paths = {
+        container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert paths == {"/healthz", "/readyz"}
+    assert container["ports"] == [{"name": "metrics", "containerPort": Settings().metrics_port}]
+
+
+def test_a_worker_has_time_to_drain() -> None:
+    """Neither Kubernetes nor compose kills a worker that still hands its shards over."""
+    drain_s = Settings().engine_for(8).stop_deadline_s
+    assert _worker()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 2 * drain_s
+    grace = yaml.safe_load(COMPOSE.read_text())["services"]["worker"]["stop_grace_period"]
+    assert int(grace.removesuffix("s")) > 2 * drain_s
+
+
+def _worker() -> dict[str, Any]:
+    (found,) = [one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "Deployment"]
+    return dict(found)
+
+
+def _environment(path: Path) -> dict[str, str]:
+    """All settings that a file of manifests gives to this program."""
+    found: dict[str, str] = {}
+
+    def look(node: Any) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                if isinstance(name, str) and name.startswith(ENVIRONMENT):
+                    found[name] = value
+                look(value)
+        elif isinstance(node, list):
+            for each in node:
+                look(each)
+
+    for document in yaml.safe_load_all(path.read_text()):
+        look(document)
+    return found
