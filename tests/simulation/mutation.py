@@ -68,7 +68,8 @@ class Mutation:
             places = [
                 module
                 for name, module in sorted(sys.modules.items())
-                if name.startswith("adgovernor.") and getattr(module, self.function, None) is original
+                if name.startswith(("adgovernor.", "tests.simulation."))
+                and getattr(module, self.function, None) is original
             ]
         for place in places:
             setattr(place, self.function, broken)
