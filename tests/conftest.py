@@ -7,6 +7,7 @@ asks (each pytest-xdist worker its own). A test that uses one of these fixtures 
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -16,6 +17,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from redis.asyncio import Redis
 
 import servers
+
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that: those that tests interrupt
+# would never end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SERVER_FIXTURES = {"kafka_bootstrap", "redis_url", "redis_cluster_url", "postgres"}
 

@@ -54,11 +54,10 @@ RUNTIME: Final = (
         "*Error, deadline passed: unknown, so read",
         append,
         "commit",
-        "            if found is not None:\n                return found\n            continue\n",
-        """            if found is None:
-                walk.height, walk.chain = height, chain
-                return walk.offset
-            return found
+        "                await _prove(world, before)\n                return found\n            continue\n",
+        """                return found
+            walk.height, walk.chain = height, chain
+            return walk.offset
 """,
     ),
     one(

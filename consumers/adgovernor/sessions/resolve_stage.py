@@ -228,9 +228,13 @@ class ResolveStage:
                 reading = group.create_task(self._read(group, sender), name="resolve-read")
                 group.create_task(self._keep(), name="resolve-keep")
                 group.create_task(self._end(reading), name="resolve-end")
-        except* AdGovernorError as errors:
+        except BaseExceptionGroup as errors:
+            # Not `except*`: before 3.11.4 that makes a group of whatever is raised in it.
+            ours, others = errors.split(AdGovernorError)
+            if ours is None or others is not None:
+                raise
             # One reason is enough: the others follow from the same server.
-            raise _first(errors) from errors
+            raise _first(ours) from errors
 
     async def _read(self, group: asyncio.TaskGroup, sender: TrackingSender) -> None:
         try:
