@@ -134,7 +134,8 @@ class StoredState:
                 machine = Treasury(shard, Rules()) if topics.is_treasury(shard) else UserShard(shard, Rules())
                 _, fields = await self._store.read_buckets(shard, ("core",))
                 machine.restore(fields)
-                if machine.has_rules:
+                # Rules that are the defaults are never recorded; they are those of one partition.
+                if fields["core"]:
                     self._partitions = machine.rules.partitions
                     break
         return self._partitions

@@ -131,6 +131,18 @@ async def test_a_bad_vmap_is_a_dead_letter_with_the_reason(document: str) -> Non
     assert letter.message.startswith("vmap: ")
 
 
+@pytest.mark.parametrize("partitions", [1, 2])
+async def test_the_store_says_how_many_partitions_there_are(partitions: int) -> None:
+    """A person is found whatever number of partitions was expected, also where all rules are the defaults."""
+    async with Embedded(partitions=partitions) as governor:
+        await governor.command(define())
+        await governor.decide(request("r1"))
+        await governor.settle()
+        state = StoredState(governor.store, 8)
+        assert await state.partitions() == partitions
+        assert (await state.find("ann")).person.servings
+
+
 async def test_a_campaign_id_of_two_accounts() -> None:
     """Of two accounts that define one campaign id the second is never served, and is shown so, without the money of
     the first; a campaign is not looked up by such an id alone."""
