@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
 from adgovernor.core import links
@@ -82,6 +84,27 @@ class FoldedState:
         """See `machine.Machine.take_changes`."""
         changed, self._changed = self._changed, {}
         return changed
+
+    def _core_bytes(self, **own: Any) -> bytes:
+        """The stored form of what has no bucket of its own: what both machines have, and a machine's own."""
+        return orjson.dumps(
+            {
+                "rules": self.rules.as_dict() if self.has_rules else None,
+                "watermark_ms": self.watermark_ms,
+                **own,
+                "links": links.encode_links(self.links),
+            }
+        )
+
+    def _restore_core(self, value: bytes) -> dict[str, Any]:
+        """Takes what both machines have from the stored form; gives all of it."""
+        data: dict[str, Any] = orjson.loads(value)
+        if data["rules"] is not None:
+            self.rules = Rules.from_dict(data["rules"])
+            self.has_rules = True
+        self.watermark_ms = data["watermark_ms"]
+        self.links = links.decode_links(data["links"])
+        return data
 
     def touch_core(self) -> None:
         """Marks what has no bucket of its own as changed."""

@@ -44,6 +44,16 @@ class PersonEvents(StoredUserState):
         self.persons[routing] = person
         return person
 
+    def _about(self, draft: Draft, event: Input, unknown: bool) -> Person | None:
+        """The person of an event, once the watermark has moved as far as the event says; None, and said so, where they
+        belong to another shard. An event from the future moves no watermark."""
+        person = self._person(event.routing, unknown)
+        if person is None:
+            draft.result = {"kind": "misrouted"}
+        elif event.time_ms <= self.now_ms + self.rules.skew_ms:
+            self._advance(event.time_ms - self.rules.lateness_ms)
+        return person
+
     def _opt(
         self,
         draft: Draft,
@@ -52,12 +62,9 @@ class PersonEvents(StoredUserState):
         unknown: bool,
         assumed: dict[str, Any] | None,
     ) -> None:
-        person = self._person(event.routing, unknown)
+        person = self._about(draft, event, unknown)
         if person is None:
-            draft.result = {"kind": "misrouted"}
             return
-        if what.time_ms <= self.now_ms + self.rules.skew_ms:
-            self._advance(what.time_ms - self.rules.lateness_ms)
         kind: str = what.type
         if isinstance(what, Preference):
             kind = "opt-out" if what.choice == "refuse" else what.choice
@@ -89,21 +96,16 @@ class PersonEvents(StoredUserState):
         draft.out.append([topics.dlq(event.topic), None, {"reason": reason, "message": message}])
 
     def _erase(self, draft: Draft, what: Erasure, event: Input, unknown: bool) -> None:
-        draft.result = {"kind": ERASURE}
-        if self._person(event.routing, unknown) is None:
+        if self._about(draft, event, unknown) is None:
             # Elsewhere there is no state of theirs, but what went astray is sealed with a key that must go, too.
-            draft.result["misrouted"] = True
+            draft.result = {"kind": ERASURE, "misrouted": True}
             return
-        if what.time_ms <= self.now_ms + self.rules.skew_ms:
-            self._advance(what.time_ms - self.rules.lateness_ms)
+        draft.result = {"kind": ERASURE}
         self.emit(["erase"])
 
     def _visit(self, draft: Draft, what: SessionUpdate, event: Input, unknown: bool) -> None:
-        if self._person(event.routing, unknown) is None:
-            draft.result = {"kind": "misrouted"}
+        if self._about(draft, event, unknown) is None:
             return
-        if what.time_ms <= self.now_ms + self.rules.skew_ms:
-            self._advance(what.time_ms - self.rules.lateness_ms)
         # An event whose time is wrong must not end the session's state early, nor keep it for ever.
         at_ms = min(max(what.time_ms, self.watermark_ms), self.now_ms + self.rules.skew_ms)
         self.emit(

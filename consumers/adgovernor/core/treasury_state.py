@@ -45,16 +45,12 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from adgovernor.contracts.ledger import Draft, ReadRecord
-from adgovernor.core import links
 from adgovernor.core.accounts import Round, TreasuryCampaign
 from adgovernor.core.folded import FoldedState
 from adgovernor.core.funds import AccountFund, account_of
 from adgovernor.core.leases import campaign_of
 from adgovernor.core.machine import Fields, Input
-from adgovernor.core.rules import Rules
 
 
 class TreasuryState(FoldedState):
@@ -303,28 +299,15 @@ class TreasuryState(FoldedState):
         return fields
 
     def _encode_core(self) -> bytes:
-        return orjson.dumps(
-            {
-                "rules": self.rules.as_dict() if self.has_rules else None,
-                "watermark_ms": self.watermark_ms,
-                "last_tick_ms": self.last_tick_ms,
-                "punctual": self.punctual,
-                "links": links.encode_links(self.links),
-            }
-        )
+        return self._core_bytes(last_tick_ms=self.last_tick_ms, punctual=self.punctual)
 
     def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
         """See `machine.Machine.restore`."""
         core = fields.get("core", {}).get("state")
         if core is not None:
-            data = orjson.loads(core)
-            if data["rules"] is not None:
-                self.rules = Rules.from_dict(data["rules"])
-                self.has_rules = True
-            self.watermark_ms = data["watermark_ms"]
+            data = self._restore_core(core)
             self.last_tick_ms = data["last_tick_ms"]
             self.punctual = data.get("punctual", {})
-            self.links = links.decode_links(data["links"])
         self.accounts = {
             name: AccountFund.decode(value) for name, value in sorted(fields.get("accounts", {}).items())
         }

@@ -257,12 +257,9 @@ class UserShard(PersonEvents):
         unknown: bool,
         assumed: dict[str, Any] | None,
     ) -> None:
-        person = self._person(event.routing, unknown)
+        person = self._about(draft, event, unknown)
         if person is None:
-            draft.result = {"kind": "misrouted"}
             return
-        if what.time_ms <= self.now_ms + self.rules.skew_ms:
-            self._advance(what.time_ms - self.rules.lateness_ms)
         serving = None if assumed is not None else person.find(what.decision_id, what.slot)
         if serving is not None and serving.time_ms + self.rules.dedupe_ms <= self.watermark_ms:
             serving = None

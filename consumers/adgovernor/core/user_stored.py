@@ -10,12 +10,10 @@ from heapq import heapify
 
 import orjson
 
-from adgovernor.core import links
 from adgovernor.core.history import Person
 from adgovernor.core.lateness import Fates
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.machine import Fields
-from adgovernor.core.rules import Rules
 from adgovernor.core.user_state import UserState
 
 
@@ -47,15 +45,8 @@ class StoredUserState(UserState):
         return fields
 
     def _encode_core(self) -> bytes:
-        return orjson.dumps(
-            {
-                "rules": self.rules.as_dict() if self.has_rules else None,
-                "watermark_ms": self.watermark_ms,
-                "last_report_ms": self.last_report_ms,
-                "since_ms": self.since_ms,
-                "lateness": self.fates.rows(),
-                "links": links.encode_links(self.links),
-            }
+        return self._core_bytes(
+            last_report_ms=self.last_report_ms, since_ms=self.since_ms, lateness=self.fates.rows()
         )
 
     def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -63,15 +54,10 @@ class StoredUserState(UserState):
         since_ms = 0
         core = fields.get("core", {}).get("state")
         if core is not None:
-            data = orjson.loads(core)
-            if data["rules"] is not None:
-                self.rules = Rules.from_dict(data["rules"])
-                self.has_rules = True
-            self.watermark_ms = data["watermark_ms"]
+            data = self._restore_core(core)
             self.last_report_ms = data["last_report_ms"]
             self.fates = Fates(data["lateness"])
             since_ms = data.get("since_ms", 0)
-            self.links = links.decode_links(data["links"])
         self.shares = {
             name: CampaignShare.decode(value) for name, value in fields.get("campaigns", {}).items()
         }

@@ -97,7 +97,7 @@ class OpenBlock:
 
     def header(self, owner: str, nonce: str) -> BlockHeader:
         """The block's header, once it has all its records."""
-        spine, outbox = self._spine, self.outbox
+        spine = self._spine
         return BlockHeader(
             prefix=self._prefix,
             shard=self._shard,
@@ -110,7 +110,7 @@ class OpenBlock:
             rules=RULES,
             positions=self.positions,
             published=spine.published.height,
-            dn={topic: spine.dn.get(topic, 1) for topic in outbox.counts},
+            dn=self.outbox.dn,
             epoch=spine.epoch,
         )
 

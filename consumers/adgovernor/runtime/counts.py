@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
+from adgovernor.runtime.outputs import DLQ
 
 _RESERVATION_EVENTS: Final = {
     "reserve": "opened",
@@ -92,7 +93,7 @@ class Counts:
             self.events[topic] += 1
             if topic == topics.DECISIONS:
                 self._decision(body)
-            elif topic.endswith(".dlq"):
+            elif topic.endswith(DLQ):
                 self.dead[body.get("reason", "")] += 1
 
     def _decision(self, body: Mapping[str, Any]) -> None:

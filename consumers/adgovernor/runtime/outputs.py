@@ -66,6 +66,7 @@ class Outbox:
 
     __slots__ = (
         "_ahead",
+        "_first",
         "_height",
         "_now_ms",
         "_partition",
@@ -74,7 +75,6 @@ class Outbox:
         "_shard",
         "_shells",
         "counts",
-        "first",
     )
 
     def __init__(self, prefix: str, shard: str, height: int, now_ms: int, dn: Mapping[str, int]) -> None:
@@ -83,7 +83,7 @@ class Outbox:
         self._shard = shard
         self._height = height
         self._now_ms = now_ms
-        self.first = dn
+        self._first = dn
         self.counts: dict[str, int] = {}
         """How many numbers each topic has used."""
         self._partition = topics.partition_of_shard(shard)
@@ -92,6 +92,11 @@ class Outbox:
         """The headers of a topic's messages, and the form of their ids."""
         self._ahead: list[Output | list[Any]] = []
         """Messages, and what goes to other shards, which needs the block's chain."""
+
+    @property
+    def dn(self) -> dict[str, int]:
+        """The number of the first message of each topic that has any."""
+        return {topic: self._first.get(topic, 1) for topic in self.counts}
 
     def put(
         self,
@@ -107,7 +112,7 @@ class Outbox:
         self.counts[topic] = used + 1
         if body is None:
             return
-        dn = self.first.get(topic, 1) + used
+        dn = self._first.get(topic, 1) + used
         if topic.endswith(DLQ):
             self._ahead.append(self._dead_letter(topic, index, dn, body, source))
             return
