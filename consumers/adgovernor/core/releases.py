@@ -245,7 +245,7 @@ class Releases(TreasuryState):
             if 0 < day <= known.closed_day:
                 self._deny(known, shard, day)
                 continue
-            if day and day > known.day_of(self.watermark_ms + self.rules.opens_early_ms()):
+            if self._day_is_ahead(known, day):
                 continue  # The day is not open yet: a tick will look again.
             room = known.room(day)
             lack = max(1, level - known.shard_idle(shard, day))
@@ -271,7 +271,7 @@ class Releases(TreasuryState):
                     return
 
     def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> bool:
-        if day and day > known.day_of(self.watermark_ms + self.rules.opens_early_ms()):
+        if self._day_is_ahead(known, day):
             return False
         available, anew = self._ahead(known, day)
         lack = max(1, level - known.shard_idle(shard, day))
@@ -331,7 +331,7 @@ class Releases(TreasuryState):
                 clean = False
                 granted = True
                 continue
-            if day and day > known.day_of(self.watermark_ms + self.rules.opens_early_ms()):
+            if self._day_is_ahead(known, day):
                 continue
             one = known.one_price
             if known.room(day) >= one and self.available(known, day) < one:

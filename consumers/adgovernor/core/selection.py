@@ -263,7 +263,7 @@ def judge(
     mend."""
     reasons: list[dict[str, Any]] | None = None
     paused = share.paused
-    if paused and share.paused_day and day > share.paused_day:
+    if paused and not share.paused_on(day):
         paused = ()  # The day before is sold out. This one has begun for requests before it has for the watermark.
     if paused:
         reasons = [{"code": STATUS_CODES[word]} for word in paused]
