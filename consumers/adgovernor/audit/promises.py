@@ -10,7 +10,7 @@ import orjson
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import ReadBlock
 from adgovernor.contracts.sealing import is_sealed
-from adgovernor.runtime.outputs import DLQ, outputs_of
+from adgovernor.runtime.outputs import outputs_of
 from adgovernor.runtime.ports import Output
 from adgovernor.subscribe.kafka import RawMessage
 
@@ -34,7 +34,7 @@ class Promise:
             return (message.key, message.value) == (wanted.key, wanted.value) and (
                 list(message.headers) == list(wanted.headers)
             )
-        if wanted.topic.endswith(DLQ):
+        if wanted.topic.endswith(topics.DLQ):
             # Its key and value are the input's own bytes, which nobody can read any more.
             return _without_message(message.headers) == _without_message(wanted.headers)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import (
     TICK,
     BlockHeader,
@@ -20,7 +21,7 @@ from adgovernor.contracts.ledger import (
 from adgovernor.core.machine import RULES, Input
 from adgovernor.runtime.chain import Spine
 from adgovernor.runtime.counts import Counts
-from adgovernor.runtime.outputs import DLQ, Outbox
+from adgovernor.runtime.outputs import Outbox
 
 
 class OpenBlock:
@@ -126,7 +127,7 @@ class OpenBlock:
         routing = None if event is None else event.routing or None
         written: list[Any] = []
         for topic, key, body in draft.out:
-            if topic.endswith(DLQ):
+            if topic.endswith(topics.DLQ):
                 outbox.put(index, topic, key, body, routing, event)
                 written.append((topic, key, body))
             else:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
-from adgovernor.runtime.outputs import DLQ
 
 _RESERVATION_EVENTS: Final = {
     "reserve": "opened",
@@ -93,7 +92,7 @@ class Counts:
             self.events[topic] += 1
             if topic == topics.DECISIONS:
                 self._decision(body)
-            elif topic.endswith(DLQ):
+            elif topic.endswith(topics.DLQ):
                 self.dead[body.get("reason", "")] += 1
 
     def _decision(self, body: Mapping[str, Any]) -> None:

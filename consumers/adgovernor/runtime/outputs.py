@@ -17,7 +17,6 @@ Row = tuple[int, list[Any], list[Any], str | None, Input | ReadRecord | None]
 """A record that sends something: its index, its ``out`` (a body may be JSON already) and ``send``, the routing id of
 its personal part, and what its input's bytes can be had from. A body of None takes a number and sends nothing."""
 
-DLQ: Final = ".dlq"
 _CE_ID: Final = 3
 
 
@@ -113,7 +112,7 @@ class Outbox:
         if body is None:
             return
         dn = self._first.get(topic, 1) + used
-        if topic.endswith(DLQ):
+        if topic.endswith(topics.DLQ):
             self._ahead.append(self._dead_letter(topic, index, dn, body, source))
             return
         shell = self._shells.get(topic)
@@ -184,7 +183,7 @@ class Outbox:
         fields: dict[str, Any] = {
             "reason": body.get("reason", ""),
             "message": body.get("message", ""),
-            "topic": topic.removesuffix(DLQ),
+            "topic": topic.removesuffix(topics.DLQ),
             "partition": self._partition,
             "offset": offset,
             "time_ms": self._now_ms,

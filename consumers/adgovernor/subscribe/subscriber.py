@@ -33,7 +33,6 @@ _BATCH: Final = 2_000
 _POLL_S: Final = 0.5
 _COMMIT_S: Final = 15.0
 _GROUP_TRIES: Final = 20
-_DLQ: Final = ".dlq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +299,7 @@ def _number_in(message: RawMessage) -> object:
 
 
 def _decoder(topic: str) -> Callable[[RawMessage], tuple[Any, int]]:
-    if topic.endswith(_DLQ):
+    if topic.endswith(topics.DLQ):
         return _decode_dead_letter
     if topic not in topics.PUBLIC_OUTPUTS:
         raise BadInput(

@@ -30,6 +30,7 @@ import orjson
 
 from adgovernor.contracts.errors import BadInput, BadSettings
 from adgovernor.contracts.ledger import BlockHeader, Draft, ReadRecord
+from adgovernor.contracts.topics import DLQ
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -38,7 +39,6 @@ KEY_BYTES: Final = 32
 ID_BYTES: Final = 12
 _DIGEST: Final = b'"digest":"'
 _PERSONAL: Final = b',"personal":'
-_DLQ: Final = ".dlq"
 
 
 class Unreadable(BadInput):
@@ -190,15 +190,15 @@ def seal(
     end = line.index(b'"', at)
     hidden: dict[str, Any] = {"digest": line[at:end].decode()}
     opened = line[: len(line) - len(personal) - len(_PERSONAL) - 1]
-    if draft.assumed is not None or any(topic.endswith(_DLQ) for topic, _, _ in draft.out):
+    if draft.assumed is not None or any(topic.endswith(DLQ) for topic, _, _ in draft.out):
         data = orjson.loads(opened + b"}")
         if draft.assumed is not None:
             hidden["assumed"] = data.pop("assumed")
-        if any(topic.endswith(_DLQ) for topic, _, _ in draft.out):
+        if any(topic.endswith(DLQ) for topic, _, _ in draft.out):
             # The explanation may quote the input.
             hidden["out"] = data["out"]
             data["out"] = [
-                [topic, key, {"reason": body["reason"]} if topic.endswith(_DLQ) else body]
+                [topic, key, {"reason": body["reason"]} if topic.endswith(DLQ) else body]
                 for topic, key, body in data["out"]
             ]
         opened = orjson.dumps(data)[:-1]

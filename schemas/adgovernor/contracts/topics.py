@@ -49,9 +49,13 @@ STAGE_OUTPUTS: Final = (ADS,)
 LEDGERS: Final = (LEDGER, TREASURY_LEDGER)
 
 
+DLQ: Final = ".dlq"
+"""What the name of a dead-letter topic ends in."""
+
+
 def dlq(topic: str) -> str:
     """The dead-letter topic of an input topic."""
-    return topic + ".dlq"
+    return topic + DLQ
 
 
 DLQS: Final = tuple(dlq(topic) for topic in (*PUBLIC_INPUTS, *SIDE_TOPICS))
