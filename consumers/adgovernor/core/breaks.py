@@ -31,6 +31,9 @@ USUAL_ADS: Final = 12
 """Ads that a dynamic part takes at most where the request does not say."""
 MOST_CHOICES: Final = 10_000
 """Candidates of a request times its breaks, since each break considers all of them: some tenths of a second."""
+MOST_VMAP_TAGS: Final = 10_000
+"""Tags (`<`) in a request's VMAP document. The largest request has room for so many as real documents use, one for
+every fifty bytes; reading a document of the shortest elements alone would hold up everybody else for a second."""
 MOST_REPEATED_BYTES: Final = 500_000
 """What a request says once and its decision and record repeat in each slot comes to so much at most."""
 _ROW_BYTES: Final = 500
@@ -87,8 +90,13 @@ def with_breaks(request: PlainRequest) -> PlainRequest:
     assert request.vmap is not None
     if request.breaks is not None:
         raise BadInput("vmap: given together with breaks; leave one of them out")
+    tags = request.vmap.count("<")
+    if tags > MOST_VMAP_TAGS:
+        raise BadInput(
+            f"vmap: {tags} tags, at most {MOST_VMAP_TAGS} are taken; leave its ads (VASTAdData) out, or give breaks"
+        )
     try:
-        document = parse_vmap(request.vmap.encode())
+        document = parse_vmap(request.vmap.encode(), schedule_only=True)
     except (VmapFormatError, UnicodeEncodeError) as error:
         raise BadInput(f"vmap: {error}") from error
     found = []

@@ -152,12 +152,12 @@ class VmapDocument:
     warnings: tuple[str, ...] = ()
 
 
-def parse_vmap(data: bytes, charset: str | None = None) -> VmapDocument:
-    """Read one VMAP response; *charset* is the one of its Content-Type, if any.
+def parse_vmap(data: bytes, charset: str | None = None, *, schedule_only: bool = False) -> VmapDocument:
+    """Read one VMAP response; *charset* is the one of its Content-Type, if any, *schedule_only* as in `read_vmap`.
 
     Raises :class:`VmapFormatError`.
     """
-    return read_vmap(parse_xml_of_vmap(data, charset))
+    return read_vmap(parse_xml_of_vmap(data, charset), schedule_only=schedule_only)
 
 
 def parse_xml_of_vmap(data: bytes, charset: str | None = None) -> XmlDocument:
@@ -168,8 +168,12 @@ def parse_xml_of_vmap(data: bytes, charset: str | None = None) -> XmlDocument:
         raise VmapFormatError(VmapError.PARSING, str(error)) from error
 
 
-def read_vmap(document: XmlDocument) -> VmapDocument:
-    """Read the VMAP response in *document*; raises :class:`VmapFormatError` with code 1000 or 1001."""
+def read_vmap(document: XmlDocument, *, schedule_only: bool = False) -> VmapDocument:
+    """Read the VMAP response in *document*; raises :class:`VmapFormatError` with code 1000 or 1001.
+
+    With *schedule_only* the breaks say when they come and how many ads they take, and nothing more: what their ads
+    are, whom they tell and what vendors added are most of a document, and cost most of the time that it takes to read.
+    """
     root = document.root
     if local_name(root) != "VMAP":
         message = f"the root element is {local_name(root)!r}; a VMAP response begins with 'VMAP'"
@@ -186,8 +190,8 @@ def read_vmap(document: XmlDocument) -> VmapDocument:
     reader = Reader(root)
     return VmapDocument(
         version,
-        tuple(_read_break(reader, element) for element in reader.children(root, "AdBreak")),
-        tuple(_extensions(reader, root)),
+        tuple(_read_break(reader, element, schedule_only) for element in reader.children(root, "AdBreak")),
+        () if schedule_only else tuple(_extensions(reader, root)),
         tuple(warnings),
     )
 
@@ -211,9 +215,10 @@ def parse_offset(text: str) -> Offset | None:
 class _BreakReader:
     """Collects a break's warnings and its first fault while its parts are read."""
 
-    def __init__(self, reader: Reader, element: Element) -> None:
+    def __init__(self, reader: Reader, element: Element, schedule_only: bool) -> None:
         self.reader = reader
         self.element = element
+        self.schedule_only = schedule_only
         self.warnings: list[str] = []
         self.fault: BreakFault | None = None
 
@@ -268,7 +273,7 @@ class _BreakReader:
             self.warnings.append("a second AdSource is ignored; a break has at most one")
         element = sources[0]
         return AdSource(
-            self._content(element),
+            None if self.schedule_only else self._content(element),
             Reader.attribute(element, "id"),
             Reader.boolean(element, "allowMultipleAds", True) is not False,
             Reader.boolean(element, "followRedirects", True) is not False,
@@ -324,19 +329,13 @@ class _BreakReader:
             return None
 
 
-def _read_break(reader: Reader, element: Element) -> AdBreak:
-    found = _BreakReader(reader, element)
+def _read_break(reader: Reader, element: Element, schedule_only: bool) -> AdBreak:
+    found = _BreakReader(reader, element, schedule_only)
     text = Reader.attribute(element, "timeOffset")
     offset = found.offset(text)
     types = found.break_types()
     repeat_after_ms = found.repeat_after_ms()
     source = found.source()
-    tracking = tuple(
-        Tracking(event, uri)
-        for tracker in reader.path(element, "TrackingEvents", "Tracking")
-        if (event := Reader.attribute(tracker, "event")) is not None
-        and (uri := reader.uri(tracker)) is not None
-    )
     return AdBreak(
         offset=offset,
         time_offset=text,
@@ -344,11 +343,18 @@ def _read_break(reader: Reader, element: Element) -> AdBreak:
         break_id=Reader.attribute(element, "breakId"),
         repeat_after_ms=repeat_after_ms,
         source=source,
-        tracking=tracking,
-        extensions=tuple(_extensions(reader, element)),
+        tracking=() if schedule_only else tuple(_trackers(reader, element)),
+        extensions=() if schedule_only else tuple(_extensions(reader, element)),
         warnings=tuple(found.warnings),
         fault=found.fault,
     )
+
+
+def _trackers(reader: Reader, element: Element) -> Iterator[Tracking]:
+    for tracker in reader.path(element, "TrackingEvents", "Tracking"):
+        event, uri = Reader.attribute(tracker, "event"), reader.uri(tracker)
+        if event is not None and uri is not None:
+            yield Tracking(event, uri)
 
 
 def _extensions(reader: Reader, parent: Element) -> Iterator[Extension]:

@@ -6,7 +6,12 @@ from typing import Any
 
 import orjson
 
+from adgovernor.contracts import topics
+from adgovernor.contracts.requests import PlainRequest
+from adgovernor.core import inputs
+from adgovernor.core.breaks import MOST_VMAP_TAGS
 from adgovernor.core.direct import Direct
+from adgovernor.core.machine import Poison
 from adgovernor.core.rules import Rules
 
 START_MS = 1_700_000_000_000
@@ -148,3 +153,35 @@ def test_slots_come_before_the_dynamic_part_of_a_hybrid_pod() -> None:
     )
     assert [slot["slot"] for slot in decision["slots"]] == [0, 1, 2]
     assert None not in won(decision)
+
+
+def with_playlist(markup: str) -> bytes:
+    """A request whose VMAP document has a break at the start and *markup* beside it."""
+    playlist = f'<VMAP version="1.0"><AdBreak timeOffset="start" breakType="linear"/>{markup}</VMAP>'
+    return orjson.dumps({"request_id": "r1", "time_ms": START_MS, "vmap": playlist})
+
+
+def test_a_playlist_of_too_many_tags_is_refused_unread() -> None:
+    """A VMAP document has as many tags as are taken, or the request is poison that says how many are."""
+    room = MOST_VMAP_TAGS - 3
+    most = inputs.read(topics.AD_REQUESTS, 0, None, with_playlist("<a/>" * room))
+    assert isinstance(most.event, PlainRequest)
+    # It is no XML either, which nobody looks for in such a document.
+    more = inputs.read(topics.AD_REQUESTS, 0, None, with_playlist("<a/>" * (room - 1) + "<b<b"))
+    assert isinstance(more.event, Poison)
+    assert more.event.message.startswith(
+        f"vmap: {MOST_VMAP_TAGS + 1} tags, at most {MOST_VMAP_TAGS} are taken"
+    )
+
+
+def test_the_ads_of_a_playlist_are_not_looked_at() -> None:
+    """What a break's ads are does not matter to a request, however wrong it is; how many it takes does."""
+    source = '<AdSource allowMultipleAds="false"><VASTAdData><VAST version="9"/></VASTAdData></AdSource>'
+    markup = f'<AdBreak timeOffset="end" breakType="linear" breakId="last">{source}</AdBreak>'
+    found = inputs.read(topics.AD_REQUESTS, 0, None, with_playlist(markup)).event
+    assert isinstance(found, PlainRequest)
+    assert found.breaks is not None
+    assert [(one.offset, one.break_id, one.one_ad) for one in found.breaks] == [
+        ("start", None, False),
+        ("end", "last", True),
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from adgovernor.video import VmapFormatError, parse_vmap
@@ -234,3 +236,23 @@ def test_the_old_namespace_is_a_warning() -> None:
 def test_an_empty_playlist_has_no_breaks() -> None:
     """A VMAP without breaks is a valid answer (§2.6)."""
     assert parse_vmap(f"{OPEN}</vmap:VMAP>".encode()).breaks == ()
+
+
+def test_a_schedule_leaves_out_what_the_ads_are() -> None:
+    """Read for its schedule alone, a document has the same breaks, without ads, trackers and extensions."""
+    source = (
+        '<AdSource id="s" allowMultipleAds="false"><VASTAdData><VAST version="9"/></VASTAdData></AdSource>'
+    )
+    tracking = '<TrackingEvents><Tracking event="breakStart">http://t/b</Tracking></TrackingEvents>'
+    vendor = "<Extensions><Extension/></Extensions>"
+    attributes = 'timeOffset="50%" breakType="linear,display" breakId="b" repeatAfter="00:01:00"'
+    data = f'<VMAP version="1.0"><AdBreak {attributes}>{source}{tracking}{vendor}</AdBreak>{vendor}</VMAP>'.encode()
+    whole, schedule = parse_vmap(data), parse_vmap(data, schedule_only=True)
+    (one,) = whole.breaks
+    assert one.fault is not None
+    assert one.source is not None
+    assert one.tracking
+    assert one.extensions
+    assert whole.extensions
+    plain = replace(one, tracking=(), extensions=(), fault=None)
+    assert schedule == replace(whole, extensions=(), breaks=(plain,))
