@@ -22,9 +22,8 @@ from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.events import Impression
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.core.machine import Machine
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
-from adgovernor.core.treasury import Treasury
-from adgovernor.core.user_shard import UserShard
 from adgovernor.publish import Publisher
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.topics_admin import create_topics, describe_topics
@@ -43,7 +42,7 @@ WAIT_S = 40
 
 def machine(shard: str) -> Machine:
     rules = Rules(partitions=PARTITIONS, sealing=True)
-    return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+    return machine_of(shard, rules)
 
 
 @asynccontextmanager

@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable
 import orjson
 import pytest
 
-from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadSettings
 from adgovernor.core.machine import Input, Machine
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
-from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
 from adgovernor.publish.kafka import start_producer
 from adgovernor.runtime.kafka_reader import KafkaReaders
@@ -29,7 +28,7 @@ PARTITIONS = 2
 
 def machine(shard: str) -> Machine:
     rules = Rules(partitions=PARTITIONS)
-    return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+    return machine_of(shard, rules)
 
 
 def worker(

@@ -11,12 +11,10 @@ import os
 import signal
 import sys
 
-from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.core.machine import Machine
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
-from adgovernor.core.treasury import Treasury
-from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.worker import Worker, WorkerSettings
 from adgovernor.stores.redis import RedisStore
@@ -27,7 +25,7 @@ async def main(prefix: str, partitions: int) -> None:
     rules = Rules(partitions=partitions)
 
     def machine(shard: str) -> Machine:
-        return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+        return machine_of(shard, rules)
 
     store = RedisStore(RedisConfig.from_url(os.environ["ADGOVERNOR_TEST_REDIS"]), prefix)
     worker = Worker(

@@ -21,9 +21,7 @@ from tests.simulation.sealed import BUCKETS, check_keys, opened
 from tests.simulation.world import PREFIX, SimWorld
 
 from adgovernor.contracts.routing import partition_of
-from adgovernor.core.machine import Machine
-from adgovernor.core.treasury import Treasury
-from adgovernor.core.user_shard import UserShard
+from adgovernor.core.machines import machine_of
 
 
 class Audit:
@@ -256,7 +254,7 @@ class Audit:
 
     def _rebuild(self, shard: str, chain: list[AuditBlock]) -> dict[str, dict[str, bytes]]:
         rules = self._rules
-        machine: Machine = Treasury(shard, rules) if shard.startswith("t") else UserShard(shard, rules)
+        machine = machine_of(shard, rules)
         changed: dict[str, set[str]] = {}
         entries = self.world.broker.ledgers[shard]
         for audited in chain:

@@ -26,8 +26,7 @@ from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.core.machine import Machine
-from adgovernor.core.treasury import Treasury
-from adgovernor.core.user_shard import UserShard
+from adgovernor.core.machines import machine_of
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.observer import Silent
@@ -250,7 +249,7 @@ class SimWorld:
 
     def _machine(self, shard: str) -> Machine:
         rules = self.workload.rules
-        return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+        return machine_of(shard, rules)
 
     def _engine_settings(self, owner: str) -> EngineSettings:
         return EngineSettings(prefix=PREFIX, partitions=self.partitions, owner=owner, **self.settings)

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from adgovernor.app.console import AsJson, money, print_json, print_table
-from adgovernor.app.giving import give, micros, new_id, now_ms, parsed
+from adgovernor.app.giving import CommandId, Wait, give_one, micros
 
 if TYPE_CHECKING:
     from adgovernor.core.funds import AccountFund
 
 accounts_app = typer.Typer(no_args_is_help=True)
-
-AccountId = Annotated[str, typer.Argument(help="The account.")]
-Amount = Annotated[str, typer.Argument(help="In units of the account's currency, such as 250 or 0.5.")]
-CommandId = Annotated[
-    str | None,
-    typer.Option(
-        "--command-id", help="To give a command again safely: an id has an effect once. Left out: a new one."
-    ),
-]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the answer; 0: do not wait.")]
 
 
 @accounts_app.callback()
@@ -34,52 +24,37 @@ def _accounts() -> None:
     """
 
 
-@accounts_app.command("top-up")
-def top_up(
-    context: typer.Context,
-    account_id: AccountId,
-    amount: Amount,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Add to an account's budget. Its campaigns that stopped for it are served again.
+_MONEY: Final = {
+    "top-up": """Add to an account's budget. Its campaigns that stopped for it are served again.
 
-    Example: adgovernor accounts top-up acme 1000
-    """
-    _move(context, "top-up", account_id, amount, command_id, wait, as_json)
+        Example: adgovernor accounts top-up acme 1000""",
+    "credit": """Give money back, as for invalid traffic.
+
+        Example: adgovernor accounts credit acme 12.5""",
+    "decrease": """Take money away that no campaign has leased or that can be recalled; what cannot be had is refused.
+
+        Example: adgovernor accounts decrease acme 100""",
+}
 
 
-@accounts_app.command("credit")
-def credit(
-    context: typer.Context,
-    account_id: AccountId,
-    amount: Amount,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Give money back, as for invalid traffic.
+def _add_money_command(name: str, text: str) -> None:
+    @accounts_app.command(name, help=text)
+    def command(
+        context: typer.Context,
+        account_id: Annotated[str, typer.Argument(help="The account.")],
+        amount: Annotated[
+            str, typer.Argument(help="In units of the account's currency, such as 250 or 0.5.")
+        ],
+        command_id: CommandId = None,
+        wait: Wait = 30.0,
+        as_json: AsJson = False,
+    ) -> None:
+        data = {"command": name, "account_id": account_id, "amount_micros": micros(amount)}
+        give_one(context, data, command_id, wait, as_json)
 
-    Example: adgovernor accounts credit acme 12.5
-    """
-    _move(context, "credit", account_id, amount, command_id, wait, as_json)
 
-
-@accounts_app.command("decrease")
-def decrease(
-    context: typer.Context,
-    account_id: AccountId,
-    amount: Amount,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Take money away that no campaign has leased or that can be recalled; what cannot be had is refused.
-
-    Example: adgovernor accounts decrease acme 100
-    """
-    _move(context, "decrease", account_id, amount, command_id, wait, as_json)
+for _name, _text in _MONEY.items():
+    _add_money_command(_name, _text)
 
 
 @accounts_app.command("list")
@@ -127,22 +102,3 @@ def _row(fund: AccountFund) -> dict[str, Any]:
         "leased_micros": fund.leased if own else None,
         "left_micros": fund.topped_up - fund.leased if own else None,
     }
-
-
-def _move(
-    context: typer.Context,
-    command: str,
-    account_id: str,
-    amount: str,
-    command_id: str | None,
-    wait: float,
-    as_json: bool,
-) -> None:
-    given = {
-        "command": command,
-        "command_id": command_id or new_id(),
-        "account_id": account_id,
-        "time_ms": now_ms(),
-        "amount_micros": micros(amount),
-    }
-    give(context, [parsed(given)], wait, as_json)

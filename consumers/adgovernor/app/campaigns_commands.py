@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,8 +14,9 @@ from adgovernor.app.console import (
     print_json,
     print_table,
 )
-from adgovernor.app.giving import give, micros, new_id, now_ms, parsed
+from adgovernor.app.giving import CommandId, Wait, give, give_one, micros, new_id, parsed
 from adgovernor.contracts.errors import BadInput
+from adgovernor.stores.clock import wall_clock_ms
 
 if TYPE_CHECKING:
     from adgovernor.contracts.campaigns import Command
@@ -27,13 +28,6 @@ Account = Annotated[
     typer.Option(help="The campaign's account; left out, it is looked up in the store."),
 ]
 CampaignId = Annotated[str, typer.Argument(help="The campaign.")]
-CommandId = Annotated[
-    str | None,
-    typer.Option(
-        "--command-id", help="To give a command again safely: an id has an effect once. Left out: a new one."
-    ),
-]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the answer; 0: do not wait.")]
 
 
 @campaigns_app.callback()
@@ -83,7 +77,7 @@ def apply(
         data = command_of(line)
         if "command" not in line.data:
             data["command_id"] = new_id()
-        data.setdefault("time_ms", now_ms())
+        data.setdefault("time_ms", wall_clock_ms())
         try:
             command = parsed(data)
         except BadInput as error:
@@ -100,103 +94,66 @@ def apply(
     give(context, commands, wait, as_json, bad=bad)
 
 
-@campaigns_app.command("top-up")
-def top_up(
-    context: typer.Context,
-    campaign_id: CampaignId,
-    amount: Annotated[str, typer.Argument(help="In units of the campaign's currency, such as 250 or 0.5.")],
-    account: Account = None,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Add to a campaign's budget. A campaign that was exhausted is served again.
+_MONEY: Final = {
+    "top-up": """Add to a campaign's budget. A campaign that was exhausted is served again.
 
-    Example: adgovernor campaigns top-up spring 250
-    """
-    _move(context, "top-up", campaign_id, amount, account, command_id, wait, as_json)
+        Example: adgovernor campaigns top-up spring 250""",
+    "credit": """Give money back, as for invalid traffic.
 
+        Example: adgovernor campaigns credit spring 1.25 --command-id ivt-2026-03""",
+    "decrease": """Take from a campaign's budget, as far as it is not spent or reserved; the rest is refused.
 
-@campaigns_app.command("credit")
-def credit(
-    context: typer.Context,
-    campaign_id: CampaignId,
-    amount: Annotated[str, typer.Argument(help="In units of the campaign's currency.")],
-    account: Account = None,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Give money back, as for invalid traffic.
+        Example: adgovernor campaigns decrease spring 100""",
+}
+_STATUS: Final = {
+    "pause": """Stop serving a campaign until it is resumed by hand.
 
-    Example: adgovernor campaigns credit spring 1.25 --command-id ivt-2026-03
-    """
-    _move(context, "credit", campaign_id, amount, account, command_id, wait, as_json)
+        Example: adgovernor campaigns pause spring""",
+    "resume": """Take a pause by hand back. A campaign without money stays paused for that.
+
+        Example: adgovernor campaigns resume spring""",
+    "archive": """End a campaign for good.
+
+        Example: adgovernor campaigns archive spring""",
+}
 
 
-@campaigns_app.command("decrease")
-def decrease(
-    context: typer.Context,
-    campaign_id: CampaignId,
-    amount: Annotated[str, typer.Argument(help="In units of the campaign's currency.")],
-    account: Account = None,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Take from a campaign's budget, as far as it is not spent or reserved; the rest is refused.
-
-    Example: adgovernor campaigns decrease spring 100
-    """
-    _move(context, "decrease", campaign_id, amount, account, command_id, wait, as_json)
-
-
-@campaigns_app.command("pause")
-def pause(
-    context: typer.Context,
-    campaign_id: CampaignId,
-    account: Account = None,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Stop serving a campaign until it is resumed by hand.
-
-    Example: adgovernor campaigns pause spring
-    """
-    _set(context, "pause", campaign_id, account, command_id, wait, as_json)
+def _add_money_command(name: str, text: str) -> None:
+    @campaigns_app.command(name, help=text)
+    def command(
+        context: typer.Context,
+        campaign_id: CampaignId,
+        amount: Annotated[
+            str, typer.Argument(help="In units of the campaign's currency, such as 250 or 0.5.")
+        ],
+        account: Account = None,
+        command_id: CommandId = None,
+        wait: Wait = 30.0,
+        as_json: AsJson = False,
+    ) -> None:
+        more = {"amount_micros": micros(amount)}
+        about = _about(context, campaign_id, account)
+        give_one(context, {"command": name, **about, **more}, command_id, wait, as_json)
 
 
-@campaigns_app.command("resume")
-def resume(
-    context: typer.Context,
-    campaign_id: CampaignId,
-    account: Account = None,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Take a pause by hand back. A campaign without money stays paused for that.
-
-    Example: adgovernor campaigns resume spring
-    """
-    _set(context, "resume", campaign_id, account, command_id, wait, as_json)
+def _add_status_command(name: str, text: str) -> None:
+    @campaigns_app.command(name, help=text)
+    def command(
+        context: typer.Context,
+        campaign_id: CampaignId,
+        account: Account = None,
+        command_id: CommandId = None,
+        wait: Wait = 30.0,
+        as_json: AsJson = False,
+    ) -> None:
+        about = _about(context, campaign_id, account)
+        give_one(context, {"command": name, **about}, command_id, wait, as_json)
 
 
-@campaigns_app.command("archive")
-def archive(
-    context: typer.Context,
-    campaign_id: CampaignId,
-    account: Account = None,
-    command_id: CommandId = None,
-    wait: Wait = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """End a campaign for good.
-
-    Example: adgovernor campaigns archive spring
-    """
-    _set(context, "archive", campaign_id, account, command_id, wait, as_json)
+for _name, _text in _MONEY.items():
+    _add_money_command(_name, _text)
+for _name, _text in _STATUS.items():
+    _add_status_command(_name, _text)
 
 
 @campaigns_app.command("list")
@@ -250,49 +207,10 @@ def show(
     show_campaign(context, campaign_id, account, as_json)
 
 
-def _account(context: typer.Context, campaign_id: str, account: str | None) -> str:
-    if account is not None:
-        return account
-    from adgovernor.app.state_commands import read_state
+def _about(context: typer.Context, campaign_id: str, account: str | None) -> dict[str, str]:
+    """Which campaign a command is about; whose it is, is looked up where it is not said."""
+    if account is None:
+        from adgovernor.app.state_commands import read_state
 
-    known = read_state(context, lambda state: state.campaign(campaign_id))
-    return str(known.campaign.campaign.account_id)
-
-
-def _move(
-    context: typer.Context,
-    command: str,
-    campaign_id: str,
-    amount: str,
-    account: str | None,
-    command_id: str | None,
-    wait: float,
-    as_json: bool,
-) -> None:
-    amount_micros = micros(amount)
-    base = _base(context, command, campaign_id, account, command_id)
-    give(context, [parsed({**base, "amount_micros": amount_micros})], wait, as_json)
-
-
-def _set(
-    context: typer.Context,
-    command: str,
-    campaign_id: str,
-    account: str | None,
-    command_id: str | None,
-    wait: float,
-    as_json: bool,
-) -> None:
-    give(context, [parsed(_base(context, command, campaign_id, account, command_id))], wait, as_json)
-
-
-def _base(
-    context: typer.Context, command: str, campaign_id: str, account: str | None, command_id: str | None
-) -> dict[str, Any]:
-    return {
-        "command": command,
-        "command_id": command_id or new_id(),
-        "account_id": _account(context, campaign_id, account),
-        "time_ms": now_ms(),
-        "campaign_id": campaign_id,
-    }
+        account = read_state(context, lambda state: state.campaign(campaign_id)).campaign.campaign.account_id
+    return {"account_id": account, "campaign_id": campaign_id}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from adgovernor.app.settings import Settings
+    from adgovernor.stores.redis import RedisStore
 
 _T = TypeVar("_T")
 
@@ -58,6 +60,18 @@ def settings_of(context: typer.Context, *, quiet: bool = True) -> Settings:
         settings.log_format, "warning" if quiet and settings.log_level == "info" else settings.log_level
     )
     return settings
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings) -> AsyncIterator[RedisStore]:
+    """The deployment's store, closed in the end. Raises `BadSettings`."""
+    from adgovernor.stores.redis import RedisStore
+
+    store = RedisStore(settings.redis.config(), settings.prefix)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def exit_code(error: AdGovernorError) -> int:

@@ -6,15 +6,14 @@ import asyncio
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from adgovernor.app.console import EXIT_FOUND, settings_of
+from adgovernor.app.console import EXIT_FOUND, opened_store, settings_of
+from adgovernor.stores.clock import wall_clock_ms
 
 if TYPE_CHECKING:
     from adgovernor.app.demo_plan import Plan
@@ -79,7 +78,7 @@ def demo(
     configure(settings.log_format, "error")
     wanted = requests if requests is not None else round((seconds or _SECONDS[embedded]) * rate)
     plan = Plan(max(1, wanted), rate, seed, exact=requests is not None)
-    prefix = f"demo-{time.time_ns() // 1_000_000:x}"
+    prefix = f"demo-{wall_clock_ms():x}"
     settings = settings.model_copy(update={"prefix": prefix, "partitions": _PARTITIONS, "group": None})
     where = "in one process, log and store in memory" if embedded else f"Kafka and Redis, prefix {prefix}"
     show: Show = JsonShow() if as_json else LiveShow(f"adgovernor demo, {where}") if live else PlainShow()
@@ -195,7 +194,7 @@ async def _on_servers(settings: Settings, plan: Plan, show: Show, *, kill: bool)
 
     connection = settings.kafka.connection()
     with show:
-        async with _store(settings) as store:
+        async with opened_store(settings) as store:
             show.note(
                 f"Kafka at {settings.kafka.bootstrap_servers}: creating the topics {settings.prefix}.*, "
                 f"{settings.partitions} partitions each"
@@ -214,17 +213,6 @@ async def _on_servers(settings: Settings, plan: Plan, show: Show, *, kill: bool)
             show.note("the workers have stopped; reading the whole ledger to prove it")
             async with KafkaHistory(connection, settings.prefix) as history:
                 return end(await audit(history, settings.prefix, store))
-
-
-@asynccontextmanager
-async def _store(settings: Settings) -> AsyncIterator[Store]:
-    from adgovernor.stores.redis import RedisStore
-
-    store = RedisStore(settings.redis.config(), settings.prefix)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def _workers(settings: Settings) -> Workers:

@@ -30,6 +30,7 @@ from adgovernor.publish.loadgen import SOURCE, Message, ad_requests, follow_ups,
 from adgovernor.runtime.chain import Walk, spine_of
 from adgovernor.runtime.ports import LedgerEntry
 from adgovernor.stores.base import Store
+from adgovernor.stores.clock import wall_clock_ms
 from adgovernor.subscribe import DeadLetter, Reader, Subscriber
 
 _CAMPAIGN_TOPICS: Final = (
@@ -204,7 +205,7 @@ class Story:
 
     async def _begin(self) -> None:
         """Applies the campaigns and waits until every shard knows them."""
-        commands = self._plan.commands(_now_ms())
+        commands = self._plan.commands(wall_clock_ms())
         await asyncio.gather(*(self._command(command) for command in commands))
         state = StoredState(self._stage.store, self._stage.partitions)
 
@@ -224,7 +225,7 @@ class Story:
     async def _stream(self) -> None:
         """Publishes ad requests in real time."""
         rate = self._plan.rate
-        self._traffic = self._plan.traffic(_now_ms())
+        self._traffic = self._plan.traffic(wall_clock_ms())
         await publish_messages(self._stage.publisher, self._messages(), per_s=rate)
         self._streamed = True
         self._notice()
@@ -249,7 +250,7 @@ class Story:
         if await self._comes(topics.CAMPAIGN_PAUSED, TINY, "1"):
             await asyncio.sleep(1.5)
             self._show.note(f"somebody tops {TINY} up")
-            await self._command(self._plan.top_up(_now_ms()))
+            await self._command(self._plan.top_up(wall_clock_ms()))
             await self._until(
                 lambda: (topics.CAMPAIGN_RESUMED, TINY, "2") in self._happened, f"{TINY} to resume"
             )
@@ -257,10 +258,10 @@ class Story:
             self._show.note(f"the stream ended before {TINY} was exhausted; it needs more requests")
         await asyncio.sleep(1.0)
         self._show.note(f"somebody pauses {HANDLED} by hand")
-        await self._command(self._plan.by_hand("pause", _now_ms()))
+        await self._command(self._plan.by_hand("pause", wall_clock_ms()))
         await asyncio.sleep(2.0)
         self._show.note(f"somebody resumes {HANDLED}")
-        await self._command(self._plan.by_hand("resume", _now_ms()))
+        await self._command(self._plan.by_hand("resume", wall_clock_ms()))
         if self._kill and self._stage.workers is not None:
             await asyncio.sleep(1.0)
             await self._kill_one(self._stage.workers)
@@ -301,7 +302,7 @@ class Story:
         bulk = Bulk(self._stage.publisher, topics.IMPRESSIONS)
         try:
             while not (self._no_more_decisions and not self._later):
-                now_ms = _now_ms()
+                now_ms = wall_clock_ms()
                 while self._later and self._later[0][0] <= now_ms:
                     message = heapq.heappop(self._later)[2]
                     headers = topics.cloud_headers(message.topic, SOURCE, message.event_id)
@@ -506,7 +507,3 @@ def _letter(letter: DeadLetter) -> dict[str, Any]:
         "height": letter.height,
         "index": letter.index,
     }
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -28,10 +28,8 @@ from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.events import Impression, SessionUpdate
 from adgovernor.contracts.requests import AdRequest
-from adgovernor.core.machine import Machine
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
-from adgovernor.core.treasury import Treasury
-from adgovernor.core.user_shard import UserShard
 from adgovernor.publish import Published, Publisher
 from adgovernor.publish.lanes import Headers, Ticket
 from adgovernor.runtime.clock import WallClock
@@ -137,7 +135,7 @@ class Embedded:
     def _start(self, shard: str) -> None:
         engine = ShardEngine(
             shard,
-            lambda: self._machine(shard),
+            lambda: machine_of(shard, self._rules),
             self.broker.shard_log(shard),
             self.store,
             self._clock,
@@ -151,9 +149,6 @@ class Embedded:
 
     def _sealed(self, shard: str) -> bool:
         return self._rules.sealing and not topics.is_treasury(shard)
-
-    def _machine(self, shard: str) -> Machine:
-        return Treasury(shard, self._rules) if topics.is_treasury(shard) else UserShard(shard, self._rules)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adgovernor.app.console import EXIT_FOUND, counted, money, print_json, run_async, settings_of
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
+from adgovernor.stores.clock import wall_clock_ms
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
     from adgovernor.contracts.campaigns import CampaignChange, Command
 
 
+CommandId = Annotated[
+    str | None,
+    typer.Option(
+        "--command-id", help="To give a command again safely: an id has an effect once. Left out: a new one."
+    ),
+]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the answer; 0: do not wait.")]
+
+
 def new_id() -> str:
     """An id that no other command has."""
     return f"cli-{uuid.uuid4().hex}"
-
-
-def now_ms() -> int:
-    """The clock, in milliseconds since 1970."""
-    return int(time.time() * 1000)
 
 
 def parsed(data: dict[str, Any]) -> Command:
@@ -53,6 +57,14 @@ def micros(amount: str) -> int:
     if not good:
         raise BadInput(f"{amount} must be above 0 and have at most six decimal places")
     return micros_of(value)
+
+
+def give_one(
+    context: typer.Context, data: dict[str, Any], command_id: str | None, wait: float, as_json: bool
+) -> None:
+    """Gives one command, of now and under its id or a new one; see `give`. Raises `BadInput` for what is none."""
+    told = {**data, "command_id": command_id or new_id(), "time_ms": wall_clock_ms()}
+    give(context, [parsed(told)], wait, as_json)
 
 
 def give(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adgovernor.app.console import AsJson, counted, print_json, run_async, settings_of
 from adgovernor.contracts import topics
+from adgovernor.stores.clock import wall_clock_ms
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
@@ -62,7 +62,7 @@ async def _erase(settings: Settings, routing_ids: list[str], *, everywhere: bool
     from adgovernor.contracts.events import Erasure
     from adgovernor.publish import Publisher
 
-    now_ms = int(time.time() * 1000)
+    now_ms = wall_clock_ms()
     count = 0
     async with Publisher(settings.kafka.connection(), prefix=settings.prefix) as publisher:
         for routing_id in routing_ids:

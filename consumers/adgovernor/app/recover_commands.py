@@ -15,7 +15,6 @@ from adgovernor.contracts.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
-    from adgovernor.core.machine import Machine
     from adgovernor.runtime.recover import Recovery
     from adgovernor.runtime.world import World
 
@@ -149,8 +148,7 @@ async def _resend(settings: Settings, shard: str, since: int) -> int:
 async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
     """What maintenance of a shard works with."""
     from adgovernor.contracts.topics import is_treasury, partition_of_shard
-    from adgovernor.core.treasury import Treasury
-    from adgovernor.core.user_shard import UserShard
+    from adgovernor.core.machines import machine_of
     from adgovernor.runtime.clock import WallClock
     from adgovernor.runtime.kafka_keys import KafkaKeyLog, key_producers
     from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
@@ -166,9 +164,6 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
         raise BadInput(f"there is no shard {shard}: the deployment has {partitions} partitions")
     rules = settings.rules_for(partitions)
 
-    def machine() -> Machine:
-        return Treasury(shard, rules) if is_treasury(shard) else UserShard(shard, rules)
-
     store = RedisStore(settings.redis.config(), settings.prefix)
     readers = KafkaReaders(connection, 1)
     log = KafkaShardLog(shard, connection, KafkaLogOptions(settings.prefix), None, readers)
@@ -177,7 +172,7 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
         keys = KafkaKeyLog(shard, settings.prefix, readers, key_producers(connection, f"adgovernor-{shard}"))
     world = World(
         shard,
-        machine,
+        lambda: machine_of(shard, rules),
         log,
         store,
         WallClock(),

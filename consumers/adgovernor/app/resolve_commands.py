@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adgovernor.app.console import run_async, settings_of
+from adgovernor.app.console import opened_store, run_async, settings_of
+from adgovernor.app.fetching import AllowPrivate, CaFile, Overrides, policy_of
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import BadInput
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
+    from adgovernor.sessions.addresses import AddressPolicy
     from adgovernor.subscribe import Position
 
 
@@ -25,8 +26,7 @@ class _Options:
     concurrent: int
     from_start: bool
     stale: bool
-    allow_private: bool
-    overrides: tuple[str, ...]
+    policy: AddressPolicy
     ca_file: Path | None
 
 
@@ -43,23 +43,9 @@ def resolve(
     stale: Annotated[
         bool, typer.Option("--stale", help="Ask for ads of decisions whose time is long over, too.")
     ] = False,
-    allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Contact private, loopback and link-local addresses too.")
-    ] = False,
-    resolve_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--resolve",
-            metavar="HOST=ADDRESS:PORT",
-            help="Connect to this address for HOST; may be repeated.",
-        ),
-    ] = None,
-    cacert: Annotated[
-        Path | None,
-        typer.Option(
-            "--cacert", metavar="FILE", exists=True, dir_okay=False, help="Trust these authorities (PEM)."
-        ),
-    ] = None,
+    allow_private: AllowPrivate = False,
+    resolve_host: Overrides = None,
+    cacert: CaFile = None,
 ) -> None:
     """Fetch the ads of decisions whose winner is a tag, until SIGTERM or SIGINT.
 
@@ -83,8 +69,7 @@ def resolve(
         concurrent,
         from_start,
         stale,
-        allow_private,
-        tuple(resolve_host or ()),
+        policy_of(allow_private, resolve_host),
         cacert,
     )
     run_async(work(settings, options))
@@ -94,7 +79,7 @@ async def work(settings: Settings, options: _Options) -> None:
     """Runs the stage until it is asked to stop.
 
     Raises:
-        BadInput, BadSettings, Unavailable, Gap: as `ResolveStage.run`, and for options that cannot be.
+        BadInput, BadSettings, Unavailable, Gap: as `ResolveStage.run`.
     """
     import structlog
 
@@ -102,19 +87,11 @@ async def work(settings: Settings, options: _Options) -> None:
     from adgovernor.app.resolve_metrics import ResolveMetrics
     from adgovernor.contracts.decisions import Decision
     from adgovernor.publish import Publisher
-    from adgovernor.sessions.addresses import AddressPolicy, parse_override
     from adgovernor.sessions.httpx_transport import HttpxTransport
     from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
     from adgovernor.subscribe import SharedSubscriber
 
     log = structlog.get_logger("adgovernor.resolve")
-    try:
-        policy = AddressPolicy(
-            allow_private=options.allow_private,
-            overrides=dict(parse_override(text) for text in options.overrides),
-        )
-    except ValueError as error:
-        raise BadInput(str(error)) from error
     connection = settings.kafka.connection()
     metrics = ResolveMetrics()
     bounds = ResolveSettings(concurrent=options.concurrent)
@@ -131,7 +108,7 @@ async def work(settings: Settings, options: _Options) -> None:
             client_id="adgovernor-resolve",
         ) as source,
         Publisher(connection, prefix=settings.prefix, client_id="adgovernor-resolve") as publisher,
-        HttpxTransport(policy, ca_file=options.ca_file) as transport,
+        HttpxTransport(options.policy, ca_file=options.ca_file) as transport,
     ):
         stage = ResolveStage(
             source,
@@ -165,10 +142,6 @@ async def work(settings: Settings, options: _Options) -> None:
 
 async def _now(settings: Settings) -> dict[int, Position]:
     from adgovernor.app.starts import from_now
-    from adgovernor.stores.redis import RedisStore
 
-    store = RedisStore(settings.redis.config(), settings.prefix)
-    try:
+    async with opened_store(settings) as store:
         return await from_now(settings, store, topics.DECISIONS)
-    finally:
-        await store.close()

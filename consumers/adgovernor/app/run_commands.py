@@ -65,10 +65,7 @@ async def work(settings: Settings) -> bool:
     from adgovernor.app.health import Health, HealthServer
     from adgovernor.app.metrics import Metrics
     from adgovernor.contracts.sealing import check_available
-    from adgovernor.contracts.topics import is_treasury
-    from adgovernor.core.machine import Machine
-    from adgovernor.core.treasury import Treasury
-    from adgovernor.core.user_shard import UserShard
+    from adgovernor.core.machines import machine_of
     from adgovernor.runtime.topics_admin import partition_count
     from adgovernor.runtime.worker import Worker, WorkerSettings
     from adgovernor.stores.redis import RedisStore
@@ -80,15 +77,12 @@ async def work(settings: Settings) -> bool:
     if rules.sealing:
         check_available()
 
-    def machine(shard: str) -> Machine:
-        return Treasury(shard, rules) if is_treasury(shard) else UserShard(shard, rules)
-
     metrics = Metrics()
     store = RedisStore(settings.redis.config(), settings.prefix)
     worker = Worker(
         connection,
         store,
-        machine,
+        lambda shard: machine_of(shard, rules),
         WorkerSettings(
             settings.prefix, settings.worker_group, settings.session_timeout_ms, sealing=rules.sealing
         ),

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from adgovernor.app.console import AsJson, moment, money, print_json, print_table, run_async, settings_of
+from adgovernor.app.console import (
+    AsJson,
+    moment,
+    money,
+    opened_store,
+    print_json,
+    print_table,
+    run_async,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from adgovernor.app.stored import StoredState
@@ -31,13 +40,9 @@ def read_state(context: typer.Context, question: Callable[[StoredState], Awaitab
 
     async def work() -> _T:
         from adgovernor.app.stored import StoredState
-        from adgovernor.stores.redis import RedisStore
 
-        store = RedisStore(settings.redis.config(), settings.prefix)
-        try:
+        async with opened_store(settings) as store:
             return await question(StoredState(store, settings.partitions))
-        finally:
-            await store.close()
 
     return run_async(work())
 

@@ -20,6 +20,7 @@ from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
@@ -131,7 +132,7 @@ class StoredState:
         if not self._asked:
             self._asked = True
             for shard in ("t0", "u0"):
-                machine = Treasury(shard, Rules()) if topics.is_treasury(shard) else UserShard(shard, Rules())
+                machine = machine_of(shard, Rules())
                 _, fields = await self._store.read_buckets(shard, ("core",))
                 machine.restore(fields)
                 # Rules that are the defaults are never recorded; they are those of one partition.

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from adgovernor.app.console import AsJson
+from adgovernor.app.fetching import AllowPrivate, CaFile, Overrides, policy_of
 from adgovernor.app.video_report import (
     document_json,
     resolution_json,
@@ -20,7 +22,7 @@ from adgovernor.app.video_report import (
     vmap_json,
     vmap_lines,
 )
-from adgovernor.sessions.addresses import AddressPolicy, parse_override
+from adgovernor.sessions.addresses import AddressPolicy
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.errors import FetchError, FetchTimeoutError
 from adgovernor.sessions.fetch import Fetched, Fetcher, FetchLimits
@@ -44,22 +46,6 @@ _LIMITS = ChainLimits(max_xml_bytes=2**40, max_breaks=10_000)
 _TRACKING_TIMEOUT_MS = 2_000
 
 Source = Annotated[str, typer.Argument(metavar="URL|FILE", help="An http(s) address, or a file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-AllowPrivate = Annotated[
-    bool, typer.Option("--allow-private", help="Contact private, loopback and link-local addresses too.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--resolve", metavar="HOST=ADDRESS:PORT", help="Connect to this address for HOST; may be repeated."
-    ),
-]
-CaFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--cacert", metavar="FILE", exists=True, dir_okay=False, help="Trust these authorities (PEM)."
-    ),
-]
 Fire = Annotated[
     bool, typer.Option("--fire/--no-fire", help="Tell the Error addresses what went wrong, as a player does.")
 ]
@@ -127,15 +113,12 @@ def vmap_show(
 def _options(
     source: str, allow_private: bool, resolve: list[str] | None, cacert: Path | None, fire: bool
 ) -> _Options:
-    try:
-        overrides = dict(parse_override(text) for text in resolve or ())
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--resolve") from error
+    policy = policy_of(allow_private, resolve)
     if not _is_url(source) and (not Path(source).exists() or Path(source).is_dir()):
         raise typer.BadParameter(
             f"{source!r} is neither an http(s) address nor a file", param_hint="URL|FILE"
         )
-    return _Options(source, AddressPolicy(allow_private, overrides), cacert, fire)
+    return _Options(source, policy, cacert, fire)
 
 
 def _is_url(source: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from adgovernor.app.console import run_async, settings_of
+from adgovernor.app.console import opened_store, run_async, settings_of
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
 
@@ -127,10 +127,6 @@ async def _watch(
 
 async def _from_now(settings: Settings, names: list[str]) -> dict[str, dict[int, Position]]:
     from adgovernor.app.starts import from_now
-    from adgovernor.stores.redis import RedisStore
 
-    store = RedisStore(settings.redis.config(), settings.prefix)
-    try:
+    async with opened_store(settings) as store:
         return {name: await from_now(settings, store, name) for name in names if name != topics.ADS}
-    finally:
-        await store.close()

@@ -29,6 +29,7 @@ from adgovernor.contracts.ledger import (
 from adgovernor.contracts.money import sayable
 from adgovernor.contracts.sealing import id_of, is_sealed
 from adgovernor.core.machine import Machine
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
@@ -123,8 +124,7 @@ async def _follow(
     history: History, prefix: str, shard: str, partitions: int, store: Store | None, report: Report
 ) -> Followed:
     rules = Rules(partitions=partitions)
-    machine = Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
-    one = Followed(shard, Walk(prefix, shard), machine)
+    one = Followed(shard, Walk(prefix, shard), machine_of(shard, rules))
     if not topics.is_treasury(shard):
         await _read_keys(history, one, report)
     expected = await _StoreState.read(store, shard) if store is not None else None

@@ -16,8 +16,8 @@ from adgovernor.contracts.money import decimal_of, micros_of
 from adgovernor.core.rules import Rules
 from adgovernor.library.campaign import CampaignState, Outcome
 from adgovernor.library.errors import NoBudgetError
-from adgovernor.library.frequency import wall_clock_ms
 from adgovernor.stores.backends import StateBackend, Transactions
+from adgovernor.stores.clock import wall_clock_ms
 
 PacingMode = Literal["asap", "even", "front_loaded", "hourly"]
 LATE_GRACE_MS: Final = 60_000

@@ -57,7 +57,6 @@ class CampaignState:
         self._result: dict[str, Any] = {}
         direct.now_ms = max(direct.now_ms, now_ms)
         self._collect(direct.tick())
-        self.changed_by_time = bool(self.events)
 
     @classmethod
     def load(cls, rules: Rules, campaign_id: str, value: bytes | None, now_ms: int) -> CampaignState:

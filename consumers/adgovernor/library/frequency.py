@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,14 +15,10 @@ from adgovernor.contracts.errors import BadInput
 from adgovernor.core.caps import CompiledCap, Context, blockers, horizon_ms
 from adgovernor.core.history import SHOWN, Person, Serving
 from adgovernor.stores.backends import StateBackend, Transactions
+from adgovernor.stores.clock import wall_clock_ms
 
 HOUR_MS: Final = 3_600_000
 Scope = Literal["creative", "campaign", "advertiser", "category", "label"]
-
-
-def wall_clock_ms() -> int:
-    """The time, in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def limits(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from adgovernor.stores.clock import wall_clock_ms
 
 
 class WallClock:
@@ -10,4 +10,4 @@ class WallClock:
 
     def now_ms(self) -> int:
         """Milliseconds since 1970-01-01 UTC."""
-        return time.time_ns() // 1_000_000
+        return wall_clock_ms()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -17,6 +16,7 @@ from adgovernor.sessions.request_macros import RequestMacros, transaction_of
 from adgovernor.sessions.retry import RetryPolicy
 from adgovernor.sessions.tracking import TrackingLimits, TrackingSender, TrackingStats
 from adgovernor.sessions.transport import Transport
+from adgovernor.stores.clock import wall_clock_ms
 from adgovernor.video import MacroValue, TrackedUri
 
 
@@ -38,7 +38,7 @@ class Playback:
         fetch: FetchLimits | None = None,
         tracking: TrackingLimits | None = None,
         max_sessions: int = 10_000,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self._publisher = publisher
         self._clock_ms = clock_ms

@@ -37,6 +37,7 @@ from adgovernor.sessions.retry import RetryPolicy, is_retryable
 from adgovernor.sessions.stream_governor import session_update
 from adgovernor.sessions.tracking import TrackingSender
 from adgovernor.sessions.transport import Transport
+from adgovernor.stores.clock import wall_clock_ms
 from adgovernor.subscribe import Position
 from adgovernor.video import VastError
 
@@ -151,7 +152,7 @@ class ResolveStage:
         commit: Callable[[Mapping[int, Position]], Awaitable[None]] | None = None,
         settings: ResolveSettings | None = None,
         observer: ResolveObserver | None = None,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock_ms,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:

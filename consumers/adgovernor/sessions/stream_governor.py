@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
@@ -36,6 +35,7 @@ from adgovernor.sessions.governor import (
 from adgovernor.sessions.library_governor import describe
 from adgovernor.sessions.states import asking_state
 from adgovernor.stores.base import Store
+from adgovernor.stores.clock import wall_clock_ms
 
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 0.8
@@ -72,7 +72,7 @@ class StreamGovernor:
         *,
         window_ms: int = DAY_MS,
         lease_wait_s: float = 4.0,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock_ms,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """

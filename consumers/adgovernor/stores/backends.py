@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 from redis.exceptions import ResponseError
 
 from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.stores.clock import wall_clock_ms
 from adgovernor.stores.redis_client import REFUSAL, RedisClient, RedisConfig, Script
 
 REMEMBERED: Final = 64
@@ -211,14 +212,10 @@ class Transactions:
             lock.release()
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class InMemoryBackend:
     """A `StateBackend` of one process, for one event loop."""
 
-    def __init__(self, clock_ms: Callable[[], int] = _wall_clock_ms) -> None:
+    def __init__(self, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
         """``clock_ms`` gives the time in milliseconds; only values with a time to live ask for it."""
         self._clock_ms = clock_ms
         self._values: dict[str, tuple[Versioned, int | None]] = {}

@@ -7,7 +7,6 @@ transaction to leave open and no isolation level to choose.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,13 +33,10 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from adgovernor.contracts.errors import BadSettings, Unavailable
 from adgovernor.stores.backends import KEY_LENGTH, Change, Versioned, check_key
+from adgovernor.stores.clock import wall_clock_ms
 
 _INSERT: Final[dict[str, Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 _DRIVERS: Final = "postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE or sqlite+aiosqlite:///FILE"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class DatabaseBackend:
@@ -53,7 +49,7 @@ class DatabaseBackend:
         table: str = "adgovernor_state",
         connections: int = 8,
         timeout_s: float = 10.0,
-        clock_ms: Callable[[], int] = _now_ms,
+        clock_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         """``connections``: most at once. ``timeout_s``: longest that one call may take. ``clock_ms`` gives the time
         in milliseconds; only values with a time to live ask for it. Raises `BadSettings`."""

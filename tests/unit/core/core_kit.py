@@ -23,6 +23,7 @@ from adgovernor.contracts.ledger import (
 )
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.machine import Input
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
@@ -361,7 +362,7 @@ class World:
 
     def twin(self, shard: str) -> UserShard | Treasury:
         """A new machine of the same name that knows nothing."""
-        return UserShard(shard, self.rules) if shard.startswith("u") else Treasury(shard, self.rules)
+        return machine_of(shard, self.rules)
 
     def forget(self, keep: int = 0) -> None:
         """People leave memory for the store, as under memory pressure."""

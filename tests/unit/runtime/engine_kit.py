@@ -13,9 +13,8 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import ReadBlock
 from adgovernor.contracts.routing import partition_of, routing_id
 from adgovernor.core.machine import Machine
+from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
-from adgovernor.core.treasury import Treasury
-from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.key_log import KeyLog, MemoryKeyLog
@@ -58,7 +57,7 @@ class Deployment:
 
     def machine(self, shard: str) -> Machine:
         rules = Rules(partitions=self.partitions, sealing=self.sealing)
-        return Treasury(shard, rules) if topics.is_treasury(shard) else UserShard(shard, rules)
+        return machine_of(shard, rules)
 
     def key_log(self, shard: str) -> KeyLog | None:
         return MemoryKeyLog(self.broker, shard) if self.sealing and not topics.is_treasury(shard) else None
