@@ -10,9 +10,9 @@ from typing import Final, Literal
 import orjson
 
 from adgovernor.contracts.campaigns import DAY_MS, WEEK_MS, Cap
-from adgovernor.contracts.decisions import Reason, ReasonCode
+from adgovernor.contracts.decisions import Reason, reasons_of
 from adgovernor.contracts.errors import BadInput
-from adgovernor.core.caps import CompiledCap, Context, blockers, horizon_ms
+from adgovernor.core.caps import CompiledCap, Context, blockers, count, horizon_ms
 from adgovernor.core.history import SHOWN, Person, Serving
 from adgovernor.stores.backends import StateBackend, Transactions
 from adgovernor.stores.clock import wall_clock_ms
@@ -87,19 +87,27 @@ class _Ad:
     def context(self, watermark_ms: int) -> Context:
         return Context(self.serving_id, self.time_ms, self.session_id, self.labels, watermark_ms)
 
-    def reasons(self, person: Person, watermark_ms: int, given: tuple[Cap, ...]) -> list[Reason]:
-        """The reasons of those of the given caps that forbid it."""
+    def compiled(self, cap: Cap) -> CompiledCap:
+        return CompiledCap(cap, self.limits.campaign_id, self.limits.advertiser_id)
+
+    def counts(self, person: Person, watermark_ms: int, cap: Cap) -> list[int]:
+        """What a cap has counted, in each scope of the ad that it bears on."""
+        context, zone = self.context(watermark_ms), self.limits.time_zone
+        scopes = self.compiled(cap).scopes(self.creative_id, self.categories, self.labels)
+        return [count(person, cap, scope, context, zone) for scope in scopes]
+
+    def reasons(self, person: Person, watermark_ms: int) -> tuple[Reason, ...]:
+        """Every cap that forbids it."""
         where = self.limits
-        compiled = tuple(CompiledCap(cap, where.campaign_id, where.advertiser_id) for cap in given)
         found = blockers(
             person,
-            compiled,
+            tuple(map(self.compiled, self.caps)),
             self.creative_id,
             list(self.categories),
             self.context(watermark_ms),
             where.time_zone,
         )
-        return [Reason(**{**reason, "code": ReasonCode(reason["code"])}) for reason in found or ()]
+        return tuple(reasons_of(found or ()))
 
 
 class FrequencyCapper:
@@ -165,7 +173,7 @@ class FrequencyCapper:
         person, watermark_ms, _ = await self._read(user_id)
         if self._knows(person, name, watermark_ms):
             return CapAnswer(True, duplicate=True)
-        reasons = tuple(ad.reasons(person, watermark_ms, ad.caps))
+        reasons = ad.reasons(person, watermark_ms)
         return CapAnswer(not reasons, reasons)
 
     async def remaining(
@@ -183,20 +191,14 @@ class FrequencyCapper:
         """How often the person may still see the ad at this time; None where no cap bears on it."""
         ad = self._ad(user_id, campaign_id, creative_id, categories, labels, session_id, extra, time_ms, "")
         person, watermark_ms, _ = await self._read(user_id)
-        left: int | None = None
-        for cap in ad.caps:
-            # As a cap of 0 it always objects, and says how much it has counted.
-            for reason in ad.reasons(person, watermark_ms, (cap.model_copy(update={"limit": 0}),)):
-                room = max(0, cap.limit - (reason.count or 0))
-                left = room if left is None else min(left, room)
-        return left
+        rooms = [cap.limit - seen for cap in ad.caps for seen in ad.counts(person, watermark_ms, cap)]
+        return max(0, min(rooms)) if rooms else None
 
     async def seen(self, user_id: str, campaign_id: str, cap: Cap, *, time_ms: int | None = None) -> int:
         """How many servings a cap counts for the person at this time, whatever its limit."""
         ad = self._ad(user_id, campaign_id, "", (), (), None, (cap,), time_ms, "")
         person, watermark_ms, _ = await self._read(user_id)
-        reasons = ad.reasons(person, watermark_ms, (cap.model_copy(update={"limit": 0}),))
-        return max((reason.count or 0 for reason in reasons), default=0)
+        return max(ad.counts(person, watermark_ms, cap), default=0)
 
     async def record(
         self,
@@ -225,7 +227,7 @@ class FrequencyCapper:
             person, watermark_ms, kept_ms = _decode(value)
             if self._knows(person, name, watermark_ms):
                 return None, CapAnswer(True, duplicate=True)
-            reasons = tuple(ad.reasons(person, watermark_ms, ad.caps))
+            reasons = ad.reasons(person, watermark_ms)
             if reasons and enforce:
                 return None, CapAnswer(False, reasons)
             watermark_ms = max(watermark_ms, ad.time_ms)
@@ -239,10 +241,7 @@ class FrequencyCapper:
 
     async def forget(self, user_id: str) -> None:
         """Removes all that is known of a person."""
-        key = _key(user_id)
-        while (now := await self._backend.load(key)) is not None:
-            if await self._backend.delete(key, now):
-                return
+        await self._transactions.remove(_key(user_id))
 
     def _ad(
         self,

@@ -14,12 +14,12 @@ from typing import Final, Protocol
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import DAY_MS, Cap
-from adgovernor.contracts.decisions import Decision, Reason, ReasonCode
+from adgovernor.contracts.decisions import Decision, ReasonCode, reasons_of
 from adgovernor.contracts.events import MOST_POSITIONS, Impression, SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.accounts import TreasuryCampaign
-from adgovernor.core.caps import CompiledCap, Context, blockers
+from adgovernor.core.caps import CompiledCap, Context, blockers, count
 from adgovernor.core.history import Person, Visit
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.rules import Rules
@@ -96,17 +96,15 @@ class StreamGovernor:
         with asking_state():
             shard, machine, person = await self._person(user_id)
             _, (definition,) = await self._store.read_fields(shard, "campaigns", [campaign_id])
-        # The session's own limit as a cap of 0 always objects, and says how much it has counted.
-        wanted = Cap(scope="campaign", window="rolling", length_ms=self._window_ms, limit=0)
         context = Context("", max(self._clock_ms(), machine.watermark_ms), None, (), machine.watermark_ms)
         share = None if definition is None else CampaignShare.decode(definition)
         account = "" if share is None else share.campaign.account_id
         zone = "UTC" if share is None else share.time_zone
-        own = blockers(person, (CompiledCap(wanted, campaign_id, account),), "", [], context, zone)
-        assert own is not None
+        wanted = Cap(scope="campaign", window="rolling", length_ms=self._window_ms, limit=limit)
+        (scope,) = CompiledCap(wanted, campaign_id, account).scopes("", (), None)
+        seen = count(person, wanted, scope, context, zone)
         found = [] if share is None else blockers(person, share.caps, "", share.categories, context, zone)
-        reasons = [Reason(**{**reason, "code": ReasonCode(reason["code"])}) for reason in found or ()]
-        return CapStanding(int(own[0]["count"]), limit, tuple(map(describe, reasons)))
+        return CapStanding(seen, limit, tuple(map(describe, reasons_of(found or ()))))
 
     async def remaining(self, user_id: str, campaign_id: str, limit: int) -> int:
         """See `SessionGovernor.remaining`."""

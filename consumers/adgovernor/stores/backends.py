@@ -131,7 +131,7 @@ def check_key(key: str) -> None:
 
 
 class Transactions:
-    """Pure functions of a state, applied to it exactly once each.
+    """Pure functions of a state, applied to it exactly once each; and the end of a state.
 
     The tasks of one `Transactions` take turns at a key, so that only processes contend with each other.
     """
@@ -185,16 +185,36 @@ class Transactions:
                         doubtful = None
                 except Unavailable as error:
                     reason = error
-                if time.monotonic() + wait_s > deadline:
-                    raise Unavailable(
-                        f"state {key!r}: not done within {self._deadline_s} s: {reason or 'others were faster'}"
-                    ) from reason
-                await asyncio.sleep(wait_s * random.random())  # noqa: S311 (it spreads contenders)
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                wait_s = await self._pause(key, deadline, wait_s, reason)
         raise Unavailable(
             f"state {key!r}: whether operation {operation!r} happened cannot be told any more: its answer was lost, "
             f"and the value has been deleted or has changed more than {REMEMBERED} times since"
         )
+
+    async def remove(self, key: str) -> None:
+        """Removes the value, also while other processes change it. Raises `Unavailable` past the deadline, when it may
+        be there or not; doing it again is safe."""
+        deadline = time.monotonic() + self._deadline_s
+        async with self._turn(key, deadline):
+            wait_s = _FIRST_WAIT_S
+            while True:
+                reason: Unavailable | None = None
+                try:
+                    now = await self._backend.load(key)
+                    if now is None or await self._backend.delete(key, now):
+                        return
+                except Unavailable as error:
+                    reason = error
+                wait_s = await self._pause(key, deadline, wait_s, reason)
+
+    async def _pause(self, key: str, deadline: float, wait_s: float, reason: Unavailable | None) -> float:
+        """Waits before the next attempt; how long to wait after it. Raises `Unavailable` past the deadline."""
+        if time.monotonic() + wait_s > deadline:
+            raise Unavailable(
+                f"state {key!r}: not done within {self._deadline_s} s: {reason or 'others were faster'}"
+            ) from reason
+        await asyncio.sleep(wait_s * random.random())  # noqa: S311 (it spreads contenders)
+        return min(2 * wait_s, _LONGEST_WAIT_S)
 
     @asynccontextmanager
     async def _turn(self, key: str, deadline: float) -> AsyncIterator[None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -68,6 +69,11 @@ class Reason(Contract):
     """``household``, ``user`` or ``device`` where the cap counts for these."""
     event: str | None = None
     """``click`` or ``view`` where the cap counts these, not servings."""
+
+
+def reasons_of(plain: Iterable[dict[str, Any]]) -> list[Reason]:
+    """Reasons from the form that the core writes into records, whose codes are texts."""
+    return [Reason.model_validate(one, strict=False) for one in plain]
 
 
 class Winner(Contract):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from adgovernor.contracts.campaigns import Cap
-from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.library import CampaignLimits, FrequencyCapper, limits
-from adgovernor.stores.backends import InMemoryBackend
+from adgovernor.stores.backends import InMemoryBackend, Versioned
 
 T0 = 1_700_000_000_000
 HOUR = 3_600_000
@@ -162,6 +163,37 @@ async def test_a_person_can_be_forgotten() -> None:
     await caps.forget("u")
     await caps.forget("u")
     assert (await caps.check("u", "c")).allowed
+
+
+class Contended(InMemoryBackend):
+    """Another process changes each value between a look at it and its removal, ``times`` times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def delete(self, key: str, expected: Versioned) -> bool:
+        if self.times:
+            self.times -= 1
+            return False
+        return await super().delete(key, expected)
+
+
+async def test_a_person_is_forgotten_though_others_change_them() -> None:
+    """Whoever records meanwhile delays forgetting, and does not prevent it."""
+    caps = FrequencyCapper(Contended(3), [CampaignLimits("c", caps=limits(lifetime=1))])
+    await caps.record("u", "c")
+    await caps.forget("u")
+    assert (await caps.check("u", "c")).allowed
+
+
+async def test_forgetting_has_a_deadline() -> None:
+    """Where others change a person again and again, the caller is told in time that forgetting failed."""
+    caps = FrequencyCapper(Contended(10**9), deadline_s=0.05)
+    await caps.record("u", "c")
+    async with asyncio.timeout(5.0):
+        with pytest.raises(Unavailable, match="others were faster"):
+            await caps.forget("u")
 
 
 @pytest.mark.parametrize("time_ms", [-1, T0 + 6_000])
