@@ -31,6 +31,7 @@ _FREE: Final = PodRules()
 _USUAL_AD_MS: Final = 30_000
 """How long an ad of unknown length is taken to play: as long as most do at most."""
 _SEQUENCES: Final = {"first": 0, "any": 1, "last": 2}
+_TOO_FAR: Final = "too_far"
 
 
 class PodRequest:
@@ -71,6 +72,11 @@ class PodRequest:
             number = place + 1 if several else None
             # Where a break has no time of its own it comes right after the one before it.
             at_ms = max(at_ms, request.time_ms + (ask.offset_ms or 0))
+            if self._outlives_decision(ask, self._played_ms):
+                # A later request, nearer to the break, can sell it: nothing is planned here, and nothing lost.
+                empty = Filled([(slot, None) for slot in range(ask.least_slots())], [], {}, None)
+                self._take(ask, number, self._order(ask, number, at_ms), [], empty, code=_TOO_FAR)
+                continue
             context = replace(self._context, first_slot=len(self._slots))
             entries = self._selector.candidacies(request, self._person, context)
             order = self._order(ask, number, at_ms)
@@ -131,12 +137,14 @@ class PodRequest:
         order: Order,
         entries: list[Candidacy],
         filled: Filled,
+        *,
+        code: str = "no_candidate",
     ) -> None:
-        """Reserves the winners in slot order, and creates the pod."""
+        """Reserves the winners in slot order, and creates the pod. ``code``: why its other slots stay empty."""
         shard, request = self._shard, self._request
         first = len(self._slots)
         about = self._about(ask)
-        waits = self._waits(ask, entries, filled)
+        waits, too_far = self._waits(ask, entries, filled)
         shared = {"pod_id": pod_id(request.request_id, number)}
         shared |= {
             f"break_{name}" if name == "offset" else name: about[name]
@@ -150,8 +158,8 @@ class PodRequest:
         for slot, index in filled.slots:
             row: dict[str, Any] = {"slot": first + slot}
             self._slots.append(row)
-            if index is None:
-                row |= {"no_fill": "no_candidate", **shared}
+            if index is None or slot in too_far:
+                row |= {"no_fill": code if index is None else _TOO_FAR, **shared}
                 unfilled += 1
                 continue
             entry = entries[index]
@@ -176,27 +184,41 @@ class PodRequest:
                 winner.get("duration_ms"),
                 (entry.candidate.get("advertiser_domain") or "").lower(),
             ]
-        rows = [positions[slot] for slot in filled.in_play]
+        rows = [positions[slot] for slot in filled.in_play if slot in positions]
         shard.emit(["pod", number, about, list(order), deadline_ms, unfilled, rows])
         if not self._own and (session := self._context.session):
             seen = podstate.person_row(number, about, list(order), deadline_ms, unfilled, rows, session)
             podstate.remember(self._person, request.request_id, seen)
         self._events.append(created(request, number, about, deadline_ms, unfilled, rows, filled.bound_micros))
 
-    def _waits(self, ask: PodAsk, entries: list[Candidacy], filled: Filled) -> dict[int, int]:
+    def _waits(
+        self, ask: PodAsk, entries: list[Candidacy], filled: Filled
+    ) -> tuple[dict[int, int], frozenset[int]]:
         """How long after the request each slot's turn comes at the latest: when its break does, and the ads before it
-        have played."""
+        have played; and the slots whose turn comes too late to be sold."""
         latest_ms = ask.latest_ms()
         most_ms = self._shard.rules.break_wait_ms
         before_ms = most_ms if latest_ms is None else min(latest_ms, most_ms)
         placed = dict(filled.slots)
         waits = {}
+        too_far = set()
         for slot in filled.in_play:
             waits[slot] = before_ms + self._played_ms
             index = placed[slot]
             assert index is not None
+            if self._outlives_decision(ask, self._played_ms):
+                too_far.add(slot)
+                entries[index].reasons = [{"code": _TOO_FAR}]
+                continue
             self._played_ms += entries[index].candidate.get("duration_ms") or _USUAL_AD_MS
-        return waits
+        return waits, frozenset(too_far)
+
+    def _outlives_decision(self, ask: PodAsk, played_ms: int) -> bool:
+        """Whether an ad is known to be shown so late that its decision is forgotten by then, so that it could never be
+        billed. Where nobody knows when a break comes, it may come in time."""
+        offset_ms = ask.offset_ms if ask.spec is not None else 0
+        rules = self._shard.rules
+        return offset_ms is not None and offset_ms + played_ms + rules.reservation_ms > rules.dedupe_ms
 
     def _about(self, ask: PodAsk) -> dict[str, Any]:
         about: dict[str, Any] = {}

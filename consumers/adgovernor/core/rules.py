@@ -27,7 +27,8 @@ class Rules:
     """Until it is known what becomes of expired reservations: how many of a million are taken to come late, so that
     their money is kept back for the late grace. 0: none, what expires is free at once until late events were seen."""
     dedupe_ms: int = 3_600_000
-    """How long a request id, its reservations and tombstones are remembered, from its request's time."""
+    """How long a request id, its reservations and tombstones are remembered, from its request's time. A break that is
+    known to come later is not sold (``too_far``): nobody would know its impressions."""
     break_wait_ms: int = 14_400_000
     """How long after its request an ad break of a stream is waited for at most, and where nobody says when it comes: so
     much longer its ads' prices stay reserved. Never so long that a late event would come after the decision is

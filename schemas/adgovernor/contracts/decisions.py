@@ -51,6 +51,8 @@ class ReasonCode(StrEnum):
     DEADLINE = "deadline"
     MISROUTED = "misrouted"
     TOO_LARGE = "too_large"
+    # Its break comes after the decision is forgotten, so it could never be billed: ask again nearer to it.
+    TOO_FAR = "too_far"
 
 
 class Reason(Contract):
