@@ -19,7 +19,7 @@ from adgovernor.core import caps
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund
 from adgovernor.core.history import Person
-from adgovernor.core.leases import CampaignShare
+from adgovernor.core.leases import CampaignShare, sums_of
 from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
@@ -49,16 +49,11 @@ class CampaignMoney:
         others = sorted(share.campaign.account_id for share in shares.values() if share.treasury != treasury)
         return cls(known, treasury, own, others[0] if others and not own else None)
 
-    @property
-    def held(self) -> tuple[int, int, int]:
-        """Lease, reserved and spent, summed over the shards."""
-        books = [book for share in self.shares.values() for book in share.books.values()]
-        return sum(b.lease for b in books), sum(b.reserved for b in books), sum(b.spent for b in books)
-
     def row(self) -> dict[str, Any]:
         """The totals. ``in_flight`` is on its way between treasury and shards, and what the store trails by."""
         known = self.campaign
-        lease, reserved, spent = self.held
+        held = sums_of(self.shares.values())
+        used = held.reserved + held.spent
         return {
             "campaign_id": known.campaign.campaign_id,
             "account_id": known.campaign.account_id,
@@ -69,11 +64,11 @@ class CampaignMoney:
             "episode": known.episode,
             "topped_up_micros": known.topped_up,
             "unleased_micros": known.unleased,
-            "in_flight_micros": known.topped_up - known.unleased - lease - reserved - spent,
-            "lease_micros": lease,
-            "reserved_micros": reserved,
-            "spent_micros": spent,
-            "left_micros": known.topped_up - reserved - spent,
+            "in_flight_micros": known.topped_up - known.unleased - held.lease - used,
+            "lease_micros": held.lease,
+            "reserved_micros": held.reserved,
+            "spent_micros": held.spent,
+            "left_micros": known.topped_up - used,
         }
 
     def details(self) -> dict[str, Any]:

@@ -6,14 +6,14 @@ store. A shard whose chain is broken is not followed beyond the break.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from adgovernor.audit.followed import Followed
 from adgovernor.audit.history import History
-from adgovernor.audit.promises import Promise, promises_of
+from adgovernor.audit.promises import promises_of
 from adgovernor.audit.report import Report
-from adgovernor.audit.shelf import Shelf
+from adgovernor.audit.sums import check_links, check_money
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Halted
 from adgovernor.contracts.ledger import (
@@ -26,16 +26,13 @@ from adgovernor.contracts.ledger import (
     encode_record,
     parse_block,
 )
-from adgovernor.contracts.money import sayable
 from adgovernor.contracts.sealing import id_of, is_sealed
 from adgovernor.core.machine import Machine
 from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
-from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.ports import LedgerEntry
-from adgovernor.runtime.unsealing import Keys
 from adgovernor.stores.base import Store
 
 _ROUNDS = 20
@@ -44,34 +41,6 @@ _ALL_BUCKETS = {
     False: ("core", "campaigns", "open", "pods", "users"),
     True: ("core", "accounts", "campaigns", "commands"),
 }
-
-
-@dataclass(slots=True)
-class Followed:
-    """One shard, followed along its ledger."""
-
-    shard: str
-    walk: Walk
-    machine: UserShard | Treasury
-    published: int = 0
-    outputs: dict[str, list[Promise]] = field(default_factory=lambda: defaultdict(list))
-    """By topic, as the ledger says."""
-    taken: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
-    """Input topic → offset → digest of each record."""
-    positions: dict[str, int] = field(default_factory=dict)
-    height: int = 0
-    chain: str = ""
-    """Of the last block decided again."""
-    keys: Keys = field(default_factory=Keys)
-    """Of a sealed ledger."""
-    epoch: int = 0
-    people: Shelf = field(default_factory=Shelf)
-    void: set[str] = field(default_factory=set)
-    """Chains of blocks that do not count because those before them are not there."""
-    astray: str = ""
-    """Where one of them is continued by another, since the last loss that a person accepted."""
-    broken: bool = False
-    """Something was found that makes the rest of this shard meaningless."""
 
 
 async def audit(history: History, prefix: str, store: Store | None) -> Report:
@@ -96,8 +65,8 @@ async def audit(history: History, prefix: str, store: Store | None) -> Report:
         _rest(one)
     await _even_out(history, followed, report)
     await _check_keys(history, followed, report)
-    _check_links(followed, report)
-    _check_money(followed, report)
+    check_links(followed, report)
+    check_money(followed, report)
     return report
 
 
@@ -426,118 +395,3 @@ async def _check_keys(history: History, followed: dict[str, Followed], report: R
                 )
             else:
                 report.notes.append(f"{one.shard}: key {name} was ended at {height}, its tombstone follows")
-
-
-# --- All shards together ---------------------------------------------------------------------------------------
-
-
-def _check_links(followed: dict[str, Followed], report: Report) -> None:
-    for name, one in followed.items():
-        if one.broken:
-            continue
-        for destination, (number, digest) in one.machine.links.sent.items():
-            other = followed.get(destination)
-            if other is None or other.broken:
-                continue
-            taken, taken_digest = other.machine.links.taken.get(name, (0, ""))
-            place = f"{name} to {destination}"
-            if taken > number:
-                report.fault("links", place, f"message {taken} was taken, but only {number} were sent")
-            elif taken == number and taken_digest != digest:
-                report.fault(
-                    "links", place, f"message {number} was taken with another content than it was sent with"
-                )
-            elif taken < number:
-                report.notes.append(f"{place}: {number - taken} messages are under way")
-            report.count("side messages", number)
-
-
-def _check_money(followed: dict[str, Followed], report: Report) -> None:
-    users = [one.machine for one in followed.values() if isinstance(one.machine, UserShard)]
-    if any(one.broken for one in followed.values()):
-        report.skipped["money"] = "a ledger could not be followed to its end, so the sums would mean nothing"
-        return
-    for one in followed.values():
-        treasury = one.machine
-        if not isinstance(treasury, Treasury):
-            continue
-        _check_accounts(treasury, report)
-        for campaign_id, known in treasury.campaigns.items():
-            held: dict[str, int] = {}
-            lease = reserved = spent = unfunded = 0
-            by_day: dict[int, int] = defaultdict(int)
-            for user in users:
-                share = user.shares.get(campaign_id)
-                if share is None or share.treasury != treasury.shard:
-                    continue
-                held[user.shard] = share.held()
-                unfunded += share.unfunded_micros
-                for day, book in share.books.items():
-                    lease += book.lease
-                    reserved += book.reserved
-                    spent += book.spent
-                    by_day[day] += book.reserved + book.spent
-            leased = {shard: sum(days.values()) for shard, days in known.leased.items()}
-            in_flight = sum(leased.values()) - sum(held.values())
-            place = f"campaign {campaign_id}"
-            report.count("campaigns")
-            report.campaigns[campaign_id] = {
-                "topped_up_micros": known.topped_up,
-                "unleased_micros": known.unleased,
-                "in_flight_micros": in_flight,
-                "lease_micros": lease,
-                "reserved_micros": reserved,
-                "spent_micros": spent,
-                "unfunded_micros": sayable(unfunded),
-                "episode": known.episode,
-                "paused": list(known.reasons),
-            }
-            total = known.unleased + in_flight + lease + reserved + spent
-            if total != known.topped_up:
-                report.fault("money", place, f"topped up {known.topped_up}, but the parts add up to {total}")
-            if spent + reserved > known.topped_up:
-                report.fault("money", place, f"spent {spent} + reserved {reserved} of {known.topped_up}")
-            for shard in leased.keys() | held.keys():
-                moving = leased.get(shard, 0) - held.get(shard, 0)
-                under_way = _under_way(followed, treasury.shard, shard)
-                if moving and not under_way:
-                    text = (
-                        f"{treasury.shard} leased {leased.get(shard, 0)}, the shard has {held.get(shard, 0)}, and no "
-                        "message is under way between them"
-                    )
-                    if followed[treasury.shard].epoch or followed[shard].epoch:
-                        # What the lost messages had moved is known to one side alone.
-                        report.notes.append(
-                            f"{place} on {shard}: {text}, after a loss that a person accepted"
-                        )
-                    else:
-                        report.fault("money", f"{place} on {shard}", text)
-            daily = known.campaign.daily_budget_micros
-            for day, amount in by_day.items():
-                rolls = known.campaign.daily_policy == "rollover"
-                if day > 0 and daily is not None and amount > (known.day_budget(day) if rolls else daily):
-                    report.notes.append(
-                        f"{place}: reserved + spent on {day} is {amount}, above the daily budget {daily}; right only "
-                        "where the daily budget was lowered that day"
-                    )
-
-
-def _check_accounts(treasury: Treasury, report: Report) -> None:
-    """An account's money is above its campaigns': none of it is leased twice."""
-    for account_id, fund in treasury.accounts.items():
-        members = treasury.campaigns_of(account_id)
-        leased = sum(known.topped_up - known.unleased for known in members)
-        place = f"account {account_id}"
-        if leased != fund.leased:
-            report.fault(
-                "money", place, f"its campaigns were leased {leased}, the account says {fund.leased}"
-            )
-        if fund.account.budget_micros is not None and leased > fund.topped_up:
-            report.fault("money", place, f"its campaigns were leased {leased} of {fund.topped_up}")
-
-
-def _under_way(followed: dict[str, Followed], treasury: str, shard: str) -> bool:
-    there, here = followed[treasury].machine.links, followed[shard].machine.links
-    return there.sent.get(shard) != here.taken.get(treasury) or here.sent.get(treasury) != there.taken.get(
-        shard
-    )

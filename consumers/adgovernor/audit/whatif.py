@@ -19,6 +19,7 @@ from adgovernor.contracts.misspelt import misspelt
 from adgovernor.contracts.money import sayable
 from adgovernor.core import inputs
 from adgovernor.core.direct import Direct, Event
+from adgovernor.core.leases import sums_of
 from adgovernor.core.machine import Poison
 from adgovernor.core.rules import Rules
 
@@ -221,28 +222,23 @@ class WhatIf:
         campaigns: dict[str, Any] = {}
         for treasury in self.direct.treasuries:
             for campaign_id, known in treasury.campaigns.items():
-                books = [
-                    book
+                held = sums_of(
+                    share
                     for user in self.direct.users
                     if (share := user.shares.get(campaign_id)) is not None
                     and share.treasury == treasury.shard
-                    for book in share.books.values()
-                ]
-                lease, reserved, spent = (
-                    sum(book.lease for book in books),
-                    sum(book.reserved for book in books),
-                    sum(book.spent for book in books),
                 )
+                in_flight = known.topped_up - known.unleased - held.lease - held.reserved - held.spent
                 counted = self._of(campaign_id)
                 campaigns[campaign_id] = {
                     "account_id": known.campaign.account_id,
                     "currency": known.campaign.currency,
                     "topped_up_micros": known.topped_up,
-                    "spent_micros": spent,
-                    "reserved_micros": reserved,
-                    "lease_micros": lease,
+                    "spent_micros": held.spent,
+                    "reserved_micros": held.reserved,
+                    "lease_micros": held.lease,
                     "unleased_micros": known.unleased,
-                    "in_flight_micros": known.topped_up - known.unleased - lease - reserved - spent,
+                    "in_flight_micros": in_flight,
                     "unfunded_micros": sayable(counted.unfunded_micros),
                     "decisions": counted.decisions,
                     "impressions": counted.impressions,

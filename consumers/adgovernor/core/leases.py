@@ -349,3 +349,13 @@ def campaign_of(data: dict[str, Any]) -> Campaign:
 def campaign_data(campaign: Campaign) -> dict[str, Any]:
     """A definition as plain data, short."""
     return campaign.model_dump(mode="json", exclude_defaults=True)
+
+
+def sums_of(shares: Iterable[CampaignShare]) -> Book:
+    """The money of one campaign on these shards, all days together."""
+    books = [book for share in shares for book in share.books.values()]
+    return Book(
+        sum(book.lease for book in books),
+        sum(book.reserved for book in books),
+        sum(book.spent for book in books),
+    )

@@ -25,7 +25,7 @@ from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.direct import Direct, Event
 from adgovernor.core.history import SHOWN, Person, Serving
-from adgovernor.core.leases import CampaignShare, campaign_data
+from adgovernor.core.leases import CampaignShare, campaign_data, sums_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_state import open_key
 
@@ -86,8 +86,8 @@ class CampaignState:
 
     def held(self) -> tuple[int, int]:
         """Reserved and spent, over all days."""
-        books = self.share.books.values()
-        return sum(book.reserved for book in books), sum(book.spent for book in books)
+        held = sums_of((self.share,))
+        return held.reserved, held.spent
 
     def available(self) -> int:
         """What could be reserved now: not reserved, of the day, and released by pacing."""

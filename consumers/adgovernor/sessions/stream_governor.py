@@ -21,7 +21,7 @@ from adgovernor.contracts.routing import partition_of
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.caps import CompiledCap, Context, blockers, count
 from adgovernor.core.history import Person, Visit
-from adgovernor.core.leases import CampaignShare
+from adgovernor.core.leases import CampaignShare, sums_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
 from adgovernor.sessions.governor import (
@@ -168,14 +168,10 @@ class StreamGovernor:
             _, (value,) = await self._store.read_fields(shares[0].treasury, "campaigns", [campaign_id])
         if value is None:
             return None
-        books = [book for share in shares for book in share.books.values()]
+        held = sums_of(shares)
         known = TreasuryCampaign.decode(value)
         return BudgetStanding(
-            campaign_id,
-            known.campaign.currency,
-            known.topped_up,
-            sum(book.spent for book in books),
-            sum(book.reserved for book in books),
+            campaign_id, known.campaign.currency, known.topped_up, held.spent, held.reserved
         )
 
     async def remaining_budget(self, campaign_id: str) -> int:
