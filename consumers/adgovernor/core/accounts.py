@@ -18,7 +18,7 @@ from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.money import sayable
 from adgovernor.core import pacing
 from adgovernor.core.funds import AccountFund
-from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of, last_paused_day
+from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of, concerns, last_paused_day
 
 
 class Round:
@@ -154,7 +154,7 @@ class TreasuryCampaign:
 
     def paused_on(self, day: int) -> bool:
         """Whether its pause concerns this day, so that no money is leased for it."""
-        return bool(self.reasons) and (not self.paused_day or day <= self.paused_day)
+        return bool(self.reasons) and concerns(self.paused_day, day)
 
     @property
     def spent(self) -> int:

@@ -45,6 +45,11 @@ def last_paused_day(reasons: Iterable[str], exhausted_day: int) -> int:
     return exhausted_day if DAY_WORDS.issuperset(reasons) else 0
 
 
+def concerns(last_paused: int, day: int) -> bool:
+    """Whether a pause whose last day this is (see `last_paused_day`) concerns a day."""
+    return not last_paused or day <= last_paused
+
+
 class Book:
     """The money of one campaign and account day on one shard, in micros."""
 
@@ -182,7 +187,7 @@ class CampaignShare:
 
     def paused_on(self, day: int) -> bool:
         """Whether the pause concerns requests of this day."""
-        return bool(self.paused) and (not self.paused_day or day <= self.paused_day)
+        return bool(self.paused) and concerns(self.paused_day, day)
 
     def book(self, day: int) -> Book:
         """The day's money, begun at nothing."""
