@@ -305,3 +305,23 @@ def test_generated_campaigns_are_applied(deployment: Deployment, worker: str) ->
     applied = deployment.json("campaigns", "apply", _file(deployment.folder, "g.jsonl", rows))
     assert {row["outcome"] for row in applied["commands"]} == {"accepted"}
     assert len(applied["commands"]) == 15
+
+
+def test_a_campaign_id_of_another_account_is_told(deployment: Deployment, worker: str) -> None:
+    """Defining a campaign under an id that an account of another treasury holds ends with code 1 and says whose it is;
+    the holder's own file is applied without a word, again and again."""
+    rows = {
+        name: b'{"campaign_id": "c1", "account_id": "%s", "price_micros": 1000, "budget_micros": 9000}' % name
+        for name in (b"acme", b"buyer", b"clerk", b"dealer")
+    }
+    holder = _file(deployment.folder, "holder.jsonl", [rows.pop(b"acme")])
+    for _ in range(2):
+        assert [row["taken_by"] for row in deployment.json("campaigns", "apply", holder)["commands"]] == [
+            None
+        ]
+    others = _file(deployment.folder, "others.jsonl", list(rows.values()))
+    told = deployment.json("campaigns", "apply", others, code=1)["commands"]
+    accepted = [row for row in told if row["outcome"] == "accepted"]
+    # One of them at least has another treasury than acme; acme's own treasury refuses the id.
+    assert accepted
+    assert {row["taken_by"] for row in accepted} == {"acme"}

@@ -73,10 +73,12 @@ async def _audit(
 
 def show(report: Report) -> None:
     """Prints a report for a person."""
+    from rich.markup import escape
+
     console = screen()
     console.print(_checks(report))
     for finding in report.findings:
-        console.print(f"[bold red]{finding.check}[/] {finding.place}: ", end="")
+        console.print(f"[bold red]{finding.check}[/] {escape(finding.place)}: ", end="")
         console.print(finding.message, markup=False)
     if report.campaigns:
         console.print(_campaigns(report))
@@ -109,6 +111,7 @@ def _checks(report: Report) -> Table:
 
 
 def _campaigns(report: Report) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     from adgovernor.contracts.money import decimal_of
@@ -119,5 +122,5 @@ def _campaigns(report: Report) -> Table:
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for campaign, row in sorted(report.campaigns.items()):
-        table.add_row(campaign, *(str(decimal_of(row[f"{name}_micros"])) for name in names))
+        table.add_row(escape(campaign), *(str(decimal_of(row[f"{name}_micros"])) for name in names))
     return table

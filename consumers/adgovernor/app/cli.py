@@ -7,6 +7,7 @@ import errno
 import importlib
 import importlib.util
 import inspect
+import io
 import os
 import sys
 from pathlib import Path
@@ -126,6 +127,10 @@ class CommandTree(TyperGroup):
         """Runs the command; an error of ours becomes its message and exit code."""
         try:
             return super().invoke(ctx)
+        except UnicodeEncodeError as error:
+            # What is printed is written in any encoding (see `main`), so that this is of what was given.
+            complain(f"adgovernor: {error.object!r} is no text in this terminal's encoding; set it to UTF-8")
+            raise typer.Exit(EXIT_BAD_INPUT) from error
         except AdGovernorError as error:
             more = ""
             if isinstance(error, Unavailable) and "`adgovernor " not in str(error):
@@ -226,6 +231,10 @@ def main() -> None:
     # Python has None where whoever started this has closed them; a worker needs neither.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a letter of somebody's name is told which it is.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:

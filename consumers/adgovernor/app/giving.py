@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from adgovernor.app.console import EXIT_FOUND, counted, money, print_json, run_async, settings_of
+from adgovernor.app.console import EXIT_FOUND, complain, counted, money, print_json, run_async, settings_of
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.stores.clock import wall_clock_ms
@@ -16,6 +16,11 @@ from adgovernor.stores.clock import wall_clock_ms
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
     from adgovernor.contracts.campaigns import CampaignChange, Command
+
+_LOOK_S: Final = 3.0
+"""How long the store may trail what was accepted; it does so by milliseconds."""
+_LOOK_AGAIN_S: Final = 0.05
+_NAMED: Final = 3
 
 
 CommandId = Annotated[
@@ -46,7 +51,7 @@ def micros(amount: str) -> int:
     """An amount in units of a currency as micros of it. Raises `BadInput`."""
     from decimal import Decimal, InvalidOperation
 
-    from adgovernor.contracts.money import micros_of
+    from adgovernor.contracts.money import MICROS, MOST_MICROS, micros_of
 
     try:
         value = Decimal(amount)
@@ -56,7 +61,9 @@ def micros(amount: str) -> int:
         raise BadInput(f"{amount!r} is no amount; give units of the currency, such as 250 or 0.5") from error
     if not good:
         raise BadInput(f"{amount} must be above 0 and have at most six decimal places")
-    return micros_of(value)
+    if (found := micros_of(value)) > MOST_MICROS:
+        raise BadInput(f"{amount} is more than an amount can say; the most is {MOST_MICROS // MICROS}")
+    return found
 
 
 def give_one(
@@ -76,8 +83,8 @@ def give(
         Unavailable: when no worker answers in time.
     """
     settings = settings_of(context)
-    answers = run_async(_give_and_wait(settings, commands, wait)) if commands else {}
-    rows = [_row(command, answers.get(command.command_id)) for command in commands]
+    answers, taken = run_async(_give_and_look(settings, commands, wait)) if commands else ({}, {})
+    rows = [_row(command, answers.get(command.command_id), taken) for command in commands]
     if as_json:
         print_json({"commands": rows, "bad": bad or []} if bad is not None else rows[0])
     else:
@@ -89,8 +96,57 @@ def give(
             f"{counted(len(missing), 'command')} published, but no worker answered within {wait:g} s; what is "
             "published takes effect once workers run (`adgovernor run`)"
         )
-    if bad or any(row["outcome"] == "refused" for row in rows):
+    if bad or any(row["outcome"] == "refused" or row.get("taken_by") for row in rows):
         raise typer.Exit(EXIT_FOUND)
+
+
+async def _give_and_look(
+    settings: Settings, commands: list[Command], wait: float
+) -> tuple[dict[str, CampaignChange], dict[str, str]]:
+    """The answers, and of accepted definitions that will never be served: command id → whose has the campaign's id."""
+    answers = await _give_and_wait(settings, commands, wait)
+    defined = {
+        command.command_id: command.campaign
+        for command in commands
+        if command.command == "upsert"
+        and (answer := answers.get(command.command_id)) is not None
+        and answer.accepted
+    }
+    if not defined:
+        return answers, {}
+    holders = await _holders(settings, {campaign.campaign_id for campaign in defined.values()})
+    return answers, {
+        command_id: min(whose)
+        for command_id, campaign in defined.items()
+        if (whose := holders.get(campaign.campaign_id)) and campaign.account_id not in whose
+    }
+
+
+async def _holders(settings: Settings, campaign_ids: set[str]) -> dict[str, set[str]]:
+    """Whose campaigns the shards serve under these ids, as the store has it a moment after they were accepted.
+
+    A treasury knows its own accounts only, so it accepts an id that another treasury's account holds.
+    """
+    from adgovernor.app.stored import StoredState
+    from adgovernor.stores.redis import RedisStore
+
+    store = RedisStore(settings.redis.config(), settings.prefix)
+    found: dict[str, set[str]] = {}
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            state = StoredState(store, settings.partitions)
+            while not all(map(found.get, campaign_ids)):
+                found = await state.holders(sorted(campaign_ids))
+                await asyncio.sleep(_LOOK_AGAIN_S)
+    except (Unavailable, TimeoutError) as error:
+        unknown = sorted(name for name in campaign_ids if not found.get(name))
+        complain(
+            f"whether another account has {', '.join(unknown[:_NAMED])}{'…' * (len(unknown) > _NAMED)} could not be "
+            f"seen in the store ({error or 'not there yet'}); `adgovernor campaigns list` says it later"
+        )
+    finally:
+        await store.close()
+    return found
 
 
 async def _give_and_wait(
@@ -126,7 +182,7 @@ async def _give_and_wait(
     return answers
 
 
-def _row(command: Command, change: CampaignChange | None) -> dict[str, Any]:
+def _row(command: Command, change: CampaignChange | None, taken: dict[str, str]) -> dict[str, Any]:
     name = getattr(command, "campaign_id", None)
     if command.command == "upsert":
         name = command.campaign.campaign_id
@@ -143,6 +199,7 @@ def _row(command: Command, change: CampaignChange | None) -> dict[str, Any]:
         "outcome": "accepted" if change.accepted else "refused",
         "reason": change.reason,
         "topped_up_micros": change.topped_up_micros,
+        **({"taken_by": taken.get(command.command_id)} if command.command == "upsert" else {}),
     }
 
 
@@ -158,4 +215,8 @@ def _told(row: dict[str, Any], again: str | None = None) -> str:
         what += f": {row['reason']}" + (f" ({why})" if why else "")
         if row["reason"] != "too_little_unleased":
             return what
+    if row.get("taken_by"):
+        what += (
+            f", but never served: account {row['taken_by']} has this id; define the campaign under another"
+        )
     return f"{what}, {money(row['topped_up_micros'])} in all" if row["campaign_id"] else what

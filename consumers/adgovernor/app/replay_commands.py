@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +45,11 @@ def replay(
 
     Example: adgovernor --prefix prod replay trial && adgovernor --prefix trial run --clock events
     """
+    from adgovernor.app.settings import PREFIX
+
     settings = settings_of(context)
+    if not re.match(PREFIX, to) or to.endswith("\n"):
+        raise BadInput(f"{to!r} is no prefix; give 1 to 80 letters, digits, dots, dashes and underscores")
     if to == settings.prefix:
         raise BadInput("a history cannot be replayed into its own deployment; give another prefix")
     counts = run_async(_replay(settings, to))

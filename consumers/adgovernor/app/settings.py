@@ -43,6 +43,9 @@ ENVIRONMENT: Final = "ADGOVERNOR_"
 CONFIG_VARIABLE: Final = "ADGOVERNOR_CONFIG"
 DEFAULT_FILE: Final = "adgovernor.toml"
 
+PREFIX: Final = r"^[A-Za-z0-9._-]{1,80}$"
+"""What a deployment may be called, as Kafka names topics."""
+
 _T = TypeVar("_T")
 _BY_DEPLOYMENT: Final = frozenset({"prefix", "partitions", "owner"})
 """Parameters of engine and rules that follow from other settings."""
@@ -145,7 +148,7 @@ class Settings(BaseSettings):
     )
     toml_file: ClassVar[Path | None] = None
 
-    prefix: str = Field(default="adgovernor", pattern=r"^[A-Za-z0-9._-]{1,80}$")
+    prefix: str = Field(default="adgovernor", pattern=PREFIX)
     """The deployment's name: topics are PREFIX.ad-requests and so on, keys in Redis begin with it."""
     partitions: int = Field(default=8, ge=1, le=1024)
     """Of every topic, when they are made. Fixed for a deployment."""

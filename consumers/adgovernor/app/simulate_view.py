@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from adgovernor.app.console import screen
@@ -88,7 +89,7 @@ def totals_table(totals: dict[str, Any]) -> Table:
             "paused: " + ", ".join(row["paused"]) if row["paused"] else f"running (episode {row['episode']})"
         )
         table.add_row(
-            campaign_id,
+            escape(campaign_id),
             status,
             str(row["impressions"]),
             *(

@@ -203,6 +203,11 @@ class StoredState:
         shares = await self._shares([known.campaign.campaign_id for _, known in found])
         return [CampaignMoney.of(known, shard, shares[known.campaign.campaign_id]) for shard, known in found]
 
+    async def holders(self, campaign_ids: list[str]) -> dict[str, set[str]]:
+        """The accounts whose campaigns of these ids the shards have."""
+        shares = await self._shares(campaign_ids)
+        return {name: {share.campaign.account_id for share in held.values()} for name, held in shares.items()}
+
     async def _shares(self, campaign_ids: list[str]) -> dict[str, dict[str, CampaignShare]]:
         found: dict[str, dict[str, CampaignShare]] = {name: {} for name in campaign_ids}
         if not campaign_ids:

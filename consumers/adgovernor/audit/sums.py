@@ -42,10 +42,9 @@ def check_money(followed: Mapping[str, Followed], report: Report) -> None:
         report.skipped["money"] = "a ledger could not be followed to its end, so the sums would mean nothing"
         return
     users = [one.machine for one in followed.values() if isinstance(one.machine, UserShard)]
-    for one in followed.values():
-        treasury = one.machine
-        if not isinstance(treasury, Treasury):
-            continue
+    treasuries = [one.machine for one in followed.values() if isinstance(one.machine, Treasury)]
+    names = Counter(name for treasury in treasuries for name in treasury.campaigns)
+    for treasury in treasuries:
         _check_accounts(treasury, report)
         for campaign_id, known in treasury.campaigns.items():
             shares = {
@@ -53,7 +52,10 @@ def check_money(followed: Mapping[str, Followed], report: Report) -> None:
                 for user in users
                 if (share := user.shares.get(campaign_id)) is not None and share.treasury == treasury.shard
             }
-            _check_total(known, shares, report)
+            # Several accounts may have defined one id, of which the shards serve the first that came.
+            several = names[campaign_id] > 1
+            label = f"{campaign_id} of {known.campaign.account_id}" if several else campaign_id
+            _check_total(known, label, shares, report)
             _check_ways(known, shares, treasury.shard, followed, report)
             _check_days(known, shares, report)
 
@@ -76,11 +78,13 @@ def _leased(known: TreasuryCampaign) -> dict[str, int]:
     return {shard: sum(days.values()) for shard, days in known.leased.items()}
 
 
-def _check_total(known: TreasuryCampaign, shares: Mapping[str, CampaignShare], report: Report) -> None:
+def _check_total(
+    known: TreasuryCampaign, label: str, shares: Mapping[str, CampaignShare], report: Report
+) -> None:
     place, sums = _place(known), sums_of(shares.values())
     in_flight = sum(_leased(known).values()) - sum(share.held() for share in shares.values())
     report.count("campaigns")
-    report.campaigns[known.campaign.campaign_id] = {
+    report.campaigns[label] = {
         "topped_up_micros": known.topped_up,
         "unleased_micros": known.unleased,
         "in_flight_micros": in_flight,

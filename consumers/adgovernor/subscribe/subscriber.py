@@ -246,6 +246,8 @@ class Subscriber(Generic[EventT]):
 
     async def _fill(self) -> bool:
         """Fills the empty buffer; False where everything up to the end was read."""
+        if self._kafka is not None and not self._kafka[1].partitions():
+            raise BadInput("a subscriber is read inside its own `async with`")
         clock = asyncio.get_running_loop().time
         while not self._buffer:
             if self._until_end and all(self._reader.next[p] >= end for p, end in self._ends.items()):

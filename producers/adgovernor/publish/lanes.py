@@ -37,6 +37,8 @@ _BATCH_BYTES: Final = 256 * 1024
 _OVERHEAD_BYTES: Final = 256
 """What a waiting message takes beside its key and value: headers and our own bookkeeping, roughly."""
 _BACKOFF_S: Final = (0.05, 2.0)
+_FIND_TRIES: Final = 5
+_FIND_TRY_S: Final = 0.25
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 _REFUSED: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
@@ -181,19 +183,27 @@ class Lanes:
             BadSettings: where it does not exist, or may not be seen.
             Unavailable: where Kafka does not answer.
         """
+        if self._broken is not None:
+            raise self._broken
         try:
             async with asyncio.timeout(self._deadline_s):
                 producer = await self._link.producer()
-                return len(await producer.partitions_for(full_name))
+                # Asked for by its name, a topic that is missing would be waited for, or made by a broker that makes
+                # topics by itself.
+                for _ in range(_FIND_TRIES):
+                    cluster = await producer.client.fetch_all_metadata()
+                    if cluster.partitions_for_topic(full_name):
+                        return len(await producer.partitions_for(full_name))
+                    # A broker may not know yet of a topic that was made a moment ago through another.
+                    await asyncio.sleep(_FIND_TRY_S)
         except _REFUSED as error:
             raise BadSettings(f"topic {full_name} may not be written; give this user WRITE on it") from error
-        except KafkaError as error:
-            raise BadSettings(
-                f"topic {full_name} does not exist ({error!r}); make the topics with `adgovernor topics create`, "
-                "or mend the prefix"
-            ) from error
-        except TimeoutError as error:
-            raise Unavailable(f"Kafka did not describe topic {full_name} in time") from error
+        except (KafkaError, TimeoutError) as error:
+            raise Unavailable(f"Kafka did not describe topic {full_name}: {error!r}") from error
+        raise BadSettings(
+            f"topic {full_name} does not exist, or this user may not see it; make the topics with "
+            "`adgovernor topics create`, mend the prefix, or give this user WRITE on it"
+        )
 
     def put_nowait(
         self,
@@ -273,7 +283,9 @@ class Lanes:
             ) from None
 
     async def close(self) -> None:
-        """Stops all lanes; whoever still waits is told."""
+        """Stops all lanes; whoever still waits, or comes later, is told."""
+        if self._broken is None:
+            self._broken = BadInput("the publisher is closed; publish inside its own `async with`")
         for lane in self._lanes.values():
             lane.task.cancel()
         await asyncio.gather(*(lane.task for lane in self._lanes.values()), return_exceptions=True)

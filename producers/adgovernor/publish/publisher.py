@@ -215,7 +215,14 @@ class Publisher:
                 f"topic {topic} is written by workers only; publish to ad-requests, impressions, "
                 "user-events or campaigns"
             )
-        headers = topics.cloud_headers(topic, self._source, contract.event_id(event))
+        try:
+            event_id = contract.event_id(event)
+        except AttributeError as error:
+            raise BadInput(
+                f"topic {topic} takes a typed {contract.title} of `adgovernor.contracts`, not "
+                f"{type(event).__name__}"
+            ) from error
+        headers = topics.cloud_headers(topic, self._source, event_id)
         return contract.key(event).encode(), contract.encode(event) if value is None else value, headers
 
     async def raw(

@@ -128,10 +128,30 @@ async def test_bad_lines_are_named_and_the_others_go_on(kafka_bootstrap: str, de
 
 
 async def test_missing_topic_is_named(kafka_bootstrap: str, topic_prefix: str) -> None:
-    """Publishing into a deployment that does not exist says which topic is missing and how to make it."""
+    """Publishing into a deployment that does not exist soon says which topic is missing and how to make it."""
     async with Publisher(kafka_bootstrap, prefix=topic_prefix, deadline_s=20) as publisher:
         with pytest.raises(BadSettings, match=f"{topic_prefix}.ad-requests does not exist.*topics create"):
-            await publisher.ad_request(_request(1))
+            async with asyncio.timeout(5):
+                await publisher.ad_request(_request(1))
+
+
+async def test_what_is_no_event_is_refused(kafka_bootstrap: str, deployment: str) -> None:
+    """What is not an event of the topic's contract is refused by its type."""
+    async with Publisher(kafka_bootstrap, prefix=deployment) as publisher:
+        with pytest.raises(BadInput, match=r"takes a typed ad request .* not dict"):
+            await publisher.ad_request({"request_id": "r1"})  # type: ignore[arg-type]
+
+
+async def test_a_closed_publisher_publishes_nothing(kafka_bootstrap: str, deployment: str) -> None:
+    """After its `async with` a publisher refuses at once, to partitions that it knew and to others."""
+    async with Publisher(kafka_bootstrap, prefix=deployment) as publisher:
+        await publisher.ad_request(_request(1))
+    for late in (_request(1), _request(2), Impression(decision_id="r1", routing_id="u1", time_ms=1)):
+        with pytest.raises(BadInput, match="the publisher is closed"):
+            async with asyncio.timeout(1):
+                await publisher.event(
+                    topics.IMPRESSIONS if isinstance(late, Impression) else topics.AD_REQUESTS, late
+                )
 
 
 async def test_other_partition_count_is_refused(kafka_bootstrap: str, deployment: str) -> None:

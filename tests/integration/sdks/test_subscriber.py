@@ -174,13 +174,16 @@ async def test_dead_letters(kafka_bootstrap: str, deployment: str) -> None:
 
 
 async def test_wrong_questions(kafka_bootstrap: str, deployment: str) -> None:
-    """A topic without numbers, a missing partition and a missing deployment are each named."""
+    """A topic without numbers, a missing partition, a missing deployment and a missing `async with` are
+    each named."""
     with pytest.raises(BadInput, match="'ad-requests' has no numbered events"):
         Subscriber(kafka_bootstrap, "ad-requests")
     with pytest.raises(BadInput, match="has partitions 0 to 3, not 9"):
         await _all(kafka_bootstrap, deployment, partitions=[9])
     with pytest.raises(BadSettings, match="does not exist"):
         await _all(kafka_bootstrap, deployment + "x")
+    with pytest.raises(BadInput, match="inside its own `async with`"):
+        await anext(aiter(subscribe.decisions(kafka_bootstrap, prefix=deployment)))
 
 
 async def test_a_reader_stops_at_once_after_a_new_assignment(kafka_bootstrap: str, deployment: str) -> None:

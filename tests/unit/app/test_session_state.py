@@ -160,6 +160,13 @@ async def test_a_campaign_id_of_two_accounts() -> None:
         with pytest.raises(BadInput, match="say whose with --account"):
             await state.campaign("c1")
         found = await state.campaign("c1", "acme")
+        assert await state.holders(["c1", "c2"]) == {"c1": {"acme"}, "c2": set()}
+        report = await governor.audit()
+    assert {name: row["topped_up_micros"] for name, row in report.campaigns.items()} == {
+        f"c1 of {account}": micros
+        for one in (served, *others)
+        for account, micros in [(one.campaign.campaign.account_id, one.campaign.topped_up)]
+    }
     assert (served.campaign.campaign.account_id, served.taken_by) == ("acme", None)
     parts = ("in_flight", "lease", "reserved", "spent")
     assert others
