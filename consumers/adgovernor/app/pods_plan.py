@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from adgovernor.contracts.money import decimal_of, micros_of
-from adgovernor.contracts.openrtb import Bid, BidRequest, BidResponse, Deal, DurFloors, Imp
+from adgovernor.contracts.openrtb_objects import Bid, BidRequest, BidResponse, Deal, DurFloors, Imp
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, is_dynamic, offer_of, seconds_range
 from adgovernor.contracts.openrtb_terms import barred
 from adgovernor.core.podfill import (

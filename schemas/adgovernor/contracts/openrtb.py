@@ -1,20 +1,18 @@
-"""OpenRTB 2.5 and 2.6: the part of bid requests and bid responses that this project reads.
+"""Reading OpenRTB 2.5 and 2.6: bid requests and bid responses, checked.
 
-What lives here: tolerant models, and the refusal of requests that contradict themselves. What never does: the way
-into the documents in which such requests travel (`openrtb_documents`), pods (`openrtb_pods`) and our own ad requests
-(`openrtb_requests`).
-
-Tolerant means: unknown fields are ignored, null is the same as absent, a number may stand where the standard
-wants a text and the other way round. Prices stay decimal and exact. Section numbers are those of OpenRTB 2.6.
+What lives here: reading, Prebid's `podconfig` as impressions, and the refusal of requests that contradict themselves.
+What never does: the way into the documents in which such requests travel (`openrtb_documents`), the objects
+(`openrtb_objects`), pods (`openrtb_pods`) and our own ad requests (`openrtb_requests`). Section numbers are those of
+OpenRTB 2.6.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from adgovernor.contracts.openrtb_documents import (
     RESPONSE_ENVELOPES,
@@ -22,320 +20,21 @@ from adgovernor.contracts.openrtb_documents import (
     read_json,
     unwrap,
 )
-
-DEDUPLICATIONS: Final = range(1, 6)
-NO_DEDUPLICATION: Final = 5
-"""AdCOM 1.0, list Pod Deduplication Settings: 1 adomain, 2 category, 3 creative, 4 media file, 5 none."""
+from adgovernor.contracts.openrtb_objects import (
+    DEDUPLICATIONS,
+    NO_DEDUPLICATION,
+    BidRequest,
+    BidResponse,
+    DurFloors,
+    Imp,
+    Loose,
+    Video,
+)
 
 MAX_PODCONFIG_SLOTS: Final = 1000
 """Slots that one `podconfig` may come to; a day of one-second ads is a mistake or an attack."""
 
-Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-"""OpenRTB's integers have 32 bits."""
-
-Cpm = Annotated[Decimal, Field(ge=-(10**9), le=10**9)]
-"""A price or floor for a thousand impressions; past a thousand million it is no price in any currency."""
-
-
-class _Loose(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: item for key, item in value.items() if item is not None}
-        return value
-
-
-_Model = TypeVar("_Model", bound=_Loose)
-
-
-class DurFloors(_Loose):
-    """A floor for a range of durations (3.2.35); a bound that is absent is open."""
-
-    mindur: Integer | None = None
-    maxdur: Integer | None = None
-    bidfloor: Cpm = Decimal(0)
-
-
-class Deal(_Loose):
-    """A deal and its own floor (3.2.12): at most one of the three forms."""
-
-    id: str = ""
-    bidfloor: Cpm | None = None
-    bidfloorcur: str = "USD"
-    mincpmpersec: Cpm | None = None
-    durfloors: tuple[DurFloors, ...] = ()
-    wseat: tuple[str, ...] = ()
-    wadomain: tuple[str, ...] = ()
-
-
-class Pmp(_Loose):
-    """The private marketplace of an impression (3.2.11)."""
-
-    private_auction: Integer = 0
-    """1: only the deals may be bid for."""
-    deals: tuple[Deal, ...] = ()
-
-
-class Format(_Loose):
-    """One size of a banner (3.2.10)."""
-
-    w: Integer | None = None
-    h: Integer | None = None
-
-
-class Banner(_Loose):
-    """A display impression (3.2.6)."""
-
-    w: Integer | None = None
-    h: Integer | None = None
-    format: tuple[Format, ...] = ()
-
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Every size that is asked for, as (width, height) in device-independent pixels."""
-        found = [(self.w, self.h), *((size.w, size.h) for size in self.format)]
-        return tuple((w, h) for w, h in found if w is not None and h is not None)
-
-
-class Video(_Loose):
-    """A video or audio impression (3.2.7, 3.2.8); all times are seconds."""
-
-    mimes: tuple[str, ...] | None = None
-    """The standard requires it, but many test documents leave it out."""
-    minduration: Integer | None = None
-    maxduration: Integer | None = None
-    rqddurs: tuple[Integer, ...] = ()
-    startdelay: Integer | None = None
-    podid: str = ""
-    podseq: Integer = 0
-    slotinpod: Integer = 0
-    poddur: Integer | None = None
-    maxseq: Integer | None = None
-    mincpmpersec: Cpm | None = None
-    durfloors: tuple[DurFloors, ...] = ()
-    poddedupe: tuple[Integer, ...] = ()
-    sequence: Integer | None = None
-    """Where 2.5 numbered the impressions of one request; replaced by `slotinpod`."""
-    minbitrate: Integer | None = None
-    maxbitrate: Integer | None = None
-    w: Integer | None = None
-    h: Integer | None = None
-
-    def seconds(self) -> tuple[int, int | None] | None:
-        """The shortest and the longest lawful duration (None = open), or None where nothing bounds it."""
-        if self.rqddurs:
-            return min(self.rqddurs), max(self.rqddurs)
-        if self.minduration is None and not self.maxduration:
-            return None
-        return self.minduration or 0, self.maxduration or None
-
-
-class Native(_Loose):
-    """A native impression (3.2.9); only its presence counts here."""
-
-
-class Imp(_Loose):
-    """One impression that is offered (3.2.4)."""
-
-    id: str
-    banner: Banner | None = None
-    video: Video | None = None
-    audio: Video | None = None
-    native: Native | None = None
-    pmp: Pmp | None = None
-    tagid: str = ""
-    bidfloor: Cpm = Decimal(0)
-    bidfloorcur: str = "USD"
-    bcat: tuple[str, ...] = ()
-    """Not in the standard, but sent by some exchanges: categories blocked for this impression alone."""
-
-    def media(self) -> Video | None:
-        """What can be part of a pod: the video, or else the audio."""
-        return self.video or self.audio
-
-    def media_types(self) -> tuple[str, ...]:
-        """The media that are offered: banner, video, audio, native."""
-        offered = (
-            ("banner", self.banner),
-            ("video", self.video),
-            ("audio", self.audio),
-            ("native", self.native),
-        )
-        return tuple(name for name, value in offered if value is not None)
-
-    def deal(self, deal_id: str) -> Deal | None:
-        """The deal of that id, where the impression has it."""
-        if not deal_id or self.pmp is None:
-            return None
-        return next((deal for deal in self.pmp.deals if deal.id == deal_id), None)
-
-
-class Publisher(_Loose):
-    """Who owns the site or app (3.2.15)."""
-
-    id: str = ""
-    name: str = ""
-
-
-class Channel(_Loose):
-    """A site, an app or an out-of-home screen (3.2.13, 3.2.14, 3.2.32)."""
-
-    id: str = ""
-    name: str = ""
-    domain: str = ""
-    page: str = ""
-    bundle: str = ""
-    publisher: Publisher | None = None
-
-
-class Device(_Loose):
-    """The device (3.2.18): its identifiers only."""
-
-    ifa: str = ""
-    didsha1: str = ""
-    didmd5: str = ""
-    dpidsha1: str = ""
-    dpidmd5: str = ""
-    macsha1: str = ""
-    macmd5: str = ""
-    ip: str = ""
-    ipv6: str = ""
-    ua: str = ""
-
-
-class Uid(_Loose):
-    """One extended identifier (3.2.28)."""
-
-    id: str = ""
-    atype: Integer | None = None
-
-
-class Eid(_Loose):
-    """The extended identifiers of one source (3.2.27)."""
-
-    source: str = ""
-    uids: tuple[Uid, ...] = ()
-
-
-class UserExt(_Loose):
-    """Where OpenRTB 2.5 kept the extended identifiers."""
-
-    eids: tuple[Eid, ...] = ()
-
-
-class User(_Loose):
-    """The person (3.2.20): identifiers only."""
-
-    id: str = ""
-    buyeruid: str = ""
-    eids: tuple[Eid, ...] = ()
-    ext: UserExt | None = None
-
-    def extended(self) -> tuple[Eid, ...]:
-        """The extended identifiers, wherever this version of the standard keeps them."""
-        return self.eids or (self.ext.eids if self.ext is not None else ())
-
-
-class PodConfigPod(_Loose):
-    """One pod of Prebid's `podconfig`."""
-
-    podid: str
-    adpoddurationsec: Integer
-
-
-class PodConfig(_Loose):
-    """Prebid's way to ask for pods: their lengths, and the durations that their slots may have."""
-
-    durationrangesec: tuple[Integer, ...] = ()
-    requireexactduration: bool = False
-    pods: tuple[PodConfigPod, ...] = ()
-
-
-class BidRequest(_Loose):
-    """A bid request (3.2.1). `podconfig` and `video` are Prebid's; its slots are then in `imp` as well."""
-
-    id: str = ""
-    imp: tuple[Imp, ...] = ()
-    site: Channel | None = None
-    app: Channel | None = None
-    dooh: Channel | None = None
-    device: Device | None = None
-    user: User | None = None
-    at: Integer | None = None
-    """1 first price, 2 second price plus."""
-    tmax: Integer | None = None
-    cur: tuple[str, ...] = ()
-    wseat: tuple[str, ...] = ()
-    bseat: tuple[str, ...] = ()
-    bcat: tuple[str, ...] = ()
-    badv: tuple[str, ...] = ()
-    podconfig: PodConfig | None = None
-    video: Video | None = None
-
-
-class BidExtVideo(_Loose):
-    duration: Integer | None = None
-
-
-class BidExtPrebid(_Loose):
-    video: BidExtVideo | None = None
-
-
-class BidExt(_Loose):
-    """Where bidders put a duration that has no field in OpenRTB 2.5."""
-
-    duration: Integer | None = None
-    prebid: BidExtPrebid | None = None
-
-
-class Bid(_Loose):
-    """One bid (4.2.3); the price is a CPM."""
-
-    id: str = ""
-    impid: str
-    price: Cpm
-    adid: str = ""
-    adm: str = ""
-    adomain: tuple[str, ...] = ()
-    cat: tuple[str, ...] = ()
-    cid: str = ""
-    crid: str = ""
-    dealid: str = ""
-    dur: Integer | None = None
-    slotinpod: Integer = 0
-    ext: BidExt | None = None
-
-    def seconds(self) -> int | None:
-        """The duration that the bid states: `dur`, else what 2.5 bidders put into `ext`."""
-        if self.dur is not None or self.ext is None:
-            return self.dur
-        if self.ext.duration is not None:
-            return self.ext.duration
-        video = self.ext.prebid.video if self.ext.prebid is not None else None
-        return video.duration if video is not None else None
-
-
-class SeatBid(_Loose):
-    """The bids of one seat (4.2.2)."""
-
-    bid: tuple[Bid, ...] = ()
-    seat: str = ""
-    group: Integer = 0
-    """1: its bids are won together or not at all."""
-
-
-class BidResponse(_Loose):
-    """A bid response (4.2.1)."""
-
-    id: str = ""
-    seatbid: tuple[SeatBid, ...] = ()
-    cur: str = "USD"
-
-    def bids(self) -> tuple[Bid, ...]:
-        """All bids, in the order given."""
-        return tuple(bid for seat in self.seatbid for bid in seat.bid)
+_Model = TypeVar("_Model", bound=Loose)
 
 
 def parse_request(raw: bytes | str | Mapping[str, Any]) -> BidRequest:

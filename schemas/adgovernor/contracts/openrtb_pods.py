@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from adgovernor.contracts.openrtb import BidRequest, Imp
+from adgovernor.contracts.openrtb_objects import BidRequest, Imp
 
 Kind = Literal["structured", "dynamic", "hybrid"]
 

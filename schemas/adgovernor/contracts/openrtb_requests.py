@@ -37,8 +37,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
-from adgovernor.contracts.openrtb import DEDUPLICATIONS, BidRequest, Channel, Eid, Imp, Video, parse_request
+from adgovernor.contracts.openrtb import parse_request
 from adgovernor.contracts.openrtb_documents import BadOpenRtb, read_json
+from adgovernor.contracts.openrtb_objects import DEDUPLICATIONS, BidRequest, Channel, Eid, Imp, Video
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
 from adgovernor.contracts.pod_requests import (
     MOST_SLOTS,

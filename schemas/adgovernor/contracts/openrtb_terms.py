@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from adgovernor.contracts.openrtb import Bid, BidRequest, Imp
+from adgovernor.contracts.openrtb_objects import Bid, BidRequest, Imp
 
 Barred = Literal["currency", "seat", "no_deal", "deal_advertiser"]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from adgovernor.contracts.openrtb import BidRequest, parse_request, parse_response
+from adgovernor.contracts.openrtb import parse_request, parse_response
 from adgovernor.contracts.openrtb_documents import BadOpenRtb
+from adgovernor.contracts.openrtb_objects import BidRequest
 from adgovernor.contracts.openrtb_pods import offer_of
 
 
