@@ -13,7 +13,16 @@ from decimal import Decimal
 from typing import Any, Final
 
 from adgovernor.contracts.money import decimal_of, micros_of
-from adgovernor.contracts.openrtb_objects import Bid, BidRequest, BidResponse, Deal, DurFloors, Imp
+from adgovernor.contracts.openrtb_objects import (
+    MEDIA_OF_BIDS,
+    Bid,
+    BidRequest,
+    BidResponse,
+    Deal,
+    DurFloors,
+    Imp,
+    Video,
+)
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, is_dynamic, offer_of, seconds_range
 from adgovernor.contracts.openrtb_terms import barred
 from adgovernor.core.podfill import (
@@ -46,6 +55,8 @@ class _Offered:
     candidate: PodCandidate | None
     assumed: bool
     """The bid names no duration; the longest that its impression allows is counted."""
+    timed: bool = True
+    """It plays for some time; a banner or native ad does not."""
     floor_micros: int = 0
     refused: str = ""
 
@@ -263,7 +274,7 @@ def _entries(pod: OfferedPod, fit: Sequence[_Offered], outcome: PodFill) -> list
                 "impid": place.segment_id,
                 "slot": slot,
                 "bid_id": bid.id,
-                "duration_s": _whole(place.candidate.duration_ms),
+                "duration_s": _whole(place.candidate.duration_ms) if fit[place.index].timed else None,
                 "price": _number(bid.price),
                 "pod": pod.pod_id,
                 "position": place.position,
@@ -279,7 +290,7 @@ def _loser(bid: Bid, reasons: Sequence[str]) -> dict[str, Any]:
 
 def _numbers(pod: OfferedPod) -> list[int]:
     """Number the pod's impressions from 1 in play order."""
-    order = [segment.segment_id for segment in play_order([_segment(imp) for imp in pod.imps])]
+    order = [segment.segment_id for segment in play_order([_segment(pod, imp) for imp in pod.imps])]
     return [order.index(imp.id) + 1 for imp in pod.imps]
 
 
@@ -291,7 +302,7 @@ def _spec(request: BidRequest, pod: OfferedPod, separation: Separation) -> PodSp
         advertisers = "pod" if 1 in codes else "none"
         categories = "pod" if 2 in codes else "none"
     return PodSpec(
-        segments=tuple([_segment(imp) for imp in pod.imps]),
+        segments=tuple([_segment(pod, imp) for imp in pod.imps]),
         total_ms=1000 * (pod.total_s or 0),
         repeat_creatives=stated and 3 not in codes,
         separate_media=not stated or 4 in codes,
@@ -302,8 +313,19 @@ def _spec(request: BidRequest, pod: OfferedPod, separation: Separation) -> PodSp
     )
 
 
-def _segment(imp: Imp) -> PodSegment:
-    media = imp.media()
+def _is_mixed(pod: OfferedPod) -> bool:
+    """Tell whether it is an impression by itself that offers several media, each with terms of its own."""
+    return not pod.named and not pod.parts and len(pod.imps[0].media_types()) > 1
+
+
+def _segment(pod: OfferedPod, imp: Imp) -> PodSegment:
+    # What the media of one impression ask for differs, so that each bid is judged by its own medium before the fill.
+    return PodSegment(imp.id) if _is_mixed(pod) else _terms(imp, imp.media())
+
+
+def _terms(imp: Imp, media: Video | None) -> PodSegment:
+    """What the impression asks of an ad of this medium; the floors of video and audio do not concern the others
+    (7.11.2)."""
     if media is None:
         return PodSegment(imp.id, floor_micros=micros_of(imp.bidfloor))
     return PodSegment(
@@ -339,11 +361,20 @@ def _offered(
     imp = next(imp for imp in pod.imps if imp.id == bid.impid)
     if (reason := barred(request, imp, seat, bid, currency)) is not None:
         return _Offered(number, bid, None, assumed=False, refused=reason)
+    mixed = _is_mixed(pod)
+    media = _medium(imp, bid) if mixed else imp.media()
+    still = MEDIA_OF_BIDS.get(bid.mtype or 0) in ("banner", "native")
+    if still and media is not None:
+        # It plays for no time, and a place in a pod is time.
+        return _Offered(number, bid, None, assumed=False, refused="media")
     deal = imp.deal(bid.dealid)
-    stated = _bid_ms(bid)
-    duration_ms = _longest_ms(imp) if stated is None else stated
+    stated = None if still else _bid_ms(bid)
+    duration_ms = _longest_ms(media) if stated is None else stated
+    terms = _terms(imp, media)
+    if mixed and not terms.allows_duration(duration_ms):
+        return _Offered(number, bid, None, assumed=False, refused="duration")
     own_floor = _deal_floor(deal, duration_ms)
-    floor, floor_currency = _segment(imp).floor_for(duration_ms), imp.bidfloorcur
+    floor, floor_currency = terms.floor_for(duration_ms), imp.bidfloorcur
     if deal is not None and own_floor is not None:
         floor, floor_currency = own_floor, deal.bidfloorcur
     if floor and currency != floor_currency:
@@ -360,14 +391,20 @@ def _offered(
             creative_id=bid.crid or bid.adid,
             media_url=media_file.group(1) if media_file is not None else "",
             advertiser_domains=tuple([domain.lower() for domain in bid.adomain]),
-            categories=bid.cat,
+            categories=_categories(request, bid),
             segments=(imp.id,),
             position=bid.slotinpod if bid.slotinpod in (-1, 1, 2) else 0,
-            floor_micros=own_floor,
+            floor_micros=floor if mixed else own_floor,
         ),
-        assumed=stated is None,
+        assumed=media is not None and stated is None,
+        timed=media is not None or stated is not None,
         floor_micros=floor,
     )
+
+
+def _categories(request: BidRequest, bid: Bid) -> tuple[str, ...]:
+    """The bid's categories as they are compared; one code means different things in two taxonomies."""
+    return bid.cat if bid.cattax == request.cattax else tuple([f"{bid.cattax}:{code}" for code in bid.cat])
 
 
 def _bid_ms(bid: Bid) -> int | None:
@@ -381,9 +418,16 @@ def _bid_ms(bid: Bid) -> int | None:
     return None if duration_ms is None else duration_ms // 1000 * 1000
 
 
-def _longest_ms(imp: Imp) -> int:
+def _medium(imp: Imp, bid: Bid) -> Video | None:
+    """The video or audio that the bid is for; None where its ad is a banner or native."""
+    if bid.mtype not in MEDIA_OF_BIDS:
+        return imp.media()
+    offered: dict[str, Video | None] = {"video": imp.video, "audio": imp.audio}
+    return offered.get(MEDIA_OF_BIDS[bid.mtype])
+
+
+def _longest_ms(media: Video | None) -> int:
     """What an ad of unknown length takes at most, so that a pod is never overrun; 0 where nothing bounds it."""
-    media = imp.media()
     if media is None:
         return 0
     limits = media.seconds()
@@ -461,9 +505,9 @@ def summary(result: Mapping[str, Any]) -> list[str]:
         for entry in result["fill"]:
             where = f"slot {entry['slot']}" if entry["slot"] is not None else f"place {entry['position']}"
             guess = " (assumed)" if entry["duration_assumed"] else ""
+            time = f", {entry['duration_s']} s{guess}" if entry["duration_s"] is not None else ""
             lines.append(
-                f"  fill pod {entry['pod']} {where}: bid {entry['bid_id']}, {entry['duration_s']} s{guess}, "
-                f"{entry['price']} CPM"
+                f"  fill pod {entry['pod']} {where}: bid {entry['bid_id']}{time}, {entry['price']} CPM"
             )
         lines.extend(
             f"  out bid {loser['bid_id']}: {', '.join(loser['reasons'])}" for loser in result["losers"]

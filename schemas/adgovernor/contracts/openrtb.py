@@ -34,6 +34,14 @@ from adgovernor.contracts.openrtb_objects import (
 MAX_PODCONFIG_SLOTS: Final = 1000
 """Slots that one `podconfig` may come to; a day of one-second ads is a mistake or an attack."""
 
+_WANTED: Final = {
+    "tuple_type": "give a list",
+    "model_type": "give a JSON object",
+    "missing": "missing; it is required",
+    "string_type": "give a text",
+}
+"""What JSON calls what Python has another name for."""
+
 _Model = TypeVar("_Model", bound=Loose)
 
 
@@ -93,7 +101,8 @@ def _validate(model: type[_Model], body: Mapping[str, Any], where: str) -> _Mode
         return model.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadOpenRtb(where + _path(first["loc"]), first["msg"]) from error
+        message = _WANTED.get(first["type"], first["msg"])
+        raise BadOpenRtb(where + _path(first["loc"]), message) from error
 
 
 def _path(location: Sequence[int | str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 DEDUPLICATIONS: Final = range(1, 6)
 NO_DEDUPLICATION: Final = 5
@@ -24,6 +24,12 @@ Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 Cpm = Annotated[Decimal, Field(ge=-(10**9), le=10**9)]
 """A price or floor for a thousand impressions; past a thousand million it is no price in any currency."""
+
+Currency = Annotated[str, StringConstraints(to_upper=True)]
+"""ISO 4217; two that differ in case alone are the same."""
+
+MEDIA_OF_BIDS: Final = {1: "banner", 2: "video", 3: "audio", 4: "native"}
+"""AdCOM 1.0 and `mtype` (4.2.3): what a bid's markup is."""
 
 
 class Loose(BaseModel):
@@ -52,7 +58,7 @@ class Deal(Loose):
 
     id: str = ""
     bidfloor: Cpm | None = None
-    bidfloorcur: str = "USD"
+    bidfloorcur: Currency = "USD"
     mincpmpersec: Cpm | None = None
     durfloors: tuple[DurFloors, ...] = ()
     wseat: tuple[str, ...] = ()
@@ -135,7 +141,7 @@ class Imp(Loose):
     pmp: Pmp | None = None
     tagid: str = ""
     bidfloor: Cpm = Decimal(0)
-    bidfloorcur: str = "USD"
+    bidfloorcur: Currency = "USD"
     bcat: tuple[str, ...] = ()
     """Not in the standard, but sent by some exchanges: categories blocked for this impression alone."""
 
@@ -254,11 +260,15 @@ class BidRequest(Loose):
     at: Integer | None = None
     """1 first price, 2 second price plus."""
     tmax: Integer | None = None
-    cur: tuple[str, ...] = ()
+    cur: tuple[Currency, ...] = ()
     wseat: tuple[str, ...] = ()
     bseat: tuple[str, ...] = ()
+    acat: tuple[str, ...] = ()
     bcat: tuple[str, ...] = ()
+    cattax: Integer = 1
+    """The taxonomy of `acat` and `bcat` (AdCOM 1.0, list Category Taxonomies)."""
     badv: tuple[str, ...] = ()
+    bapp: tuple[str, ...] = ()
     podconfig: PodConfig | None = None
     video: Video | None = None
 
@@ -287,12 +297,16 @@ class Bid(Loose):
     adid: str = ""
     adm: str = ""
     adomain: tuple[str, ...] = ()
+    bundle: str = ""
+    """The app that is advertised."""
     cat: tuple[str, ...] = ()
+    cattax: Integer = 1
     cid: str = ""
     crid: str = ""
     dealid: str = ""
     dur: Integer | None = None
     slotinpod: Integer = 0
+    mtype: Integer | None = None
     ext: BidExt | None = None
 
     def seconds(self) -> int | None:
@@ -319,7 +333,7 @@ class BidResponse(Loose):
 
     id: str = ""
     seatbid: tuple[SeatBid, ...] = ()
-    cur: str = "USD"
+    cur: Currency = "USD"
 
     def bids(self) -> tuple[Bid, ...]:
         """All bids, in the order given."""

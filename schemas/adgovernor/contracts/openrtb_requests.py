@@ -18,7 +18,8 @@ A campaign of the candidates file is offered where all of this holds:
     size         for a banner: one of its sizes is asked for, where both sides name sizes
     floor        its CPM is at least the impression's floor for its duration (section 7.11), in the same currency;
                  without a CPM of its own it is not offered where there is a floor
-    block lists  none of its categories is in `bcat` (a blocked IAB7 blocks IAB7-3), its domain is not under `badv`
+    categories   none is in `bcat` (a blocked IAB7 blocks IAB7-3), all are in `acat` where there is one
+    domain       it is not under `badv`
     duration     its duration is lawful there; without one it is offered only where any duration is
 For a pod it is enough that one slot takes it, and the pod's own terms go along: podid, podseq, slotinpod, poddedupe,
 floors and their currency, `bcat` and `badv`, so that the decision holds them for the campaign's categories too and
@@ -39,8 +40,17 @@ from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
 from adgovernor.contracts.openrtb import parse_request
 from adgovernor.contracts.openrtb_documents import BadOpenRtb, read_json
-from adgovernor.contracts.openrtb_objects import DEDUPLICATIONS, BidRequest, Channel, Eid, Imp, Video
+from adgovernor.contracts.openrtb_objects import (
+    DEDUPLICATIONS,
+    BidRequest,
+    Channel,
+    Currency,
+    Eid,
+    Imp,
+    Video,
+)
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
+from adgovernor.contracts.openrtb_terms import is_among
 from adgovernor.contracts.pod_requests import (
     MOST_SLOTS,
     DurationFloor,
@@ -95,7 +105,7 @@ class OfferedCampaign(BaseModel):
     """Widths and heights of the banner; none: it fits any size."""
     cpm: Decimal | None = Field(default=None, ge=0)
     """The price of a thousand impressions in units of `currency`; left out: the campaign's own."""
-    currency: str = "USD"
+    currency: Currency = "USD"
     duration_s: Decimal | None = Field(default=None, gt=0)
     categories: tuple[str, ...] = ()
     advertiser_domain: str | None = None
@@ -334,9 +344,9 @@ def _suits(request: BidRequest, imp: Imp, campaign: OfferedCampaign) -> bool:
     floor = _floor(imp, timed, campaign.duration_s)
     if floor > 0 and (campaign.cpm is None or campaign.cpm < floor or campaign.currency != imp.bidfloorcur):
         return False
-    if _blocked_category(campaign.categories, request.bcat) or _blocked_category(
-        campaign.categories, imp.bcat
-    ):
+    if any(is_among(category, (*request.bcat, *imp.bcat)) for category in campaign.categories):
+        return False
+    if request.acat and not all(is_among(category, request.acat) for category in campaign.categories):
         return False
     domain = (campaign.advertiser_domain or "").lower()
     return not any(domain == bad or domain.endswith("." + bad) for bad in map(str.lower, request.badv) if bad)
@@ -381,10 +391,6 @@ def _has_floor(imp: Imp) -> bool:
     media = imp.media()
     floors = () if media is None else (media.mincpmpersec, *(floor.bidfloor for floor in media.durfloors))
     return any((imp.bidfloor, *floors))
-
-
-def _blocked_category(categories: Sequence[str], blocked: Sequence[str]) -> bool:
-    return any(category in blocked or category.partition("-")[0] in blocked for category in categories)
 
 
 def _channel(request: BidRequest) -> tuple[str, Channel | None]:

@@ -1,8 +1,8 @@
-"""Who may bid for an impression: the allow and block lists of seats, currencies and deals.
+"""Who may bid for an impression: media, currencies, seats, deals, apps and allowed categories.
 
 What lives here: terms that hold for a bid alone, before prices are compared. What never does: durations, floors and
-block lists of categories and domains, which bear on the fill. A bid that does not name its seat is not held to lists
-of seats. Section numbers are those of OpenRTB 2.6.
+block lists of categories and domains, which bear on the fill. A bid that does not say its seat, medium, app or
+categories is not held to lists of them. Section numbers are those of OpenRTB 2.6.
 """
 
 from __future__ import annotations
@@ -10,18 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from adgovernor.contracts.openrtb_objects import Bid, BidRequest, Imp
+from adgovernor.contracts.openrtb_objects import MEDIA_OF_BIDS, Bid, BidRequest, Imp
 
-Barred = Literal["currency", "seat", "no_deal", "deal_advertiser"]
+Barred = Literal["media", "currency", "seat", "blocked_app", "category", "no_deal", "deal_advertiser"]
 
 
 def barred(request: BidRequest, imp: Imp, seat: str, bid: Bid, currency: str) -> Barred | None:
-    """Why the bid may not be made at all, or None: the request's currencies and seats (3.2.1), a private auction
-    without the deal (3.2.11), the deal's own seats and advertisers (3.2.12)."""
+    """Why the bid may not be made at all, or None: a medium that is not offered (3.2.4), the request's currencies,
+    seats, apps and categories (3.2.1), a private auction without the deal (3.2.11), the deal's own seats and
+    advertisers (3.2.12)."""
+    offered = imp.media_types()
+    if bid.mtype in MEDIA_OF_BIDS and offered and MEDIA_OF_BIDS[bid.mtype] not in offered:
+        return "media"
     if request.cur and currency not in request.cur:
         return "currency"
     if seat and (seat in request.bseat or (request.wseat and seat not in request.wseat)):
         return "seat"
+    if bid.bundle and bid.bundle in request.bapp:
+        return "blocked_app"
+    if request.acat and bid.cattax == request.cattax and not all(is_among(c, request.acat) for c in bid.cat):
+        return "category"
     deal = imp.deal(bid.dealid)
     if deal is None:
         return "no_deal" if imp.pmp is not None and imp.pmp.private_auction == 1 else None
@@ -35,3 +43,8 @@ def barred(request: BidRequest, imp: Imp, seat: str, bid: Bid, currency: str) ->
 def _is_under(domain: str, allowed: Sequence[str]) -> bool:
     name = domain.lower()
     return any(name == other or name.endswith("." + other) for other in map(str.lower, allowed))
+
+
+def is_among(category: str, listed: Sequence[str]) -> bool:
+    """Tell whether a list of categories names this one, or the one that it is a part of (IAB7 covers IAB7-3)."""
+    return category in listed or category.partition("-")[0] in listed

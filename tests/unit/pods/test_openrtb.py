@@ -104,6 +104,23 @@ def test_a_document_without_a_request_is_refused() -> None:
         assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"imp": {}}, "imp: give a list"),
+        ({"imp": [None]}, "imp[0]: give a JSON object"),
+        ({"imp": [{"id": "1", "video": {"mimes": "video/mp4"}}]}, "imp[0].video.mimes: give a list"),
+        ({"imp": [{"id": []}]}, "imp[0].id: give a text"),
+        ({"imp": [{}]}, "imp[0].id: missing; it is required"),
+    ],
+)
+def test_a_refusal_speaks_of_json(fields: dict[str, Any], message: str) -> None:
+    """What has the wrong form is told which form JSON has for it."""
+    with pytest.raises(BadOpenRtb) as caught:
+        parse_request(fields)
+    assert str(caught.value).endswith(message)
+
+
 def test_reading_is_tolerant() -> None:
     """Nulls are absent, numbers and texts stand in for each other, unknown fields are ignored."""
     request = request_of(

@@ -110,6 +110,17 @@ def test_block_lists_decide_who_is_offered() -> None:
     assert offered(raw, *campaigns) == ["c3"]
 
 
+def test_allowed_categories_decide_who_is_offered() -> None:
+    """Of campaigns that say their categories those are offered whose categories are all allowed."""
+    raw = line(BANNER, acat=["IAB7", "IAB1"])
+    campaigns: list[dict[str, Any]] = [
+        {"categories": ["IAB7-3", "IAB1"]},
+        {"categories": ["IAB7-3", "IAB2"]},
+        {},
+    ]
+    assert offered(raw, *campaigns) == ["c0", "c2"]
+
+
 def test_durations_decide_who_is_offered() -> None:
     """A video needs a lawful duration, and one without a duration needs a place that takes any."""
     assert offered(line(VIDEO), {"duration_s": 4}, {"duration_s": 30}, {}) == ["c1"]

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adgovernor.app.pods_commands import pods_app
-from adgovernor.app.pods_plan import plan
+from adgovernor.app.pods_plan import plan, summary
 from adgovernor.contracts.openrtb import parse_request, parse_response
 
 
@@ -181,12 +181,26 @@ def test_several_dynamic_parts_of_a_pod_are_filled_each_in_its_time() -> None:
             {"dealid": "d", "adomain": ["shop.x.com"]},
             None,
         ),
+        ({"cur": ["usd"]}, {}, {}, None),
+        ({}, {}, {"mtype": 1}, "media"),
+        ({}, {}, {"mtype": 2}, None),
+        ({}, {}, {"mtype": 9}, None),
+        ({"bapp": ["com.game"]}, {}, {"bundle": "com.game"}, "blocked_app"),
+        ({"bapp": ["com.game"]}, {}, {}, None),
+        ({"acat": ["IAB1"]}, {}, {"cat": ["IAB1-2", "IAB2"]}, "category"),
+        ({"acat": ["IAB1"]}, {}, {"cat": ["IAB1-2", "IAB1"]}, None),
+        ({"acat": ["IAB1"]}, {}, {}, None),
+        ({"acat": ["1"], "cattax": 6}, {}, {"cat": ["2"]}, None),
+        ({"bcat": ["1"], "cattax": 6}, {}, {"cat": ["1"], "cattax": 6}, "blocked_category"),
+        ({"bcat": ["1"], "cattax": 6}, {}, {"cat": ["1"], "cattax": 7}, None),
+        ({"bcat": ["1"]}, {}, {"cat": ["1"], "cattax": 7}, None),
     ],
 )
 def test_who_may_bid(
     request_terms: dict[str, Any], pmp: dict[str, Any], terms: dict[str, Any], reason: str | None
 ) -> None:
-    """A bid is held to the currencies and seats that the request takes, to private auctions and to its deal's terms."""
+    """A bid is held to the media, currencies, seats, apps and categories that the request takes, to private auctions
+    and to its deal's terms; categories are compared in one taxonomy."""
     request = parse_request({"id": "r", "imp": [video("1", pmp=pmp)], **request_terms})
     response = parse_response({"seatbid": [{"seat": "s1", "bid": [bid("a", "1", 2, **terms)]}]})
     assert out(plan(request, response)) == ({} if reason is None else {"a": [reason]})
@@ -230,6 +244,74 @@ def test_many_groups_are_whole_or_out_within_a_bound() -> None:
     assert all((f"{at}a" in won) == (f"{at}b" in won) for at in range(20))
     assert result["total_cpm"] == 80
     assert (result["proven"], result["bound_cpm"]) == (False, 120)
+
+
+@pytest.mark.parametrize(
+    ("terms", "won"),
+    [
+        ({"mtype": 1, "price": 1}, [("b", None, False)]),
+        ({"mtype": 1, "price": 0.5}, ["floor"]),
+        ({"mtype": 1, "price": 1, "dur": 90}, [("b", None, False)]),
+        ({"mtype": 2, "price": 1, "dur": 15}, ["floor"]),  # It takes 1.5 for fifteen seconds.
+        ({"mtype": 2, "price": 1.5, "dur": 15}, [("b", 15, False)]),
+        ({"mtype": 2, "price": 3, "dur": 31}, ["duration"]),
+        ({"price": 3, "dur": 31}, ["duration"]),
+        ({"price": 3}, [("b", 30, True)]),
+        ({"mtype": 3, "price": 1, "dur": 60}, [("b", 60, False)]),
+        ({"mtype": 3, "price": 1}, [("b", 60, True)]),
+        ({"mtype": 3, "price": 1, "dur": 30}, ["duration"]),
+        ({"mtype": 4, "price": 1}, ["media"]),
+    ],
+)
+def test_a_bid_is_judged_by_the_medium_that_it_says_it_is(terms: dict[str, Any], won: list[Any]) -> None:
+    """Of an impression that offers several media a bid meets the durations and floors of its own; a banner has none
+    but the impression's floor, and plays for no time."""
+    imp = {
+        "id": "1",
+        "bidfloor": 0.75,
+        "banner": {"w": 300, "h": 250},
+        "video": {"minduration": 5, "maxduration": 30, "mincpmpersec": 0.1},
+        "audio": {"rqddurs": [60]},
+    }
+    result = planned([imp], [{"id": "b", "impid": "1", **terms}])
+    taken = [(entry["bid_id"], entry["duration_s"], entry["duration_assumed"]) for entry in result["fill"]]
+    assert (taken or out(result)["b"]) == won
+
+
+def test_the_dearest_of_several_media_wins() -> None:
+    """Bids of all media of an impression compete by their price, and one of them is shown."""
+    imp = {"id": "1", "banner": {}, "video": {"maxduration": 30}, "native": {}}
+    bids: list[dict[str, Any]] = [
+        {"id": "v", "impid": "1", "price": 2, "mtype": 2, "dur": 30},
+        {"id": "n", "impid": "1", "price": 3, "mtype": 4},
+        {"id": "b", "impid": "1", "price": 1, "mtype": 1},
+    ]
+    result = planned([imp], bids)
+    assert (fills(result), out(result)) == ([("1", 1, "n")], {"b": ["outbid"], "v": ["outbid"]})
+    assert "  fill pod 1 slot 1: bid n, 3 CPM" in summary(result)
+
+
+def test_an_impression_of_no_medium_takes_any() -> None:
+    """Where the media are left to a stored impression, no bid is refused for its own."""
+    assert fills(planned([{"id": "1"}], [bid("a", "1", 2, mtype=1)])) == [("1", 1, "a")]
+
+
+def test_a_pod_takes_no_banner() -> None:
+    """A bid for a banner cannot have a place in a pod, also where its impression could be a banner as well."""
+    imps = [{**video(name, podid="p", maxduration=30), "banner": {}} for name in ("1", "2")]
+    result = planned(imps, [bid("a", "1", 2, mtype=1), bid("b", "2", 2, mtype=2)])
+    assert (fills(result), out(result)) == ([("2", 2, "b")], {"a": ["media"]})
+
+
+def test_categories_of_one_taxonomy_are_kept_apart() -> None:
+    """Two ads of a pod share a category where taxonomy and code are the same, not where one of them is."""
+    imps = [video(name, podid="p", poddedupe=[2]) for name in ("1", "2", "3")]
+    bids = [
+        bid("a", "1", 3, cat=["5"], cattax=7),
+        bid("b", "2", 2, cat=["5"], cattax=7),
+        bid("c", "3", 1, cat=["5"]),
+    ]
+    assert out(planned(imps, bids)) == {"b": ["category_separation"]}
 
 
 def test_a_bid_without_a_seat_is_held_to_none() -> None:
