@@ -416,7 +416,14 @@ class UserAudit(ShareAudit):
         decision = decisions[0]
         filled = [slot for slot in decision["slots"] if slot.get("winner") is not None]
         self.check(len(filled) == reserved, "every filled slot is reserved", str(decision))
-        refusals = {slot.get("no_fill") for slot in decision["slots"]} - {None, "no_candidate"}
+        refusals = {slot.get("no_fill") for slot in decision["slots"]} - {None, "no_candidate", "too_far"}
+        for slot in filled:
+            # A break comes at its place in the programme, or later by the ads that play before it.
+            self.check(
+                slot.get("offset_ms", 0) + self.rules.reservation_ms <= self.rules.dedupe_ms,
+                "a break that comes when its decision is forgotten is not sold",
+                str(slot),
+            )
         time_ms = request["time_ms"]
         refusal = None
         if person is None:
