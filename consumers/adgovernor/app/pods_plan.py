@@ -248,7 +248,8 @@ def _fill_pod(
         if one.candidate is None:
             continue
         candidate = one.candidate
-        if one.seat in whole:
+        # A price of 0 buys nothing in a group either: raised, it would.
+        if one.seat in whole and candidate.price_micros > 0:
             raised += 1
             candidate = replace(
                 candidate,

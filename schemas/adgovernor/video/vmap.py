@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from adgovernor.video.codes import VastError, VmapError
 from adgovernor.video.model import Extension, Tracking, VastDocument
 from adgovernor.video.times import has_range_fault, parse_time_ms
-from adgovernor.video.vast import VastFormatError, outer_xml, parse_vast, read_vast
+from adgovernor.video.vast import VastFormatError, is_vast_root, outer_xml, parse_vast, read_vast
 from adgovernor.video.xmltree import (
     Element,
     Reader,
@@ -299,8 +299,7 @@ class _BreakReader:
         return None
 
     def _vast_data(self, data: Element) -> VastData | None:
-        # The embedded document may have any namespace of its own, so it is found by its local name.
-        root = next((child for child in data if local_name(child) == "VAST"), None)
+        root = _embedded(data)
         document = None
         if root is not None:
             document = self._document(lambda: read_vast(root))
@@ -316,7 +315,8 @@ class _BreakReader:
         text, template = self.reader.text(data), Reader.attribute(data, "templateType")
         document = None
         if _is_vast_template(template):
-            document = self._document(lambda: parse_vast(text.encode()))
+            root = _embedded(data)
+            document = self._document(lambda: parse_vast(text.encode()) if root is None else read_vast(root))
         return CustomData(text, template, document)
 
     def _document(self, read: Callable[[], VastDocument]) -> VastDocument | None:
@@ -327,6 +327,11 @@ class _BreakReader:
             own = error.code == VastError.VERSION
             self.blame(error.code if own else VmapError.RESPONSE_PARSING, str(error))
             return None
+
+
+def _embedded(data: Element) -> Element | None:
+    """The VAST response in *data*; it may have any namespace of its own, so it is found by its local name."""
+    return next((child for child in data if is_vast_root(child)), None)
 
 
 def _read_break(reader: Reader, element: Element, schedule_only: bool) -> AdBreak:

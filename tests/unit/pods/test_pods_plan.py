@@ -231,6 +231,15 @@ def test_a_group_of_bids_is_won_whole_or_not_at_all(
     assert {entry["bid_id"] for entry in plan(request, parse_response(response))["fill"]} == parted
 
 
+def test_a_bid_of_no_value_is_not_won_for_its_group() -> None:
+    """A price of 0 wins no place, so that the group that it is in cannot be won."""
+    imps = [video("1", podid="p"), video("2", podid="q")]
+    group = {"group": 1, "bid": [bid("a", "1", 5), bid("b", "2", 0)]}
+    response = {"seatbid": [group, {"bid": [bid("c", "1", 1)]}]}
+    result = plan(parse_request({"id": "r", "imp": imps}), parse_response(response))
+    assert (fills(result), result["proven"]) == ([("1", 1, "c")], True)
+
+
 def test_many_groups_are_whole_or_out_within_a_bound() -> None:
     """With more groups in part than are tried the plan is lawful all the same, and says what it could be worth."""
     imps = [video(str(at), podid="p", poddedupe=[5]) for at in range(40)]

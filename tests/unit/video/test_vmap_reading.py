@@ -133,6 +133,16 @@ def test_a_response_that_is_text_is_read_too() -> None:
     assert [ad.id for ad in custom.content.document.ads] == ["1"]
 
 
+def test_custom_data_of_a_vast_template_may_be_elements() -> None:
+    """CustomAdData is meant to be text; a VAST response that stands in it as elements is read all the same."""
+    answer = '<VAST version="2.0"><Ad id="1"><InLine/></Ad></VAST>'
+    custom = source_of(f'<vmap:CustomAdData templateType="vast2">{answer}</vmap:CustomAdData>').source
+    assert custom is not None
+    assert isinstance(custom.content, CustomData)
+    assert custom.content.document is not None
+    assert [ad.id for ad in custom.content.document.ads] == ["1"]
+
+
 def test_multiple_ads_and_redirects_are_allowed_unless_denied() -> None:
     """Both default to true; Booleans are read in any case."""
     tag = "<vmap:AdTagURI>http://t</vmap:AdTagURI>"
@@ -170,6 +180,8 @@ def test_a_break_without_source_is_fine() -> None:
         ("<vmap:VASTAdData/>", 1006),
         ("<vmap:VASTAdData><Foo/></vmap:VASTAdData>", 1006),
         ('<vmap:VASTAdData><VAST version="1.0"/></vmap:VASTAdData>', 102),
+        ("<vmap:VASTAdData><VideoAdServingTemplate/></vmap:VASTAdData>", 102),
+        ('<vmap:CustomAdData templateType="vast1"><VideoAdServingTemplate/></vmap:CustomAdData>', 102),
         ("<vmap:VASTAdData>no ad today</vmap:VASTAdData>", 1006),
         ("<vmap:VASTAdData><![CDATA[<html/>]]></vmap:VASTAdData>", 1006),
         ('<vmap:CustomAdData templateType="vast2">{}</vmap:CustomAdData>', 1006),
