@@ -13,6 +13,7 @@ from adgovernor.contracts.ads import (
     AdOverlay,
     AdResource,
     AdTracking,
+    AdUniversalId,
     AdVerification,
     PlayableAd,
 )
@@ -51,6 +52,9 @@ def _playable(ad: ResolvedAd) -> PlayableAd:
         sequence=ad.sequence,
         title=ad.inline.title,
         wrappers=len(ad.hops),
+        universal_ad_ids=tuple(
+            AdUniversalId(registry=found.registry, value=found.value) for found in ad.universal_ad_ids
+        ),
         duration_ms=ad.duration_ms,
         skip_offset=linear.skip_offset,
         media_files=_files(own, linear.media_files),
@@ -139,6 +143,9 @@ def _icon(found: Sourced[Icon]) -> AdIcon:
         height=icon.height,
         x_position=icon.x_position,
         y_position=icon.y_position,
+        offset_ms=icon.offset_ms,
+        duration_ms=icon.duration_ms,
+        api_framework=icon.api_framework,
         resources=_resources(found, icon.resources),
         click_through=_one(found, icon.click_through),
         click_tracking=_all(found, icon.click_tracking),

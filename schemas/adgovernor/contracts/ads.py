@@ -84,10 +84,22 @@ class AdIcon(Contract):
     height: int | None = None
     x_position: str | None = None
     y_position: str | None = None
+    offset_ms: DurationMs | None = None
+    """When it is shown, from the ad's start; left out: at its start."""
+    duration_ms: DurationMs | None = None
+    """How long it is shown; left out: to the ad's end."""
+    api_framework: str | None = None
     resources: Many[AdResource] = ()
     click_through: str | None = None
     click_tracking: Many[str] = ()
     view_tracking: Many[str] = ()
+
+
+class AdUniversalId(Contract):
+    """The creative's identity in a registry, the same from whichever server it comes (VAST 4.3 §3.7.1)."""
+
+    registry: str
+    value: str
 
 
 class AdVerification(Contract):
@@ -109,6 +121,8 @@ class PlayableAd(Contract):
     title: str | None = None
     wrappers: int = 0
     """How many Wrappers led to it."""
+    universal_ad_ids: Many[AdUniversalId] = ()
+    """Of its first linear creative."""
     duration_ms: DurationMs | None = None
     skip_offset: str | None = None
     media_files: Many[AdMediaFile] = ()

@@ -21,6 +21,7 @@ from adgovernor.video.model import (
     Linear,
     NonLinear,
     Tracking,
+    UniversalAdId,
     Verification,
     Wrapper,
 )
@@ -221,6 +222,13 @@ class ResolvedAd:
     def linear(self) -> Linear | None:
         """The InLine's first linear creative."""
         return next(_linears(self.inline), None)
+
+    @property
+    def universal_ad_ids(self) -> tuple[UniversalAdId, ...]:
+        """The registered identities of the InLine's first linear creative."""
+        return next(
+            (found.universal_ad_ids for found in self.inline.creatives if found.linear is not None), ()
+        )
 
     @property
     def conditional(self) -> bool:

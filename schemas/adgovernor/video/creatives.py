@@ -143,6 +143,9 @@ def _icon(reader: Reader, icon: Element) -> Icon:
         click_through=reader.uri(reader.child(clicks, "IconClickThrough")),
         click_tracking=reader.uris(clicks, "IconClickTracking"),
         view_tracking=reader.uris(icon, "IconViewTracking"),
+        offset_ms=parse_time_ms(Reader.attribute(icon, "offset")),
+        duration_ms=parse_time_ms(Reader.attribute(icon, "duration")),
+        api_framework=Reader.attribute(icon, "apiFramework"),
     )
 
 

@@ -77,7 +77,8 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Icon:
-    """§3.11: an industry icon over a linear ad."""
+    """§3.11: an industry icon over a linear ad, from *offset_ms* (None = its start) for *duration_ms* (None = to its
+    end)."""
 
     program: str | None
     width: int | None
@@ -88,6 +89,9 @@ class Icon:
     click_through: str | None
     click_tracking: tuple[str, ...]
     view_tracking: tuple[str, ...]
+    offset_ms: int | None = None
+    duration_ms: int | None = None
+    api_framework: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,29 @@ async def test_of_a_program_the_icon_nearest_the_ad_is_shown() -> None:
     assert ad.icons[2].view_tracking == ("http://outer.example/v",)
 
 
+async def test_an_icon_says_when_and_how_long_it_is_shown() -> None:
+    """Offset and duration are milliseconds; what is missing or no time is left to the ad's start and end."""
+    icons = "<Icon offset='00:00:02.5' duration='00:00:10' apiFramework='omid'/><Icon offset='soon'/>"
+    ad = await playable(f"<Creative><Linear><Icons>{icons}</Icons></Linear></Creative>")
+    assert [(icon.offset_ms, icon.duration_ms, icon.api_framework) for icon in ad.icons] == [
+        (2_500, 10_000, "omid"),
+        (None, None, None),
+    ]
+
+
+async def test_the_identities_of_what_is_played() -> None:
+    """Every UniversalAdId of the linear creative goes along, not those of other creatives."""
+    ids = "<UniversalAdId idRegistry='{}'>{}</UniversalAdId>"
+    ad = await playable(
+        f"<Creative>{ids.format('a', 1)}<CompanionAds/></Creative>"
+        f"<Creative>{ids.format('ad-id.org', 8465)}{ids.format('foo', 9)}<Linear/></Creative>"
+    )
+    assert [(found.registry, found.value) for found in ad.universal_ad_ids] == [
+        ("ad-id.org", "8465"),
+        ("foo", "9"),
+    ]
+
+
 async def test_what_a_wrapper_brings_is_resolved_against_the_wrapper_s_document() -> None:
     """Companions and measurement code, their clicks and their tracking; markup is left alone."""
     companion = (
