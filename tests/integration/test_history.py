@@ -30,5 +30,6 @@ async def test_what_retention_took_is_passed_over(kafka_bootstrap: str, topic_pr
     await admin.delete_records({TopicPartition(name, 0): RecordsToDelete(before_offset=8 - kept)})
     await admin.close()
     async with KafkaHistory(connection, topic_prefix) as history:
+        assert await history.first(topics.AD_REQUESTS, 0) == 8 - kept
         offsets = [message.offset async for message in history.messages(topics.AD_REQUESTS, 0)]
     assert offsets == list(range(8 - kept, 8))

@@ -1,7 +1,8 @@
 """Where a history is read from: a broker, a log in memory, or a folder that one was copied to.
 
 A folder holds one file of JSON lines a topic partition, ``ledger/3.jsonl``: ``{"offset", "time_ms", "key", "value",
-"headers"}``; texts where the bytes are UTF-8, else ``key_b64`` and ``value_b64``.
+"headers"}``; texts where the bytes are UTF-8, else ``key_b64`` and ``value_b64``. ``first.json`` has the first offsets
+of those partitions of which retention had taken the beginning.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.subscribe.kafka import RawMessage
 
 _READ_BYTES = 8_000_000
+_FIRST = "first.json"
 _PATIENCE = 10
 """Empty reads in a row, each of a second, before a partition that promised more is given up."""
 
@@ -30,6 +32,10 @@ class History(Protocol):
 
     async def partitions(self) -> int:
         """How many partitions every topic has."""
+        ...
+
+    async def first(self, topic: str, partition: int) -> int:
+        """The offset at which a partition begins: above 0 where retention has taken what was before."""
         ...
 
     def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
@@ -46,6 +52,10 @@ class MemoryHistory:
     async def partitions(self) -> int:
         """See `History.partitions`."""
         return self._broker.partitions
+
+    async def first(self, topic: str, partition: int) -> int:
+        """See `History.first`."""
+        return 0
 
     async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
         """See `History.messages`."""
@@ -77,6 +87,10 @@ class KafkaHistory:
         """See `History.partitions`."""
         await self._find(topics.LEDGER)
         return self._found[topics.LEDGER]
+
+    async def first(self, topic: str, partition: int) -> int:
+        """See `History.first`."""
+        return await self._readers.first(await self._find(topic), partition)
 
     async def _find(self, topic: str) -> str:
         """The topic's name on the broker. Raises `BadSettings` where it is not there."""
@@ -124,6 +138,7 @@ class FolderHistory:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._first: dict[str, dict[str, int]] | None = None
 
     async def partitions(self) -> int:
         """See `History.partitions`."""
@@ -133,6 +148,16 @@ class FolderHistory:
                 f"{self._folder} holds no history: make one with `adgovernor audit --copy-to FOLDER`"
             )
         return len(found)
+
+    async def first(self, topic: str, partition: int) -> int:
+        """See `History.first`."""
+        if self._first is None:
+            path = self._folder / _FIRST
+            try:
+                self._first = orjson.loads(path.read_bytes()) if path.exists() else {}
+            except orjson.JSONDecodeError as error:
+                raise BadInput(f"{path}: not of a copied history: {error}") from error
+        return int(self._first.get(topic, {}).get(str(partition), 0))
 
     async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
         """See `History.messages`."""
@@ -185,14 +210,18 @@ async def copy(history: History, folder: Path) -> int:
     """
     partitions = await history.partitions()
     count = 0
+    first: dict[str, dict[str, int]] = {}
     try:
         for topic in topics.ALL_TOPICS:
             (folder / topic).mkdir(parents=True, exist_ok=True)
             for partition in range(partitions):
+                if begins := await history.first(topic, partition):
+                    first.setdefault(topic, {})[str(partition)] = begins
                 with (folder / topic / f"{partition}.jsonl").open("wb") as file:
                     async for message in history.messages(topic, partition):
                         file.write(orjson.dumps(_row_of(message)) + b"\n")
                         count += 1
+        (folder / _FIRST).write_bytes(orjson.dumps(first))
     except OSError as error:
         raise BadInput(
             f"cannot write to {folder}: {error.strerror or error}; name a folder that this user may make or fill"

@@ -268,6 +268,9 @@ def test_a_history_cannot_be_copied_to_where_nothing_can_be_written(tmp_path: Pa
         async def partitions(self) -> int:
             return 1
 
+        async def first(self, topic: str, partition: int) -> int:
+            return 0
+
         async def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
             yield RawMessage(0, 0, 0, None, b"", ())
 

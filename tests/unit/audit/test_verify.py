@@ -179,6 +179,25 @@ async def test_a_missing_decision_is_red(tmp_path: Path) -> None:
     assert found(report) == {"outputs"}
 
 
+@pytest.mark.parametrize("kept", [7, 0])
+async def test_outputs_that_have_expired_are_no_fault(tmp_path: Path, kept: int) -> None:
+    """Where retention has taken a topic's beginning, what is left is compared, and the rest is told."""
+    world = await a_history(1)
+    await copy(MemoryHistory(world.broker), tmp_path)
+    path = tmp_path / topics.DECISIONS / "0.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    gone = len(lines) - kept
+    path.write_bytes(b"".join(lines[gone:]))
+    (tmp_path / "first.json").write_bytes(orjson.dumps({topics.DECISIONS: {"0": gone}}))
+    report = await prove(world, FolderHistory(tmp_path))
+    assert report.green, report.findings
+    assert report.counted["outputs on decisions"] == kept
+    assert f"decisions[0]: {gone} outputs have expired" in "\n".join(report.notes)
+    path.write_bytes(b"".join([*lines[gone:-3], *lines[-2:]]) if kept else lines[0])
+    (tmp_path / "first.json").write_bytes(orjson.dumps({topics.DECISIONS: {"0": gone if kept else 0}}))
+    assert found(await prove(world, FolderHistory(tmp_path))) == {"outputs"}
+
+
 async def test_a_store_that_differs_is_red() -> None:
     """A counter changed in the store behind the ledger's back is found, and named."""
     world = await a_history()
