@@ -16,7 +16,7 @@ PEOPLE: Final = (
         "Of who refuses storage nothing is remembered, and nobody is known",
         UserShard,
         "_request",
-        "if request.consent is not None and not request.consent.storage:",
+        "if isinstance(request, AdRequest) and request.consent is not None and not request.consent.storage:",
         "if False:",
     ),
     one(

@@ -11,7 +11,7 @@ from typing import Final
 
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, SlotSpec, parts_of
-from adgovernor.contracts.requests import PlainRequest
+from adgovernor.contracts.requests import AdRequest, AnyRequest, Candidate
 from adgovernor.core.podfill import MAX_ADS
 from adgovernor.core.rules import Rules
 from adgovernor.video.vmap import (
@@ -80,7 +80,7 @@ class PodAsk:
         return len(self.slots) + bool(self.parts)
 
 
-def with_breaks(request: PlainRequest) -> PlainRequest:
+def with_breaks(request: AdRequest) -> AdRequest:
     """The request with the breaks of its VMAP document in place of it.
 
     Raises:
@@ -118,7 +118,7 @@ def with_breaks(request: PlainRequest) -> PlainRequest:
     return request.model_copy(update={"breaks": tuple(found), "vmap": None})
 
 
-def pods_of(request: PlainRequest) -> list[PodAsk]:
+def pods_of(request: AdRequest) -> list[PodAsk]:
     """The pods asked for, in the order of the stream."""
     if request.breaks is None:
         parts = parts_of(request.pod)
@@ -131,17 +131,19 @@ def pods_of(request: PlainRequest) -> list[PodAsk]:
     return sorted(asks, key=lambda ask: _rank(ask, timed, alike))
 
 
-def slots_of(request: PlainRequest) -> int:
+def slots_of(request: AnyRequest) -> int:
     """How many slots a decision on this request has at least."""
-    if request.breaks is None and request.slots is None:
+    if not isinstance(request, AdRequest) or (request.breaks is None and request.slots is None):
         return 1
     return sum(ask.least_slots() for ask in pods_of(request))
 
 
-def oversized(request: PlainRequest, rules: Rules) -> tuple[str, int, int] | None:
+def oversized(request: AnyRequest, rules: Rules) -> tuple[str, int, int] | None:
     """What of the request is larger than configured: the field, what it has, and the most that it may have."""
     if len(request.candidates) > rules.most_candidates:
         return "candidates", len(request.candidates), rules.most_candidates
+    if not isinstance(request, AdRequest):
+        return None
     if request.breaks is not None and len(request.breaks) > rules.most_breaks:
         return "breaks", len(request.breaks), rules.most_breaks
     if request.slots is None and request.pod is None and request.breaks is None:
@@ -160,7 +162,7 @@ def oversized(request: PlainRequest, rules: Rules) -> tuple[str, int, int] | Non
     return _oversized_in_all(request, asks)
 
 
-def _oversized_in_all(request: PlainRequest, asks: list[PodAsk]) -> tuple[str, int, int] | None:
+def _oversized_in_all(request: AdRequest, asks: list[PodAsk]) -> tuple[str, int, int] | None:
     """The same of what is within its limit in each pod, and is considered or written so often that no deadline could
     be met or no message hold it."""
     most = len(request.candidates)
@@ -179,7 +181,7 @@ def _oversized_in_all(request: PlainRequest, asks: list[PodAsk]) -> tuple[str, i
             return field, size, MOST_REPEATED_BYTES // slots
     if len(asks) > 1:
         # The same ads may win in each break.
-        sizes = sorted((_size(repr(candidate)) for candidate in request.candidates), reverse=True)
+        sizes = sorted(map(_said, request.candidates), reverse=True)
         said = sum(sum(sizes[:count]) for count in rows)
         if said > MOST_REPEATED_BYTES:
             return "breaks", len(asks), len(asks) * MOST_REPEATED_BYTES // said
@@ -190,11 +192,16 @@ def _size(text: str | None) -> int:
     return len((text or "").encode())
 
 
+def _said(candidate: Candidate) -> int:
+    """About how many bytes the request says of a candidate."""
+    return _size(repr({name: getattr(candidate, name) for name in candidate.model_fields_set}))
+
+
 def _slots_of(slots: tuple[SlotSpec, ...] | None, parts: tuple[PodSpec, ...]) -> tuple[SlotSpec, ...]:
     return slots if slots is not None else () if parts else _ONE_SLOT
 
 
-def _of_break(request: PlainRequest, spec: BreakSpec, number: int) -> PodAsk:
+def _of_break(request: AdRequest, spec: BreakSpec, number: int) -> PodAsk:
     slots, parts, path = spec.slots, parts_of(spec.pod), f"breaks[{number}]."
     if slots is None and not parts:
         slots, parts, path = request.slots, parts_of(request.pod), ""

@@ -13,7 +13,7 @@ from adgovernor.contracts.campaigns import Command
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.events import Engagement, Impression, UserEvent
 from adgovernor.contracts.ledger import is_plain_json
-from adgovernor.contracts.requests import PlainRequest
+from adgovernor.contracts.requests import AdRequest, read_request
 from adgovernor.core.breaks import with_breaks
 from adgovernor.core.identities import narrower
 from adgovernor.core.machine import Input, Poison
@@ -21,7 +21,6 @@ from adgovernor.core.machine import Input, Poison
 MAX_VALUE_BYTES: Final = 500_000
 """A larger input is poison: a block, and the message that carries it, must be able to hold it."""
 
-_request: Final[Callable[[bytes], PlainRequest]] = PlainRequest.__pydantic_validator__.validate_json
 _impression: Final[Callable[[bytes], Impression]] = Impression.__pydantic_validator__.validate_json
 _engagement: Final[Callable[[bytes], Any]] = TypeAdapter(Engagement).validate_json
 _user_event: Final[Callable[[bytes], Any]] = TypeAdapter(UserEvent).validate_json
@@ -46,8 +45,8 @@ def read(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Inp
         )
     try:
         if topic == topics.AD_REQUESTS:
-            request = _request(value)
-            if request.vmap is not None:
+            request = read_request(value)
+            if isinstance(request, AdRequest) and request.vmap is not None:
                 request = with_breaks(request)
             routing = request.routing_id()
             return Input(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from adgovernor.contracts.requests import PlainCandidate
+from adgovernor.contracts.requests import Candidate
 from adgovernor.core import caps, history
 from adgovernor.core.caps import Context
 from adgovernor.core.history import Person
@@ -21,7 +21,7 @@ from adgovernor.core.leases import CampaignShare
 class Entry(Protocol):
     """What of a candidate is looked at here."""
 
-    candidate: PlainCandidate
+    candidate: Candidate
     share: CampaignShare | None
 
     @property
@@ -34,7 +34,7 @@ def scopes_of(entry: Entry, context: Context) -> list[str]:
     assert share is not None
     ad = entry.candidate
     return history.scopes_of(
-        ad["creative_id"], ad["campaign_id"], share.campaign.account_id, entry.categories, context.labels
+        ad.creative_id, ad.campaign_id, share.campaign.account_id, entry.categories, context.labels
     )
 
 
@@ -77,7 +77,7 @@ def limits(entries: Sequence[Entry], person: Person, context: Context) -> list[L
             if compiled.event is not None:
                 continue  # Clicks and views come after the pod; it adds none of them.
             cap = compiled.cap
-            for scope in compiled.scopes(entry.candidate["creative_id"], entry.categories, context.labels):
+            for scope in compiled.scopes(entry.candidate.creative_id, entry.categories, context.labels):
                 name = f"{scope}|{cap.window}|{cap.length_ms}|{cap.limit}|{cap.per}|{share.time_zone}"
                 if name not in left:
                     left[name] = cap.limit - caps.count(person, cap, scope, context, share.time_zone)
@@ -99,7 +99,7 @@ def reasons(
     return caps.blockers(
         person,
         share.caps,
-        entry.candidate["creative_id"],
+        entry.candidate.creative_id,
         entry.categories,
         context,
         share.time_zone,

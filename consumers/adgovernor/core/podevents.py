@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.requests import PlainRequest
+from adgovernor.contracts.requests import AdRequest
 from adgovernor.core.podstate import ABANDONED, COMPLETED, OpenPod, pod_id
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def created(
-    request: PlainRequest,
+    request: AdRequest,
     number: int | None,
     about: dict[str, Any],
     deadline_ms: int,

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from adgovernor.contracts.money import price_of_cpm, sayable
 from adgovernor.contracts.pod_requests import PodRules, PodSpec, SlotSpec
-from adgovernor.contracts.requests import PlainCandidate
+from adgovernor.contracts.requests import Candidate
 from adgovernor.core import caps, podcaps
 from adgovernor.core.breaks import USUAL_ADS, PodAsk
 from adgovernor.core.history import Person
@@ -43,7 +43,7 @@ MOST_FILLS: Final = 8
 class Entry(Protocol):
     """What of a candidate the plan needs."""
 
-    candidate: PlainCandidate
+    candidate: Candidate
     day: int
     price: int
     value: int
@@ -181,7 +181,7 @@ def _spec(
     entries: Sequence[Entry],
     around: tuple[PodNeighbour | None, PodNeighbour | None],
 ) -> FillSpec:
-    durations = {entry.candidate.get("duration_ms") or 0 for entry in entries}
+    durations = {entry.candidate.duration_ms or 0 for entry in entries}
     segments = [_segment(str(number), slot, durations) for number, slot in enumerate(ask.slots)]
     for number, part in enumerate(ask.parts, len(segments)):
         ads = part.max_ads if part.max_ads is not None else min(USUAL_ADS, most_ads)
@@ -241,19 +241,19 @@ def _by_the_second(cpm_micros: int, duration_ms: int) -> int:
 
 
 def _fund(entry: Entry) -> str:
-    return f"{entry.day}|{entry.candidate['campaign_id']}"
+    return f"{entry.day}|{entry.candidate.campaign_id}"
 
 
 def _candidate(entry: Entry, cap_keys: tuple[str, ...]) -> PodCandidate:
     candidate = entry.candidate
-    domain = candidate.get("advertiser_domain")
-    own = candidate.get("in_pod")
+    domain = candidate.advertiser_domain
+    own = candidate.in_pod
     return PodCandidate(
-        candidate["campaign_id"],
+        candidate.campaign_id,
         entry.value,
-        candidate.get("duration_ms") or 0,
+        candidate.duration_ms or 0,
         charge_micros=entry.price,
-        creative_id=candidate["creative_id"],
+        creative_id=candidate.creative_id,
         advertiser_domains=(domain.lower(),) if domain else (),
         categories=tuple(entry.categories),
         funds=(_fund(entry),),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.pod_requests import PodRules
-from adgovernor.contracts.requests import PlainRequest
+from adgovernor.contracts.requests import AdRequest
 from adgovernor.core import podstate
 from adgovernor.core.breaks import PodAsk, oversized, pods_of
 from adgovernor.core.caps import Context
@@ -41,7 +41,7 @@ class PodRequest:
         self,
         shard: UserShard,
         selector: Selector,
-        request: PlainRequest,
+        request: AdRequest,
         person: Person,
         context: Context,
         own: bool,
@@ -124,7 +124,7 @@ class PodRequest:
             return None, None
         domains: dict[str, tuple[str, ...]] = {}
         for entry in entries:
-            domain = (entry.candidate.get("advertiser_domain") or "").lower()
+            domain = (entry.candidate.advertiser_domain or "").lower()
             if entry.share is not None and domain:
                 account = entry.share.campaign.account_id
                 domains[account] = (*domains.get(account, ()), domain)
@@ -182,7 +182,7 @@ class PodRequest:
                 winner["price_micros"],
                 winner["currency"],
                 winner.get("duration_ms"),
-                (entry.candidate.get("advertiser_domain") or "").lower(),
+                (entry.candidate.advertiser_domain or "").lower(),
             ]
         rows = [positions[slot] for slot in filled.in_play if slot in positions]
         shard.emit(["pod", number, about, list(order), deadline_ms, unfilled, rows])
@@ -210,7 +210,7 @@ class PodRequest:
                 too_far.add(slot)
                 entries[index].reasons = [{"code": _TOO_FAR}]
                 continue
-            self._played_ms += entries[index].candidate.get("duration_ms") or _USUAL_AD_MS
+            self._played_ms += entries[index].candidate.duration_ms or _USUAL_AD_MS
         return waits, frozenset(too_far)
 
     def _outlives_decision(self, ask: PodAsk, played_ms: int) -> bool:
@@ -237,8 +237,8 @@ class PodRequest:
     def _lose(self, index: int, entry: Candidacy, number: int | None) -> None:
         loser = {
             "candidate": index,
-            "campaign_id": entry.candidate["campaign_id"],
-            "creative_id": entry.candidate["creative_id"],
+            "campaign_id": entry.candidate.campaign_id,
+            "creative_id": entry.candidate.creative_id,
             "reasons": entry.reasons or [{"code": "outbid"}],
         }
         if number is not None:

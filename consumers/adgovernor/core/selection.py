@@ -6,9 +6,10 @@ Every losing candidate gets every reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from adgovernor.contracts.requests import PlainCandidate, PlainRequest, price_of
+from adgovernor.contracts.requests import AdRequest, AnyCandidate, AnyRequest, Candidate
 from adgovernor.core import caps
 from adgovernor.core.history import Person
 from adgovernor.core.identities import place_of
@@ -30,7 +31,7 @@ class Candidacy:
 
     __slots__ = ("candidate", "categories", "day", "price", "reasons", "share", "value", "won")
 
-    def __init__(self, candidate: PlainCandidate, share: CampaignShare | None) -> None:
+    def __init__(self, candidate: Candidate, share: CampaignShare | None) -> None:
         self.candidate = candidate
         self.share = share
         self.won = False
@@ -50,7 +51,7 @@ class Selector:
         self._shard = shard
         self._known_labels: dict[tuple[tuple[str, ...], str | None], tuple[str, ...]] = {}
 
-    def select(self, request: PlainRequest, routing: str, person: Person, degraded: bool) -> dict[str, Any]:
+    def select(self, request: AnyRequest, routing: str, person: Person, degraded: bool) -> dict[str, Any]:
         """The decision's body; reservations and asks are emitted."""
         shard = self._shard
         context = caps.Context(
@@ -64,19 +65,20 @@ class Selector:
             degraded,
             request,
         )
-        if request.consent is not None:
-            context.personal = request.consent.personalisation
-            if not request.consent.storage:
-                context.known, context.session = False, None
-        if (
-            request.slots is not None
-            or request.pod is not None
-            or request.breaks is not None
-            or request.pod_rules is not None
-        ):
-            # An audit judges by what was assumed; what this request reserves itself belongs to that too.
-            own = shard.persons.get(routing) is person
-            return PodRequest(shard, self, request, person, context, own).decide()
+        if isinstance(request, AdRequest):
+            if request.consent is not None:
+                context.personal = request.consent.personalisation
+                if not request.consent.storage:
+                    context.known, context.session = False, None
+            if (
+                request.slots is not None
+                or request.pod is not None
+                or request.breaks is not None
+                or request.pod_rules is not None
+            ):
+                # An audit judges by what was assumed; what this request reserves itself belongs to that too.
+                own = shard.persons.get(routing) is person
+                return PodRequest(shard, self, request, person, context, own).decide()
         return self._select_one(request, person, context)
 
     def _labels(self, said: tuple[str, ...], placement: str | None) -> tuple[str, ...]:
@@ -91,7 +93,7 @@ class Selector:
             self._known_labels[key] = labels
         return labels
 
-    def _select_one(self, request: PlainRequest, person: Person, context: caps.Context) -> dict[str, Any]:
+    def _select_one(self, request: AnyRequest, person: Person, context: caps.Context) -> dict[str, Any]:
         """For one unrestricted slot the highest price wins, ties in the order given."""
         shard = self._shard
         shares = shard.shares
@@ -101,8 +103,9 @@ class Selector:
         best, highest = -1, -1
         won: tuple[CampaignShare, int, int] | None = None
         currency = request.currency
-        for place, candidate in enumerate(request.candidates):
-            campaign = candidate["campaign_id"]
+        candidates: Sequence[AnyCandidate] = request.candidates
+        for place, candidate in enumerate(candidates):
+            campaign = candidate.campaign_id
             share = shares.get(campaign)
             reasons: list[dict[str, Any]] | None
             if share is None:
@@ -125,7 +128,7 @@ class Selector:
                 {
                     "candidate": place,
                     "campaign_id": campaign,
-                    "creative_id": candidate["creative_id"],
+                    "creative_id": candidate.creative_id,
                     "reasons": reasons,
                 }
             )
@@ -136,7 +139,7 @@ class Selector:
             share, day, price = won
             slot = {
                 "slot": 0,
-                "winner": self.reserve(0, request.candidates[best], share, day, price, context),
+                "winner": self.reserve(0, candidates[best], share, day, price, context),
             }
             wanting.append((best, share, day, 0))
             if len(wanting) > 1:
@@ -152,13 +155,13 @@ class Selector:
             shard.ask_for(share, day, price)
         return body
 
-    def candidacies(self, request: PlainRequest, person: Person, context: caps.Context) -> list[Candidacy]:
+    def candidacies(self, request: AdRequest, person: Person, context: caps.Context) -> list[Candidacy]:
         """The candidates of a request, each with what speaks against it alone."""
         shares = self._shard.shares
         entries = []
         currency = request.currency
         for candidate in request.candidates:
-            share = shares.get(candidate["campaign_id"])
+            share = shares.get(candidate.campaign_id)
             entry = Candidacy(candidate, share)
             entries.append(entry)
             if share is None:
@@ -174,7 +177,7 @@ class Selector:
     def reserve(
         self,
         slot: int,
-        candidate: PlainCandidate,
+        candidate: AnyCandidate,
         share: CampaignShare,
         day: int,
         price: int,
@@ -193,7 +196,7 @@ class Selector:
             last_ms = time_ms + shard.rules.longest_reservation_ms()
             shown_by_ms = min(shown_by_ms + wait_ms, last_ms)
             deadline_ms = min(deadline_ms + wait_ms, last_ms)
-        creative = candidate["creative_id"]
+        creative = candidate.creative_id
         delta: list[Any] = [
             "reserve",
             slot,
@@ -223,36 +226,37 @@ class Selector:
                 "billable": share.pays_on,
                 "billing_deadline_ms": deadline_ms,
             }
-        for name in ("duration_ms", "tag_url"):
-            if (said := candidate.get(name)) is not None:
-                winner[name] = said
+        if candidate.duration_ms is not None:
+            winner["duration_ms"] = candidate.duration_ms
+        if candidate.tag_url is not None:
+            winner["tag_url"] = candidate.tag_url
         return winner
 
 
-def categories_of(share: CampaignShare, candidate: PlainCandidate) -> list[str]:
+def categories_of(share: CampaignShare, candidate: AnyCandidate) -> list[str]:
     """The campaign's categories and the creative's."""
-    own = candidate.get("categories")
+    own = candidate.categories
     return list(dict.fromkeys([*share.categories, *own])) if own else share.categories
 
 
-def prices(candidate: PlainCandidate, share: CampaignShare) -> tuple[int, int]:
+def prices(candidate: AnyCandidate, share: CampaignShare) -> tuple[int, int]:
     """The price of the billable event, and what one impression is worth: that price, or by click or view its share at
     the rate at which they are expected."""
-    price = candidate.get("price_micros")
+    price = candidate.price_micros
     if share.pays_on:
         if price is None:
             price = share.price
-        rate = candidate.get("expected_rate_ppm")
+        rate = candidate.expected_rate_ppm
         return price, price * (share.rate_ppm if rate is None else rate) // 1_000_000
     if price is None:
-        price = price_of(candidate)
+        price = candidate.price()
         if price is None:
             price = share.price
     return price, price
 
 
 def judge(
-    candidate: PlainCandidate,
+    candidate: AnyCandidate,
     share: CampaignShare,
     price: int,
     day: int,
@@ -286,7 +290,7 @@ def judge(
             # Else no window of any cap can be full.
             categories = categories_of(share, candidate) if share.caps_categories else _NO_CATEGORIES
             blocked = caps.blockers(
-                person, share.caps, candidate["creative_id"], categories, context, share.time_zone
+                person, share.caps, candidate.creative_id, categories, context, share.time_zone
             )
             if blocked is not None:
                 reasons = blocked if reasons is None else reasons + blocked

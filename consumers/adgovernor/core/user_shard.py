@@ -22,7 +22,7 @@ from adgovernor.contracts.events import (
 )
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.contracts.money import sayable
-from adgovernor.contracts.requests import PlainRequest
+from adgovernor.contracts.requests import AdRequest, AnyRequest, PlainRequest
 from adgovernor.core import breaks, inputs, links, podevents
 from adgovernor.core.history import SHOWN, Person, Serving
 from adgovernor.core.lateness import late_until_ms
@@ -33,6 +33,7 @@ from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
 from adgovernor.core.user_state import open_key
 
+_REQUESTS: Final = (PlainRequest, AdRequest)
 _REMEMBERED: Final = 7
 """An open reservation has so many members, and one more where nobody remembers it."""
 
@@ -104,7 +105,7 @@ class UserShard(PersonEvents):
         self._session = event.session
         self._ids = event.ids
         what = event.event
-        if isinstance(what, PlainRequest):
+        if isinstance(what, _REQUESTS):
             self._request(draft, what, event, unknown, assumed)
         elif isinstance(what, Poison):
             draft.result = {"kind": "poison", "reason": what.reason}
@@ -177,7 +178,7 @@ class UserShard(PersonEvents):
     # ------------------------------------------------------------------ ad requests
 
     def _request(
-        self, draft: Draft, request: PlainRequest, event: Input, unknown: bool, assumed: dict[str, Any] | None
+        self, draft: Draft, request: AnyRequest, event: Input, unknown: bool, assumed: dict[str, Any] | None
     ) -> None:
         person = self._person(event.routing, unknown)
         if person is None:
@@ -216,7 +217,7 @@ class UserShard(PersonEvents):
                 refusal = "deadline"
             elif len(request.candidates) > self.rules.most_candidates:
                 refusal = "too_large"
-        if request.consent is not None and not request.consent.storage:
+        if isinstance(request, AdRequest) and request.consent is not None and not request.consent.storage:
             # Decided as somebody never seen; what they once refused stands.
             self.emit(["nobody"])
             person, known = Person(), person
@@ -229,10 +230,10 @@ class UserShard(PersonEvents):
         draft.out.append([topics.DECISIONS, None, body])
         person.pack()
 
-    def _no_fill(self, draft: Draft, request: PlainRequest, code: str) -> None:
+    def _no_fill(self, draft: Draft, request: AnyRequest, code: str) -> None:
         draft.out.append([topics.DECISIONS, None, self.refused(request, code)])
 
-    def refused(self, request: PlainRequest, code: str) -> dict[str, Any]:
+    def refused(self, request: AnyRequest, code: str) -> dict[str, Any]:
         """The body of a decision that fills nothing."""
         slots = range(breaks.slots_of(request))
         body: dict[str, Any] = {

@@ -1,31 +1,46 @@
-"""What every public model shares: frozen, strict about types, tolerant of fields that it does not know."""
+"""What every public model shares: frozen, strict about types, tolerant of fields that it does not know.
+
+Types that ad requests use say each bound twice, side by side: as ``Field`` for the models, and as ``Meta`` for
+`requests.PlainRequest`, which another library decodes.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Final, TypeVar
 
+from msgspec import Meta
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from adgovernor.contracts.money import MOST_MICROS
 
 Micros = Annotated[
-    int, Field(ge=0, le=MOST_MICROS, description="An amount of money in micro-units of the currency.")
+    int,
+    Field(ge=0, le=MOST_MICROS, description="An amount of money in micro-units of the currency."),
+    Meta(ge=0, le=MOST_MICROS),
 ]
 LATEST_MS: Final = 253_370_764_800_000
 """The start of the year 9999 in UTC: the last year whose days, weeks and months every calendar can name."""
 TimeMs = Annotated[
-    int, Field(ge=0, le=LATEST_MS, description="A point in time: milliseconds since 1970-01-01 UTC.")
+    int,
+    Field(ge=0, le=LATEST_MS, description="A point in time: milliseconds since 1970-01-01 UTC."),
+    Meta(ge=0, le=LATEST_MS),
 ]
-DurationMs = Annotated[int, Field(ge=0, le=2**52, description="A length of time in milliseconds.")]
-RatePpm = Annotated[int, Field(ge=0, le=1_000_000, description="A share in parts per million.")]
+DurationMs = Annotated[
+    int, Field(ge=0, le=2**52, description="A length of time in milliseconds."), Meta(ge=0, le=2**52)
+]
+RatePpm = Annotated[
+    int, Field(ge=0, le=1_000_000, description="A share in parts per million."), Meta(ge=0, le=1_000_000)
+]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Strict(False)]
 """Any number of values: an array in JSON; in Python a list will do as well as a tuple."""
 TagUrl = Annotated[
-    str, Field(min_length=1, max_length=8192, description="An http or https address; macros are filled in.")
+    str,
+    Field(min_length=1, max_length=8192, description="An http or https address; macros are filled in."),
+    Meta(min_length=1, max_length=8192),
 ]
 LONGEST_ID = 256
-Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
+Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID), Meta(min_length=1, max_length=LONGEST_ID)]
 
 
 class Contract(BaseModel):

@@ -1,14 +1,16 @@
 """Ad requests: what a publisher asks for, and what may be shown (topic ``ad-requests``).
 
-Requests are decoded on the hot path: constraints here are those that pydantic checks without calling Python.
+Requests are decoded on the hot path: constraints here are those that are checked without calling Python.
 """
 
 from __future__ import annotations
 
-from typing import Any, Required
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
-from pydantic import Field, field_validator, with_config
-from typing_extensions import TypedDict
+from msgspec import Meta, MsgspecError, Struct
+from msgspec.json import Decoder
+from pydantic import Field, field_validator
 
 from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TagUrl, TimeMs
 from adgovernor.contracts.money import price_of_cpm
@@ -53,35 +55,7 @@ class Candidate(Contract):
 
     def price(self) -> int | None:
         """The price of one billable event in micros, or None where the campaign's own price applies."""
-        if self.price_micros is not None:
-            return self.price_micros
-        return None if self.cpm_micros is None else price_of_cpm(self.cpm_micros)
-
-
-@with_config(Contract.model_config)
-class PlainCandidate(TypedDict, total=False):
-    """A `Candidate` as the hot path reads it: what is given, checked by the same types, without an object for each.
-    What is left out is absent."""
-
-    campaign_id: Required[Id]
-    creative_id: Required[Id]
-    price_micros: Micros | None
-    cpm_micros: Micros | None
-    expected_rate_ppm: RatePpm | None
-    duration_ms: DurationMs | None
-    categories: Many[str]
-    advertiser_domain: str | None
-    tag_url: TagUrl | None
-    in_pod: CandidateInPod | None
-
-
-def price_of(candidate: PlainCandidate) -> int | None:
-    """See `Candidate.price`."""
-    price = candidate.get("price_micros")
-    if price is not None:
-        return price
-    cpm = candidate.get("cpm_micros")
-    return None if cpm is None else price_of_cpm(cpm)
+        return _price(self)
 
 
 class Consent(Contract):
@@ -97,8 +71,9 @@ class Consent(Contract):
     (``no_consent``)."""
 
 
-class _Ask(Contract):
-    """All of a request but its candidates."""
+class AdRequest(Contract):
+    """A publisher asks what to show to somebody. Without ``slots``, ``pod``, ``breaks`` or ``vmap`` it asks for one
+    ad."""
 
     request_id: Id
     time_ms: TimeMs
@@ -136,6 +111,7 @@ class _Ask(Contract):
     """How long the programme is, without ads (OpenRTB ``content.len``): says when breaks at ``n%`` and ``end`` come."""
     vmap: str | None = None
     """Instead of ``breaks``: a VMAP 1.0 or 1.0.1 document. Where ads come from in it is not looked at."""
+    candidates: Many[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
 
     @field_validator("slots", mode="before")
     @classmethod
@@ -147,14 +123,67 @@ class _Ask(Contract):
         return routing_id(self.household_id, self.user_id, self.device_id, self.session_id, self.request_id)
 
 
-class AdRequest(_Ask):
-    """A publisher asks what to show to somebody. Without ``slots``, ``pod``, ``breaks`` or ``vmap`` it asks for one
-    ad."""
+class PlainCandidate(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A `Candidate` of a `PlainRequest`."""
 
-    candidates: Many[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
+    campaign_id: Id
+    creative_id: Id
+    price_micros: Micros | None = None
+    cpm_micros: Micros | None = None
+    expected_rate_ppm: RatePpm | None = None
+    duration_ms: DurationMs | None = None
+    categories: tuple[str, ...] = ()
+    advertiser_domain: str | None = None
+    tag_url: TagUrl | None = None
+
+    def price(self) -> int | None:
+        """See `Candidate.price`."""
+        return _price(self)
 
 
-class PlainRequest(_Ask):
-    """An `AdRequest` as the hot path reads it."""
+class PlainRequest(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """An `AdRequest` as nearly all are: for one ad, and with nothing that this release does not know. Fields mean what
+    they mean there. It is decoded in a fifth of the time; what cannot be is left to `AdRequest`, whose word counts."""
 
-    candidates: Many[PlainCandidate] = Field(default=(), max_length=MOST_CANDIDATES)
+    request_id: Id
+    time_ms: TimeMs
+    household_id: str | None = None
+    user_id: str | None = None
+    device_id: str | None = None
+    session_id: str | None = None
+    placement: str | None = None
+    labels: tuple[str, ...] = ()
+    metadata: dict[str, str | int | float | bool | None] = {}
+    deadline_ms: TimeMs | None = None
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] | None = None
+    candidates: Annotated[tuple[PlainCandidate, ...], Meta(max_length=MOST_CANDIDATES)] = ()
+
+    def routing_id(self) -> str:
+        """See `AdRequest.routing_id`."""
+        return routing_id(self.household_id, self.user_id, self.device_id, self.session_id, self.request_id)
+
+
+AnyCandidate = Candidate | PlainCandidate
+AnyRequest = AdRequest | PlainRequest
+
+
+def _price(candidate: AnyCandidate) -> int | None:
+    if candidate.price_micros is not None:
+        return candidate.price_micros
+    return None if candidate.cpm_micros is None else price_of_cpm(candidate.cpm_micros)
+
+
+_plain: Final[Callable[[bytes], PlainRequest]] = Decoder(PlainRequest).decode
+_any: Final[Callable[[bytes], AdRequest]] = AdRequest.__pydantic_validator__.validate_json
+
+
+def read_request(value: bytes) -> AnyRequest:
+    """An ad request from its JSON.
+
+    Raises:
+        ValidationError: pydantic's, where it is none.
+    """
+    try:
+        return _plain(value)
+    except (MsgspecError, UnicodeDecodeError, RecursionError):
+        return _any(value)

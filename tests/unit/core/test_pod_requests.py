@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.requests import PlainRequest
+from adgovernor.contracts.requests import AdRequest
 from adgovernor.core import inputs
 from adgovernor.core.breaks import MOST_VMAP_TAGS
 from adgovernor.core.direct import Direct
@@ -165,7 +165,7 @@ def test_a_playlist_of_too_many_tags_is_refused_unread() -> None:
     """A VMAP document has as many tags as are taken, or the request is poison that says how many are."""
     room = MOST_VMAP_TAGS - 3
     most = inputs.read(topics.AD_REQUESTS, 0, None, with_playlist("<a/>" * room))
-    assert isinstance(most.event, PlainRequest)
+    assert isinstance(most.event, AdRequest)
     # It is no XML either, which nobody looks for in such a document.
     more = inputs.read(topics.AD_REQUESTS, 0, None, with_playlist("<a/>" * (room - 1) + "<b<b"))
     assert isinstance(more.event, Poison)
@@ -179,7 +179,7 @@ def test_the_ads_of_a_playlist_are_not_looked_at() -> None:
     source = '<AdSource allowMultipleAds="false"><VASTAdData><VAST version="9"/></VASTAdData></AdSource>'
     markup = f'<AdBreak timeOffset="end" breakType="linear" breakId="last">{source}</AdBreak>'
     found = inputs.read(topics.AD_REQUESTS, 0, None, with_playlist(markup)).event
-    assert isinstance(found, PlainRequest)
+    assert isinstance(found, AdRequest)
     assert found.breaks is not None
     assert [(one.offset, one.break_id, one.one_ad) for one in found.breaks] == [
         ("start", None, False),
