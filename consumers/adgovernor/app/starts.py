@@ -65,7 +65,7 @@ async def _bring_to_end(reader: PartitionReader, prefix: str, spines: dict[int, 
                 spine.places.clear()
 
 
-async def from_now(settings: Settings, store: Store | None, topic: str) -> dict[int, Position]:
+async def from_now(settings: Settings, store: Store, topic: str) -> dict[int, Position]:
     """Where each partition of an output topic is now, by its ledger.
 
     The topic's end is taken first and the number afterwards: what is published later has a number beyond it, and
@@ -92,10 +92,8 @@ async def from_now(settings: Settings, store: Store | None, topic: str) -> dict[
     return result
 
 
-async def _known(store: Store | None, shard: str) -> Spine:
+async def _known(store: Store, shard: str) -> Spine:
     """A place in the ledger from which it need not be walked again; its start where the store knows none."""
-    if store is None:
-        return new_spine(shard)
     try:
         async with asyncio.timeout(5.0):
             meta = await store.read_meta(shard)

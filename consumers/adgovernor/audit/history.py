@@ -68,8 +68,12 @@ class MemoryHistory:
 class KafkaHistory:
     """The history that a broker holds: one client reads all of it, one partition after the other. To be closed."""
 
-    def __init__(self, connection: KafkaConnection | str, prefix: str) -> None:
+    def __init__(
+        self, connection: KafkaConnection | str, prefix: str, *, read_bytes: int = _READ_BYTES
+    ) -> None:
+        """``read_bytes``: about how much of a partition is in memory at once, for each that is being read."""
         self._prefix = prefix
+        self._read_bytes = read_bytes
         self._readers = KafkaReaders(KafkaConnection.of(connection), 1, "adgovernor-audit")
         self._found: dict[str, int] = {}
 
@@ -117,7 +121,7 @@ class KafkaHistory:
         while until < 0 or at < until:
             # Retention may take inputs and outputs at any time, also while they are read.
             at = max(at, await self._readers.first(name, partition))
-            records, end = await self._readers.read(name, partition, at, _READ_BYTES)
+            records, end = await self._readers.read(name, partition, at, self._read_bytes)
             until = end if until < 0 else until
             idle = 0 if records else idle + 1
             if idle > _PATIENCE and at < until:

@@ -103,10 +103,7 @@ class PartitionReader:
         *,
         client_id: str,
         group: str | None = None,
-        hold_ms: int = 500,
     ) -> None:
-        """``hold_ms``: how long a broker may hold back an answer that would be empty. A new `read_from` waits for
-        the answer under way, so whoever jumps about wants it short."""
         self._connection = KafkaConnection.of(connection)
         self.full_name = full_name
         self.next: dict[int, int] = {}
@@ -118,7 +115,6 @@ class PartitionReader:
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset=_NEVER,
-            fetch_max_wait_ms=hold_ms,
             # One partition's backlog must fill a batch, or a tail of small fetches costs a round trip each.
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
