@@ -411,3 +411,17 @@ async def test_a_key_that_is_somebody_elses_is_left_alone(redis_url: str) -> Non
     assert await backend.client.command(name, "GET", name) == b"x"
     await backend.client.command(name, "DEL", name)
     await backend.close()
+
+
+async def test_memory_lets_go_of_what_has_ended() -> None:
+    """Values that nobody asks for again, such as pods of yesterday, do not stay for ever; those without an end do."""
+    now_ms = 0
+    backend = InMemoryBackend(lambda: now_ms)
+    value = Change.by("keep", None, b"money")
+    assert await backend.swap("money", value)
+    for number in range(10_000):
+        now_ms = number
+        assert await backend.swap(f"pod-{number}", Change.by("make", None, b"pod", ttl_ms=100))
+    assert len(backend._values) < 2_100
+    assert await backend.load("money") == value.wanted
+    assert await backend.load(f"pod-{now_ms}") is not None

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import ValidationError
-
-from adgovernor.contracts.campaigns import Campaign, Pacing
+from adgovernor.contracts.campaigns import Account, Campaign, Pacing
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import decimal_of, micros_of
 from adgovernor.core.rules import Rules
 from adgovernor.library.campaign import CampaignState, Outcome
 from adgovernor.library.errors import NoBudgetError
+from adgovernor.library.given import made, named
 from adgovernor.stores.backends import StateBackend, Transactions
 from adgovernor.stores.clock import wall_clock_ms
 
@@ -163,18 +162,15 @@ class BudgetTracker:
             "start_ms": start_ms,
             "end_ms": end_ms,
         }
-        try:
-            campaign = Campaign(**terms)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "terms"
-            raise BadInput(f"budget of {campaign_id}: {place}: {first['msg']}") from error
+        what = f"budget of {named('campaign_id', campaign_id)}"
+        campaign = made(Campaign, what, **terms)
+        account = made(Account, what, account_id=campaign_id, time_zone=time_zone)
         name = str(uuid.uuid4())
         now_ms = self._clock_ms()
 
         def decide(value: bytes | None) -> tuple[bytes | None, BudgetStatus]:
             state = CampaignState.load(self._rules, campaign_id, value, now_ms)
-            refusal = state.define(campaign, time_zone, name)
+            refusal = state.define(campaign, account, name)
             if refusal == "too_little_unleased":
                 # A lower budget takes what is not leased, and a paused campaign has nothing leased.
                 state = CampaignState.load(self._rules, campaign_id, value, now_ms)
@@ -182,7 +178,7 @@ class BudgetTracker:
                 by_hand = "manual" in state.money.reasons
                 if not by_hand:
                     state.set_status("pause", name)
-                refusal = state.define(campaign, time_zone, name)
+                refusal = state.define(campaign, account, name)
                 if not by_hand:
                     state.set_status("resume", name)
             if refusal is not None:
@@ -193,7 +189,7 @@ class BudgetTracker:
 
     async def top_up(self, campaign_id: str, amount: Decimal, name: str | None = None) -> BudgetStatus:
         """Adds to a budget, once for ``name``."""
-        micros, word = _micros(amount, 1), name or str(uuid.uuid4())
+        micros, word = _micros(amount, 1), _word(name)
 
         def change(state: CampaignState) -> tuple[bool, BudgetStatus]:
             refusal = state.add(micros, word)
@@ -223,7 +219,7 @@ class BudgetTracker:
 
     async def reserve(self, campaign_id: str, amount: Decimal, name: str | None = None) -> BudgetAnswer:
         """Sets an amount aside for an ad that is about to be shown, once for ``name``."""
-        micros, word = _micros(amount, 1), name or str(uuid.uuid4())
+        micros, word = _micros(amount, 1), _word(name)
         return await self._move(
             campaign_id, f"reserve/{word}", word, micros, lambda s: s.reserve(word, micros)
         )
@@ -238,7 +234,7 @@ class BudgetTracker:
         """
         if amount is None and name is None:
             raise BadInput(f"spend of {campaign_id}: give an amount, or the name of a reservation")
-        micros, word = None if amount is None else _micros(amount, 0), name or str(uuid.uuid4())
+        micros, word = None if amount is None else _micros(amount, 0), _word(name)
         return await self._move(campaign_id, f"spend/{word}", word, micros, lambda s: s.spend(word, micros))
 
     async def release(self, campaign_id: str, name: str) -> bool:
@@ -292,6 +288,7 @@ class BudgetTracker:
         self, campaign_id: str, operation: str, change: Callable[[CampaignState], tuple[bool, _T]]
     ) -> _T:
         """Has ``change`` do something and say whether it is to be kept; its result."""
+        named("campaign_id", campaign_id)
         now_ms = self._clock_ms()
 
         def decide(value: bytes | None) -> tuple[bytes | None, _T]:
@@ -328,6 +325,11 @@ def _micros(amount: Decimal, least: int) -> int:
     if micros < least:
         raise BadInput(f"amount {amount}: give more than nothing")
     return micros
+
+
+def _word(name: str | None) -> str:
+    """What an operation is called: as its caller says, else as nothing else is."""
+    return named("name", name) if name else str(uuid.uuid4())
 
 
 def _remaining(state: CampaignState) -> int:

@@ -106,13 +106,13 @@ class CampaignState:
 
     # ------------------------------------------------------------------ changing
 
-    def define(self, campaign: Campaign, time_zone: str, name: str) -> str | None:
+    def define(self, campaign: Campaign, account: Account, name: str) -> str | None:
         """Sets the definition and its absolute budget; why it was refused, or None. ``name`` is a new one."""
         known = self.money
         if (
             known is not None
             and known.budget == campaign.budget_micros
-            and (known.data, known.time_zone) == (campaign_data(campaign), time_zone)
+            and (known.data, known.time_zone) == (campaign_data(campaign), account.time_zone)
         ):
             return None
         refusal = self._command(
@@ -121,7 +121,7 @@ class CampaignState:
                 command_id=f"{name}/account",
                 account_id=campaign.account_id,
                 time_ms=self.now_ms,
-                account=Account(account_id=campaign.account_id, time_zone=time_zone),
+                account=account,
             )
         )
         return refusal or self._command(

@@ -9,11 +9,12 @@ from typing import Final, Literal
 
 import orjson
 
-from adgovernor.contracts.campaigns import DAY_MS, WEEK_MS, Cap
+from adgovernor.contracts.campaigns import DAY_MS, WEEK_MS, Account, Cap
 from adgovernor.contracts.decisions import Reason, reasons_of
 from adgovernor.contracts.errors import BadInput
 from adgovernor.core.caps import CompiledCap, Context, blockers, count, horizon_ms
 from adgovernor.core.history import SHOWN, Person, Serving
+from adgovernor.library.given import made, named, several
 from adgovernor.stores.backends import StateBackend, Transactions
 from adgovernor.stores.clock import wall_clock_ms
 
@@ -34,7 +35,7 @@ def limits(
     """The caps of these limits; 0 means never, None no limit.
 
     Windows are rolling, any stretch of that length; ``calendar`` makes days and weeks those of the campaign's zone.
-    Other windows and events are `Cap`'s to say.
+    Other windows and events are `Cap`'s to say. Raises `BadInput` for a limit below 0, or a scope without its label.
     """
     found = []
     for length_ms, limit in ((HOUR_MS, hour), (DAY_MS, day), (WEEK_MS, week)):
@@ -42,15 +43,16 @@ def limits(
             window: Literal["calendar", "rolling"] = (
                 "calendar" if calendar and length_ms > HOUR_MS else "rolling"
             )
-            found.append(Cap(scope=scope, window=window, length_ms=length_ms, limit=limit, label=label))
+            terms = {"scope": scope, "window": window, "length_ms": length_ms, "limit": limit, "label": label}
+            found.append(made(Cap, "limits", **terms))
     if lifetime is not None:
-        found.append(Cap(scope=scope, window="lifetime", limit=lifetime, label=label))
+        found.append(made(Cap, "limits", scope=scope, window="lifetime", limit=lifetime, label=label))
     return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignLimits:
-    """What caps need to know of a campaign."""
+    """What caps need to know of a campaign. Raises `BadInput` for an unknown time zone."""
 
     campaign_id: str
     caps: tuple[Cap, ...] = ()
@@ -58,6 +60,10 @@ class CampaignLimits:
     categories: tuple[str, ...] = ()
     time_zone: str = "UTC"
     """IANA name: whose days and weeks calendar caps follow."""
+
+    def __post_init__(self) -> None:
+        made(Account, f"limits of {self.campaign_id}", account_id="-", time_zone=self.time_zone)
+        several("categories", self.categories)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +247,7 @@ class FrequencyCapper:
 
     async def forget(self, user_id: str) -> None:
         """Removes all that is known of a person."""
+        named("user_id", user_id)
         await self._transactions.remove(_key(user_id))
 
     def _ad(
@@ -257,6 +264,9 @@ class FrequencyCapper:
     ) -> _Ad:
         if not user_id:
             raise BadInput("a frequency cap counts for somebody: give a user_id")
+        named("user_id", user_id)
+        if serving_id:
+            named("serving_id", serving_id)
         now_ms = self._clock_ms()
         at_ms = now_ms if time_ms is None else time_ms
         if not 0 <= at_ms <= now_ms + self._skew_ms:
@@ -270,8 +280,8 @@ class FrequencyCapper:
             known,
             (*known.caps, *extra),
             creative_id,
-            tuple(dict.fromkeys((*known.categories, *categories))),
-            tuple(dict.fromkeys(labels)),
+            several("categories", (*known.categories, *several("categories", categories))),
+            several("labels", labels),
             session_id,
             at_ms,
             serving_id,

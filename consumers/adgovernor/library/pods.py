@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 
@@ -19,6 +19,7 @@ from adgovernor.library.errors import (
     PositionFilledError,
     UnknownPodError,
 )
+from adgovernor.library.given import named, several
 from adgovernor.stores.backends import StateBackend, Transactions
 
 DAY_MS: Final = 86_400_000
@@ -108,12 +109,18 @@ class AdPodManager:
         Raises:
             PodTooLargeError: more positions than a pod may have.
             PodExistsError: another pod of that id is there.
-            BadInput: no position at all, or a negative time.
+            BadInput: no id, no position at all, a negative time, or a separation that there is not.
         """
+        named("pod_id", pod_id)
         if positions > self._max:
             raise PodTooLargeError(f"pod {pod_id}: {positions} positions; at most {self._max} are allowed")
         if positions < 1 or min(total_ms, min_ms, max_ms, *durations_ms) < 0:
             raise BadInput(f"pod {pod_id}: give at least one position, and no negative time")
+        wrong = {advertiser_separation, category_separation}.difference(get_args(Separation))
+        if wrong:
+            raise BadInput(
+                f"pod {pod_id}: separation is {wrong.pop()!r}; it must be one of {', '.join(get_args(Separation))}"
+            )
         rules = {
             "positions": positions,
             "total_ms": total_ms,
@@ -152,10 +159,13 @@ class AdPodManager:
         Raises:
             UnknownPodError, PositionFilledError, CreativeRepeatedError: as they say.
             PodRuleError: another rule forbids it.
+            BadInput: no creative, or a negative duration.
         """
-        if not creative_id:
-            raise BadInput(f"pod {pod_id}: an ad has a creative_id")
-        ad = [position, creative_id, duration_ms, advertiser_domain, list(categories)]
+        named("pod_id", pod_id)
+        if not creative_id or duration_ms < 0:
+            raise BadInput(f"pod {pod_id}: an ad has a creative_id, and no negative duration_ms")
+        found = list(several("categories", categories))
+        ad = [position, creative_id, duration_ms, advertiser_domain, found]
 
         def decide(value: bytes | None) -> tuple[bytes | None, PodStatus]:
             pod = _known(pod_id, value)
@@ -169,6 +179,7 @@ class AdPodManager:
 
     async def status(self, pod_id: str) -> PodStatus:
         """The pod. Raises `UnknownPodError`."""
+        named("pod_id", pod_id)
         return await self._transactions.apply(
             _key(pod_id), "status", lambda value: (None, _status(pod_id, _known(pod_id, value)))
         )

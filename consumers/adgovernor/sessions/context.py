@@ -29,6 +29,9 @@ class SessionContext:
     with a time zone; *cachebusting* has eight digits. *cookies* (name, value) go to the session's own upstream hosts
     only. *metadata* holds anything else; an entry named like a standard macro (``ifa``, ``PAGEURL``) is that macro's
     value.
+
+    Raises :class:`ValueError` for a correlator below 1, a timestamp without a time zone or a cachebusting number that
+    has not eight digits, and :class:`TypeError` for metadata that can change.
     """
 
     session_id: str
@@ -43,6 +46,20 @@ class SessionContext:
     content_url: str | None = None
     cookies: tuple[tuple[str, str], ...] = ()
     metadata: tuple[tuple[str, MetadataValue], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.timestamp.tzinfo is None:
+            raise ValueError("timestamp has no time zone; give an aware datetime")
+        if self.correlator < 1:
+            raise ValueError(f"correlator is {self.correlator}; it is a positive integer")
+        if not (len(self.cachebusting) == 8 and self.cachebusting.isdecimal()):
+            raise ValueError(f"cachebusting is {self.cachebusting!r}; it is a number of eight digits")
+        for name, value in self.metadata:
+            for part in value if isinstance(value, tuple) else (value,):
+                if not isinstance(part, (str, int, float, bool)):
+                    raise TypeError(
+                        f"metadata {name} has a {type(part).__name__}; give text, a number or a tuple of them"
+                    )
 
     @classmethod
     def create(
@@ -62,37 +79,26 @@ class SessionContext:
         metadata: Mapping[str, MetadataValue] | None = None,
         rng: random.Random | None = None,
     ) -> SessionContext:
-        """A context with everything that is not given filled in from *rng* and the present time (UTC).
-
-        Raises :class:`ValueError` for a correlator below 1, a timestamp without a time zone or a cachebusting number
-        that has not eight digits, and :class:`TypeError` for metadata that can change.
-        """
+        """A context with everything that is not given filled in from *rng* and the present time (UTC)."""
         source = rng or _SYSTEM_RANDOM
-        moment = timestamp if timestamp is not None else datetime.now(UTC)
-        if moment.tzinfo is None:
-            raise ValueError("timestamp has no time zone; give an aware datetime")
-        if correlator is not None and correlator < 1:
-            raise ValueError(f"correlator is {correlator}; it is a positive integer")
-        if cachebusting is not None and not (len(cachebusting) == 8 and cachebusting.isdecimal()):
-            raise ValueError(f"cachebusting is {cachebusting!r}; it is a number of eight digits")
         return cls(
             session_id=session_id or str(_uuid(source)),
             request_id=request_id or str(_uuid(source)),
             correlator=correlator if correlator is not None else source.randrange(1, 2**53),
-            timestamp=moment,
-            cachebusting=cachebusting or new_cachebusting(source),
+            timestamp=timestamp if timestamp is not None else datetime.now(UTC),
+            cachebusting=new_cachebusting(source) if cachebusting is None else cachebusting,
             user_id=user_id,
             device_id=device_id,
             ip_address=ip_address,
             user_agent=user_agent,
             content_url=content_url,
             cookies=tuple((cookies or {}).items()),
-            metadata=_frozen(metadata or {}),
+            metadata=_sorted(metadata or {}),
         )
 
     def with_metadata(self, **metadata: MetadataValue) -> SessionContext:
         """A new context with *metadata* added, replacing entries of the same name."""
-        return replace(self, metadata=_frozen(dict(self.metadata) | metadata))
+        return replace(self, metadata=_sorted(dict(self.metadata) | metadata))
 
     def macro_values(self) -> dict[str, MacroValue]:
         """What this context says about the standard macros; times and random numbers are the request's to add."""
@@ -121,13 +127,8 @@ class SessionContext:
         return tuple(headers)
 
 
-def _frozen(metadata: Mapping[str, MetadataValue]) -> tuple[tuple[str, MetadataValue], ...]:
-    """The entries by name; raises TypeError for a value that can change, and would make the context change."""
-    for name, value in metadata.items():
-        if not isinstance(value, (str, int, float, bool, tuple)):
-            raise TypeError(
-                f"metadata {name} is a {type(value).__name__}; give text, a number or a tuple of them"
-            )
+def _sorted(metadata: Mapping[str, MetadataValue]) -> tuple[tuple[str, MetadataValue], ...]:
+    """The entries by name, so that contexts that say the same are equal."""
     return tuple(sorted(metadata.items()))
 
 

@@ -33,6 +33,8 @@ MARK_BYTES: Final = 8
 KEY_LENGTH: Final = 400
 """Most characters of a key."""
 
+_SWEEP_FROM: Final = 1_000
+"""Fewer values than this are not worth a look for those whose life has ended."""
 _FIRST_WAIT_S: Final = 0.001
 _LONGEST_WAIT_S: Final = 0.05
 """Between two attempts of one change; each wait is random up to a limit that doubles from the first to this."""
@@ -233,12 +235,13 @@ class Transactions:
 
 
 class InMemoryBackend:
-    """A `StateBackend` of one process, for one event loop."""
+    """A `StateBackend` of one process, for one event loop. Values whose life has ended are let go of now and then."""
 
     def __init__(self, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
         """``clock_ms`` gives the time in milliseconds; only values with a time to live ask for it."""
         self._clock_ms = clock_ms
         self._values: dict[str, tuple[Versioned, int | None]] = {}
+        self._sweep_at = _SWEEP_FROM
 
     async def load(self, key: str) -> Versioned | None:
         """See `StateBackend.load`."""
@@ -252,6 +255,8 @@ class InMemoryBackend:
             return False
         ends = None if change.ttl_ms is None else self._clock_ms() + change.ttl_ms
         self._values[key] = change.wanted, ends
+        if len(self._values) >= self._sweep_at:
+            self._sweep()
         return True
 
     async def delete(self, key: str, expected: Versioned) -> bool:
@@ -267,6 +272,14 @@ class InMemoryBackend:
 
     async def close(self) -> None:
         """There are no connections to let go."""
+
+    def _sweep(self) -> None:
+        # Each time as many are there again as were left, so that a swap costs the same however many there are.
+        now_ms = self._clock_ms()
+        self._values = {
+            key: (value, ends) for key, (value, ends) in self._values.items() if ends is None or ends > now_ms
+        }
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._values))
 
     def _present(self, key: str) -> Versioned | None:
         value, ends = self._values.get(key, (None, None))

@@ -40,7 +40,11 @@ _DRIVERS: Final = "postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE or sqlite+ai
 
 
 class DatabaseBackend:
-    """A `StateBackend` in a table of a PostgreSQL or SQLite database, which it makes where it is missing."""
+    """A `StateBackend` in a table of a PostgreSQL or SQLite database, which it makes where it is missing.
+
+    Rows of pods and sessions whose life has ended are not seen any more, and lie there until `purge` is called: once a
+    day, say.
+    """
 
     def __init__(
         self,

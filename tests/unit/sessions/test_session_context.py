@@ -58,6 +58,8 @@ def test_create_refuses_what_cannot_be(wrong: dict[str, object]) -> None:
     """A correlator is positive, a time has a zone, a cachebusting number eight digits."""
     with pytest.raises(ValueError):
         SessionContext.create(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError):
+        dataclasses.replace(SessionContext.create(), **wrong)  # type: ignore[arg-type]
 
 
 def test_a_context_is_immutable_and_hashable() -> None:
@@ -76,7 +78,7 @@ def test_with_metadata_makes_a_new_context() -> None:
     assert changed.session_id == context.session_id
 
 
-@pytest.mark.parametrize("value", [["a"], {"a": 1}, None])
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, None, (["a"],)])
 def test_metadata_that_can_change_is_refused(value: object) -> None:
     """A context with a list in it would not be hashable, so it is not made."""
     wrong: dict[str, Any] = {"x": value}
