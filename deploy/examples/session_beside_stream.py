@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from upstream_server import ONE_AD, upstream_server
 
 from adgovernor import subscribe
 from adgovernor.app.embedded import Embedded
@@ -28,25 +28,6 @@ from adgovernor.stores.redis import RedisStore
 from adgovernor.stores.redis_client import RedisConfig
 
 PRICE_MICROS = 20_000  # 0.02 EUR an impression
-VAST = b"""<VAST version="4.2"><Ad id="brand-1"><InLine><AdSystem>brand</AdSystem><AdTitle>Ten seconds</AdTitle>
-  <Impression><![CDATA[/impression?cb=[CACHEBUSTING]]]></Impression>
-  <Creatives><Creative><Linear><Duration>00:00:10</Duration><MediaFiles>
-    <MediaFile type="video/mp4" width="1280" height="720" delivery="progressive">https://cdn.example/ten.mp4</MediaFile>
-  </MediaFiles></Linear></Creative></Creatives></InLine></Ad></VAST>"""
-
-
-class AdServer(BaseHTTPRequestHandler):
-    """Answers every request with one ad."""
-
-    def do_GET(self) -> None:
-        """Answer one request."""
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(VAST)))
-        self.end_headers()
-        self.wfile.write(VAST)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
 
 async def define(log: str | Embedded, prefix: str, publisher: Publisher) -> str:
@@ -122,10 +103,5 @@ async def main(url: str, *where: str) -> None:
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), AdServer)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
-        asyncio.run(main(f"http://127.0.0.1:{server.server_port}", *sys.argv[1:]))
-    finally:
-        server.shutdown()
-        server.server_close()
+    with upstream_server({"/vast": ONE_AD}) as upstream:
+        asyncio.run(main(upstream.url, *sys.argv[1:]))

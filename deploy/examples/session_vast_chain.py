@@ -9,8 +9,8 @@ the address policy: then only public addresses are contacted.
 from __future__ import annotations
 
 import asyncio
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from upstream_server import upstream_server
 
 from adgovernor.sessions.addresses import AddressPolicy
 from adgovernor.sessions.context import SessionContext
@@ -34,25 +34,6 @@ DOCUMENTS = {
       </Linear></Creative></Creatives>
     </InLine></Ad></VAST>""",
 }
-
-
-class AdServers(BaseHTTPRequestHandler):
-    """Answers with the documents above, and takes note of what is tracked."""
-
-    heard: list[str]
-
-    def do_GET(self) -> None:
-        """Answer one request."""
-        body = DOCUMENTS.get(self.path.partition("?")[0], "").encode()
-        if not body:
-            type(self).heard.append(self.path)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing; what was heard is printed at the end."""
 
 
 async def watch(url: str) -> None:
@@ -79,16 +60,10 @@ async def watch(url: str) -> None:
 
 def main() -> None:
     """Serve the documents, watch, and show what the ad servers were told."""
-    AdServers.heard = []
-    servers = ThreadingHTTPServer(("127.0.0.1", 0), AdServers)
-    threading.Thread(target=servers.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
-        asyncio.run(watch(f"http://127.0.0.1:{servers.server_port}"))
-    finally:
-        servers.shutdown()
-        servers.server_close()
+    with upstream_server(DOCUMENTS) as upstream:
+        asyncio.run(watch(upstream.url))
     print("the ad servers were told:")
-    for path in sorted(AdServers.heard):
+    for path in sorted(upstream.heard):
         print(f"  {path}")
 
 

@@ -23,8 +23,10 @@ SessionError
 
 from __future__ import annotations
 
+from adgovernor.contracts.errors import AdGovernorError
 
-class SessionError(Exception):
+
+class SessionError(AdGovernorError):
     """Anything that a session raises."""
 
 

@@ -6,10 +6,12 @@
     │   └── BadSettings      a setting, or the set-up of a server, is wrong (nothing starts)
     ├── Halted               a shard must not go on until a person has looked
     ├── Gap                  a reader misses messages of an output topic that no longer come
-    └── Unavailable          a server did not do what was asked; trying again later may help
+    ├── Unavailable          a server did not do what was asked; trying again later may help
+    └── SessionError         of sessions with upstream ad servers: `adgovernor.sessions.errors` has the tree
 
-Expected refusals (a cap, an exhausted budget) are values, never exceptions. Anything that is not in this
-tree is a bug of ours.
+Expected refusals (a cap, an exhausted budget) are values, never exceptions. Anything that is not in this tree is a bug
+of ours; only `adgovernor.video`, which stands alone, has errors of its own, for documents that are not what they should
+be.
 """
 
 from __future__ import annotations
