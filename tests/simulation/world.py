@@ -29,7 +29,7 @@ from adgovernor.core.machine import Machine
 from adgovernor.core.machines import machine_of
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
-from adgovernor.runtime.observer import Silent
+from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import RawEvent
 from adgovernor.runtime.recover import recover, resend
 from adgovernor.runtime.settings import EngineSettings
@@ -398,7 +398,7 @@ class SimWorld:
         network = Network(self.loop, self.operator, faults, lambda process: None)
         log, store = SimLog(self.broker, shard, network), SimStore(self.server, network)
         clock, rng = _Clock(self.broker, 0), random.Random(self.rng.getrandbits(64))
-        settings, observer = self._engine_settings("operator"), Silent()
+        settings, observer = self._engine_settings("operator"), Observer()
         keys = SimKeyLog(self.broker, shard, network) if self.sealed and shard.startswith("u") else None
         return World(shard, lambda: self._machine(shard), log, store, clock, settings, observer, rng, keys)
 

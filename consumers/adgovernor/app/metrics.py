@@ -17,6 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from adgovernor.contracts import topics
 from adgovernor.runtime.counts import Counts
+from adgovernor.runtime.observer import Observer
 
 log = structlog.get_logger("adgovernor.shard")
 
@@ -28,7 +29,7 @@ _KNOWN_CAMPAIGNS: Final = 100_000
 UNKNOWN_CURRENCY: Final = "unknown"
 
 
-class Metrics:
+class Metrics(Observer):
     """A worker's metrics; an `Observer` of its engines."""
 
     def __init__(self, *, process: bool = True) -> None:

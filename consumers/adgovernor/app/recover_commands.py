@@ -153,7 +153,7 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
     from adgovernor.runtime.kafka_keys import KafkaKeyLog, key_producers
     from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
     from adgovernor.runtime.kafka_reader import KafkaReaders
-    from adgovernor.runtime.observer import Silent
+    from adgovernor.runtime.observer import Observer
     from adgovernor.runtime.topics_admin import partition_count
     from adgovernor.runtime.world import World
     from adgovernor.stores.redis import RedisStore
@@ -177,7 +177,7 @@ async def _world(settings: Settings, shard: str) -> AsyncIterator[World]:
         store,
         WallClock(),
         settings.engine_for(partitions),
-        Silent(),
+        Observer(),
         random.SystemRandom(),
         keys,
     )

@@ -24,7 +24,7 @@ from adgovernor.runtime.block import OpenBlock
 from adgovernor.runtime.inbox import Inbox
 from adgovernor.runtime.key_log import KeyLog
 from adgovernor.runtime.keyring import Keyring
-from adgovernor.runtime.observer import Observer, Silent
+from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import Clock, ShardLog
 from adgovernor.runtime.publisher import Publisher
 from adgovernor.runtime.settings import EngineSettings
@@ -86,7 +86,7 @@ class ShardEngine:
             store,
             clock,
             settings,
-            observer if observer is not None else Silent(),
+            observer if observer is not None else Observer(),
             rng if rng is not None else random.SystemRandom(),
             keys,
         )

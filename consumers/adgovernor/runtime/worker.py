@@ -29,7 +29,7 @@ from adgovernor.runtime.kafka_inputs import KafkaInputs, shards_of
 from adgovernor.runtime.kafka_keys import KafkaKeyLog, key_producers
 from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog, producers_of
 from adgovernor.runtime.kafka_reader import KafkaReaders
-from adgovernor.runtime.observer import Observer, Silent
+from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import Clock
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.topics_admin import partition_count
@@ -112,7 +112,7 @@ class Worker:
         self._machine_factory = machine_factory
         self._settings = settings
         self._engine_settings = engine_settings
-        self._observer: Observer = observer if observer is not None else Silent()
+        self._observer: Observer = observer if observer is not None else Observer()
         self._clock: Clock = clock if clock is not None else WallClock()
         self._rng = rng
         self._running: dict[str, _Running] = {}

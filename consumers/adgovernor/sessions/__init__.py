@@ -3,6 +3,12 @@
 What lives here asks the network and keeps a session's cookies and deadlines. What a document means is
 :mod:`adgovernor.video`'s; what a person may still see and what a campaign may still spend is the governor's, asked
 through :class:`~adgovernor.sessions.governor.SessionGovernor`.
+
+Imported by their modules, because they need more than HTTP:
+
+    library_governor.LibraryGovernor   the governor over library mode, with states.SessionStates
+    stream_governor.StreamGovernor     the governor over a deployment, with decider.StreamDecider
+    playback.Playback                  fires what the ``resolve`` stage resolved
 """
 
 from adgovernor.sessions.addresses import AddressPolicy, HostOverride

@@ -19,7 +19,7 @@ from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.key_log import KeyLog, MemoryKeyLog
 from adgovernor.runtime.memory_log import MemoryBroker
-from adgovernor.runtime.observer import Silent
+from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import LedgerEntry, ShardLog
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.world import World
@@ -85,7 +85,7 @@ class Deployment:
             self.store,
             self.clock,
             self.settings,
-            Silent(),
+            Observer(),
             random.Random(2),
             self.key_log(shard),
         )

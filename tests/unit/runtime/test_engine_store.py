@@ -15,7 +15,7 @@ from adgovernor.contracts.errors import Halted
 from adgovernor.core.machine import Machine
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.memory_log import MemoryBroker
-from adgovernor.runtime.observer import Silent
+from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import RawEvent
 from adgovernor.runtime.recover import recover, resend
 from adgovernor.stores.base import NOTHING, Meta, Tip
@@ -203,7 +203,7 @@ async def test_intake_stops_when_too_much_is_unwritten() -> None:
     await deployment.stop()
 
 
-class Watched(Silent):
+class Watched(Observer):
     """Keeps what was last shown of the store."""
 
     failing = False
@@ -361,7 +361,7 @@ async def test_a_late_answer_to_an_older_read_is_still_good() -> None:
     deployment, store = await prepared(keep_states=0, max_events=3)
     takeovers = 0
 
-    class Counting(Silent):
+    class Counting(Observer):
         def took_over(self, shard: str, *, height: int, folded: int, seconds: float, reason: str) -> None:
             nonlocal takeovers
             takeovers += 1
