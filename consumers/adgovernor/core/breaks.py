@@ -14,7 +14,9 @@ from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, S
 from adgovernor.contracts.requests import AdRequest, AnyRequest, Candidate
 from adgovernor.core.podfill import MAX_ADS
 from adgovernor.core.rules import Rules
+from adgovernor.video.times import format_time
 from adgovernor.video.vmap import (
+    AdBreak,
     EndOffset,
     Offset,
     PercentOffset,
@@ -81,7 +83,8 @@ class PodAsk:
 
 
 def with_breaks(request: AdRequest) -> AdRequest:
-    """The request with the breaks of its VMAP document in place of it.
+    """The request with the breaks of its VMAP document in place of it; one that repeats is as many as come before
+    the programme's end, where the request says when that is.
 
     Raises:
         BadInput: where the document is no VMAP, has a break that cannot be placed or none that can take ads, or
@@ -99,23 +102,35 @@ def with_breaks(request: AdRequest) -> AdRequest:
         document = parse_vmap(request.vmap.encode(), schedule_only=True)
     except (VmapFormatError, UnicodeEncodeError) as error:
         raise BadInput(f"vmap: {error}") from error
-    found = []
+    found: list[BreakSpec] = []
+    asked = 0
     for number, one in enumerate(document.breaks, 1):
         if one.break_types and "linear" not in one.break_types:
             continue
         if one.offset is None or one.time_offset is None:
             why = one.fault.message if one.fault is not None else "timeOffset is missing"
             raise BadInput(f"vmap: break {number}: {why}")
-        found.append(
-            BreakSpec(
-                break_id=(one.break_id or "")[:256] or None,
-                offset=one.time_offset.strip()[:64],
-                one_ad=one.source is not None and not one.source.allow_multiple_ads,
-            )
+        again = _repeats(one, request.content_duration_ms)
+        asked += 1 + len(again)
+        if asked > MOST_BREAKS:
+            continue  # It is refused below; how many there are in all is still to be counted.
+        first = BreakSpec(
+            break_id=(one.break_id or "")[:256] or None,
+            offset=one.time_offset.strip()[:64],
+            one_ad=one.source is not None and not one.source.allow_multiple_ads,
         )
-    if not 0 < len(found) <= MOST_BREAKS:
-        raise BadInput(f"vmap: {len(found)} breaks for linear ads; give 1 to {MOST_BREAKS}")
+        found += [first, *(first.model_copy(update={"offset": format_time(at_ms)}) for at_ms in again)]
+    if not 0 < asked <= MOST_BREAKS:
+        raise BadInput(f"vmap: {asked} breaks for linear ads; give 1 to {MOST_BREAKS}")
     return request.model_copy(update={"breaks": tuple(found), "vmap": None})
+
+
+def _repeats(one: AdBreak, content_ms: int | None) -> range:
+    """When the break comes again (repeatAfter, §2.3.1), as far as the programme is known to last."""
+    first_ms = one.offset.time_ms if isinstance(one.offset, TimeOffset) else 0
+    if not isinstance(one.offset, TimeOffset | StartOffset) or not one.repeat_after_ms or content_ms is None:
+        return range(0)
+    return range(first_ms + one.repeat_after_ms, content_ms, one.repeat_after_ms)
 
 
 def pods_of(request: AdRequest) -> list[PodAsk]:

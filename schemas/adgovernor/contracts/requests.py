@@ -110,7 +110,8 @@ class AdRequest(Contract):
     content_duration_ms: DurationMs | None = None
     """How long the programme is, without ads (OpenRTB ``content.len``): says when breaks at ``n%`` and ``end`` come."""
     vmap: str | None = None
-    """Instead of ``breaks``: a VMAP 1.0 or 1.0.1 document. Where ads come from in it is not looked at."""
+    """Instead of ``breaks``: a VMAP 1.0 or 1.0.1 document. Where ads come from in it is not looked at; a break with
+    ``repeatAfter`` comes again until the end, where ``content_duration_ms`` says when that is."""
     candidates: Many[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
 
     @field_validator("slots", mode="before")

@@ -185,3 +185,38 @@ def test_the_ads_of_a_playlist_are_not_looked_at() -> None:
         ("start", None, False),
         ("end", "last", True),
     ]
+
+
+def repeated(attributes: str, content_ms: int | None) -> list[str] | str:
+    """The offsets of a break with *attributes* in a programme of *content_ms*, or why it is refused."""
+    playlist = f'<VMAP version="1.0"><AdBreak breakType="linear" breakId="b" {attributes}/></VMAP>'
+    body = {"request_id": "r1", "time_ms": START_MS, "vmap": playlist, "content_duration_ms": content_ms}
+    found = inputs.read(topics.AD_REQUESTS, 0, None, orjson.dumps(body)).event
+    if isinstance(found, Poison):
+        return found.message
+    assert isinstance(found, AdRequest)
+    assert found.breaks is not None
+    assert {one.break_id for one in found.breaks} == {"b"}
+    return [one.offset for one in found.breaks]
+
+
+def test_a_break_is_repeated_to_the_programmes_end() -> None:
+    """A break with repeatAfter comes again at that distance while the programme lasts, where its length is known."""
+    minute = 60_000
+    often = 'timeOffset="00:01:00" repeatAfter="00:02:00"'
+    assert repeated(often, 5 * minute) == ["00:01:00", "00:03:00.000"]
+    assert repeated(often, 5 * minute + 1) == ["00:01:00", "00:03:00.000", "00:05:00.000"]
+    assert repeated(often, None) == ["00:01:00"]
+    assert repeated('timeOffset="start" repeatAfter="00:02:00"', 3 * minute) == ["start", "00:02:00.000"]
+    for alone in ('timeOffset="end" repeatAfter="00:02:00"', 'timeOffset="50%" repeatAfter="00:02:00"'):
+        assert len(repeated(alone, 60 * minute)) == 1
+    assert repeated('timeOffset="start" repeatAfter="00:00:00"', minute) == ["start"]
+
+
+def test_a_break_that_is_repeated_too_often_is_refused() -> None:
+    """Repeated breaks count as breaks: 64 are taken, and the refusal says how many there are."""
+    each = 'timeOffset="start" repeatAfter="00:00:01"'
+    assert len(repeated(each, 64_000)) == 64
+    assert repeated(each, 64_001) == "vmap: 65 breaks for linear ads; give 1 to 64"
+    most = 'timeOffset="start" repeatAfter="00:00:00.001"'
+    assert repeated(most, 2**52) == f"vmap: {2**52} breaks for linear ads; give 1 to 64"
