@@ -19,6 +19,9 @@ from typing import Any
 
 import pytest
 
+from adgovernor import subscribe
+from adgovernor.app.starts import now
+from adgovernor.contracts.requests import AdRequest
 from adgovernor.publish import Publisher
 from adgovernor.publish.loadgen import Traffic, ad_requests, campaign_commands
 
@@ -325,3 +328,19 @@ def test_a_campaign_id_of_another_account_is_told(deployment: Deployment, worker
     # One of them at least has another treasury than acme; acme's own treasury refuses the id.
     assert accepted
     assert {row["taken_by"] for row in accepted} == {"acme"}
+
+
+@pytest.mark.parametrize("with_store", [True, False])
+async def test_a_subscriber_may_begin_now(deployment: Deployment, worker: str, with_store: bool) -> None:
+    """A subscriber that starts where the topic is now gets what comes next alone, as store or ledger say."""
+    kafka = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"]
+    redis = deployment.environment["ADGOVERNOR_REDIS__URL"] if with_store else "redis://127.0.0.1:1"
+    async with Publisher(kafka, prefix=deployment.prefix) as publisher:
+        await publisher.ad_requests(AdRequest.model_validate_json(_request(n)) for n in range(5))
+        async with subscribe.decisions(kafka, prefix=deployment.prefix) as decisions:
+            before = {(await anext(aiter(decisions))).decision_id for _ in range(5)}
+        start = await now(kafka, "decisions", prefix=deployment.prefix, redis=redis)
+        await publisher.ad_request(AdRequest.model_validate_json(_request(5)))
+    async with subscribe.decisions(kafka, prefix=deployment.prefix, start=start) as decisions:
+        first = (await anext(aiter(decisions))).decision_id
+    assert (before, first) == ({f"r{n}" for n in range(5)}, "r5")

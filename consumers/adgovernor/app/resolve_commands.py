@@ -144,4 +144,4 @@ async def _now(settings: Settings) -> dict[int, Position]:
     from adgovernor.app.starts import from_now
 
     async with opened_store(settings) as store:
-        return await from_now(settings, store, topics.DECISIONS)
+        return await from_now(settings.kafka.connection(), settings.prefix, store, topics.DECISIONS)

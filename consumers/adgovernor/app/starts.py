@@ -9,13 +9,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from adgovernor.contracts import topics
+from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine, spine_of
 from adgovernor.runtime.ports import LedgerEntry
 from adgovernor.subscribe import PartitionReader, Position
 
 if TYPE_CHECKING:
-    from adgovernor.app.settings import Settings
     from adgovernor.stores.base import Store
 
 _READ = 2_000
@@ -65,15 +65,41 @@ async def _bring_to_end(reader: PartitionReader, prefix: str, spines: dict[int, 
                 spine.places.clear()
 
 
-async def from_now(settings: Settings, store: Store, topic: str) -> dict[int, Position]:
+async def now(
+    connection: KafkaConnection | str, topic: str, *, prefix: str, redis: str
+) -> dict[int, Position]:
+    """Where an output topic is now: the ``start`` of a subscriber that wants only what comes next::
+
+        start = await now("localhost:9092", "decisions", prefix="prod", redis="redis://localhost:6379")
+        async with subscribe.decisions("localhost:9092", prefix="prod", start=start) as decisions:
+            ...
+
+    Args:
+        redis: the deployment's store, which knows the ledgers' ends. Where it does not answer, the ledgers are read
+            from their beginnings, which takes as long as they are.
+
+    Raises:
+        Unavailable: where Kafka cannot be used.
+        BadSettings: where a topic does not exist or may not be read, or an address is wrong.
+    """
+    from adgovernor.stores.redis import RedisStore
+    from adgovernor.stores.redis_client import RedisConfig
+
+    store = RedisStore(RedisConfig.from_url(redis), prefix)
+    try:
+        return await from_now(KafkaConnection.of(connection), prefix, store, topic)
+    finally:
+        await store.close()
+
+
+async def from_now(connection: KafkaConnection, prefix: str, store: Store, topic: str) -> dict[int, Position]:
     """Where each partition of an output topic is now, by its ledger.
 
     The topic's end is taken first and the number afterwards: what is published later has a number beyond it, and
     what was published before the end has not.
     """
-    connection = settings.kafka.connection()
     async with PartitionReader(
-        connection, topics.full_name(settings.prefix, topic), client_id="adgovernor-watch"
+        connection, topics.full_name(prefix, topic), client_id="adgovernor-watch"
     ) as outputs:
         partitions = outputs.partitions()
         ends = await outputs.ends(partitions)
@@ -84,9 +110,9 @@ async def from_now(settings: Settings, store: Store, topic: str) -> dict[int, Po
     for ledger, wanted in by_ledger.items():
         spines = {p: (writer_of(topic, p), await _known(store, writer_of(topic, p))) for p in wanted}
         async with PartitionReader(
-            connection, topics.full_name(settings.prefix, ledger), client_id="adgovernor-watch"
+            connection, topics.full_name(prefix, ledger), client_id="adgovernor-watch"
         ) as reader:
-            await _bring_to_end(reader, settings.prefix, spines)
+            await _bring_to_end(reader, prefix, spines)
         for partition, (_, spine) in spines.items():
             result[partition] = Position(ends[partition], spine.dn.get(topic, 1) - 1)
     return result

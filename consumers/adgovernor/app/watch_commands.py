@@ -129,4 +129,7 @@ async def _from_now(settings: Settings, names: list[str]) -> dict[str, dict[int,
     from adgovernor.app.starts import from_now
 
     async with opened_store(settings) as store:
-        return {name: await from_now(settings, store, name) for name in names if name != topics.ADS}
+        kafka = settings.kafka.connection()
+        return {
+            name: await from_now(kafka, settings.prefix, store, name) for name in names if name != topics.ADS
+        }

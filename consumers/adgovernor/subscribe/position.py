@@ -92,7 +92,7 @@ class PartitionNumbers:
                 seen,
                 f"the next event is number {expected}, but the topic now begins with number {seen} (offset "
                 f"{kept_from}): what lies between has expired. Raise the topic's retention, and start from a "
-                "saved position or from the ledger's end",
+                "saved position or from the ledger's end (`adgovernor.app.starts.now`)",
             )
         if now_s - self._ahead_since >= patience_s:
             raise Gap(

@@ -86,7 +86,8 @@ class Subscriber(Generic[EventT]):
             topic: logical name, such as ``decisions`` or ``ad-requests.dlq``.
             prefix: the deployment's topic prefix.
             partitions: which; left out, all.
-            start: where to go on; a partition left out starts at its first event.
+            start: where to go on; a partition left out starts at its first event. Where the topic is now says
+                `adgovernor.app.starts.now`.
             group: a consumer group whose committed positions are the start where ``start`` names none.
             otherwise: the start where neither ``start`` nor the group names one.
             until_end: stop at the end that the topic has when reading begins.
