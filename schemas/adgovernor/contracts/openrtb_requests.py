@@ -13,8 +13,8 @@ IP addresses and user agents are never used: they name no person.
 Placement, the first that is there: the impression's `tagid`, then of app, site and dooh the `id`, `bundle`,
 `domain` or `name`. Labels: `media:video`, and `app:ID` or `site:ID`.
 
-A campaign of the candidates file is offered where all of this holds:
-    media        the impression offers one of its media (banner, video, native, audio)
+A campaign of the candidates file is offered where all of this holds; of several media one is enough for which it does:
+    media        the impression offers one of its media (banner, video, native, audio); a pod is of video, else of audio
     size         for a banner: one of its sizes is asked for, where both sides name sizes
     floor        its CPM is at least the impression's floor for its duration (section 7.11), in the same currency;
                  without a CPM of its own it is not offered where there is a floor
@@ -227,7 +227,7 @@ class OpenRtbAdapter:
                 candidates=tuple(
                     candidate
                     for campaign, candidate in self._offers
-                    if any(_suits(request, imp, campaign) for imp in imps)
+                    if any(_suits(request, imp, campaign, pod is not None) for imp in imps)
                 ),
             )
         except ValidationError as error:
@@ -329,20 +329,9 @@ def _slot(imp: Imp) -> SlotSpec:
     )
 
 
-def _suits(request: BidRequest, imp: Imp, campaign: OfferedCampaign) -> bool:
+def _suits(request: BidRequest, imp: Imp, campaign: OfferedCampaign, in_pod: bool) -> bool:
     """Tell whether the campaign may be offered for the impression (see the module's text)."""
-    media = set(campaign.media).intersection(imp.media_types())
-    if not media:
-        return False
-    if media == {"banner"} and imp.banner is not None:
-        asked = imp.banner.sizes()
-        if asked and campaign.sizes and not set(asked).intersection(campaign.sizes):
-            return False
-    timed = imp.media() if media & {"video", "audio"} else None
-    if timed is not None and not media & {"banner", "native"} and not _lasts(timed, campaign.duration_s):
-        return False
-    floor = _floor(imp, timed, campaign.duration_s)
-    if floor > 0 and (campaign.cpm is None or campaign.cpm < floor or campaign.currency != imp.bidfloorcur):
+    if not any(_fits(imp, campaign, medium, in_pod) for medium in campaign.media):
         return False
     if any(is_among(category, (*request.bcat, *imp.bcat)) for category in campaign.categories):
         return False
@@ -350,6 +339,23 @@ def _suits(request: BidRequest, imp: Imp, campaign: OfferedCampaign) -> bool:
         return False
     domain = (campaign.advertiser_domain or "").lower()
     return not any(domain == bad or domain.endswith("." + bad) for bad in map(str.lower, request.badv) if bad)
+
+
+def _fits(imp: Imp, campaign: OfferedCampaign, medium: Media, in_pod: bool) -> bool:
+    """Tell whether the impression takes the campaign's ad as one of this medium, whose terms it then has to meet."""
+    timed = {"video": imp.video, "audio": imp.audio}.get(medium)
+    if medium not in imp.media_types() or (in_pod and timed is not imp.media()):
+        return False
+    if medium == "banner" and imp.banner is not None:
+        asked = imp.banner.sizes()
+        if asked and campaign.sizes and not set(asked).intersection(campaign.sizes):
+            return False
+    if timed is not None and not _lasts(timed, campaign.duration_s):
+        return False
+    floor = _floor(imp, timed, campaign.duration_s)
+    if floor <= 0:
+        return True
+    return campaign.cpm is not None and campaign.cpm >= floor and campaign.currency == imp.bidfloorcur
 
 
 def _lasts(media: Video, seconds: Decimal | None) -> bool:

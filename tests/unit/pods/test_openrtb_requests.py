@@ -91,6 +91,35 @@ def test_media_and_size_decide_who_is_offered() -> None:
     assert offered(line(), {"media": ["banner"], "sizes": [[320, 50]]}, {"sizes": [[300, 250]]}) == ["c1"]
 
 
+def test_each_medium_has_terms_of_its_own() -> None:
+    """Where several media are offered a campaign meets the sizes, durations and floors of one that it has."""
+    imp = {
+        "id": "1",
+        "bidfloor": 1,
+        "banner": {"w": 300, "h": 250},
+        "video": {"maxduration": 30, "mincpmpersec": 0.1},
+        "audio": {"rqddurs": [60]},
+    }
+    campaigns: list[dict[str, Any]] = [
+        {"media": ["audio"], "duration_s": 60, "cpm": 1},
+        {"media": ["audio"], "duration_s": 30, "cpm": 9},
+        {"media": ["video"], "duration_s": 30, "cpm": 2},
+        {"media": ["video"], "duration_s": 30, "cpm": 3},
+        {"media": ["banner"], "duration_s": 90, "cpm": 1},
+        {"media": ["banner", "video"], "duration_s": 30, "cpm": 1, "sizes": [[1, 1]]},
+        {"media": ["banner", "video"], "duration_s": 30, "cpm": 3, "sizes": [[1, 1]]},
+        {"media": ["native"], "cpm": 9},
+    ]
+    assert offered(line(imp), *campaigns) == ["c0", "c3", "c4", "c6"]
+
+
+def test_a_banner_is_not_offered_for_a_pod() -> None:
+    """A place in a pod is of video, or else of audio, whatever else its impression offers."""
+    imp = {"id": "1", "banner": {}, "video": {"podid": "p"}, "audio": {}}
+    campaigns: list[dict[str, Any]] = [{"media": [name]} for name in ("banner", "video", "audio")]
+    assert offered(line(imp), *campaigns) == ["c1"]
+
+
 def test_the_floor_decides_who_is_offered() -> None:
     """A CPM below the floor, in another currency, or unknown where there is a floor, is not offered."""
     raw = line({**BANNER, "bidfloor": 2.0})
