@@ -118,7 +118,12 @@ class ShareAudit:
 
     def _asked(self, campaign: str, day: int, price: int) -> None:
         share = self.shares[campaign]
-        self.check(not share.paused_on(day), "a paused campaign does not ask", f"{campaign} {day}")
+        owed = any(entry[0] == day for entry in share.owed.values())
+        self.check(
+            owed or not share.paused_on(day),
+            "a paused campaign asks for what it owes alone",
+            f"{campaign} {day}",
+        )
         self.check(day not in share.asks or bool(share.owed), "one ask at a time", f"{campaign} {day}")
         until_ms = share.denied.get(day, 0)
         self.check(

@@ -39,7 +39,7 @@ class Fund:
     reasons: set[str] = field(default_factory=set)
     leased: dict[str, dict[int, int]] = field(default_factory=dict)
     reports: dict[str, dict[int, list[int]]] = field(default_factory=dict)
-    asks: dict[tuple[str, int], tuple[int, bool]] = field(default_factory=dict)
+    asks: dict[tuple[str, int], tuple[int, bool, int]] = field(default_factory=dict)
     round: int = 0
     waiting: set[str] | None = None
     """Shards that have not answered the recall under way."""
@@ -49,6 +49,7 @@ class Fund:
     exhausted: set[int] = field(default_factory=set)
     """Episodes in which exhaustion was declared."""
     thresholds: set[tuple[int, int]] = field(default_factory=set)
+    risked: set[int] = field(default_factory=set)
     public_paused: bool = False
 
     @property
@@ -218,8 +219,8 @@ class TreasuryAudit:
             self.check(row in self._item(campaign).get("books", ()), "reports are what was sent", f"{args}")
             self._fund(campaign).reports.setdefault(shard, {})[row[0]] = row
         elif name == "ask":
-            campaign, shard, day, level, empty, *_ = args
-            self._fund(campaign).asks[shard, day] = (level, empty)
+            campaign, shard, day, level, empty, *owed = args
+            self._fund(campaign).asks[shard, day] = (level, empty, owed[0] if owed else 0)
         elif name == "denied":
             campaign, shard, day = args
             if self._fund(campaign).asks.pop((shard, day), None) is None:
@@ -228,6 +229,10 @@ class TreasuryAudit:
             self._recall(name, args)
         elif name == "threshold":
             self._threshold(*args)
+        elif name == "risked":
+            fund = self._fund(args[0])
+            self.check(args[1] not in fund.risked, "one price of a day is risked at most", f"{args}")
+            fund.risked.add(args[1])
 
     def _close_day(self, campaign: str, day: int) -> None:
         """Only of days that are spent, or returned, to the last cent."""
@@ -270,8 +275,11 @@ class TreasuryAudit:
 
     def _grant(self, campaign: str, shard: str, day: int, amount: int, asked: bool) -> None:
         fund = self._fund(campaign)
+        owed = fund.asks.get((shard, day), (0, False, 0))[2] if asked else 0
         self.check(
-            not fund.paused_on(day), "a paused campaign gets no money", f"{campaign} {day} {fund.reasons}"
+            not fund.paused_on(day) or amount <= owed,
+            "a paused campaign gets no money but what it owes",
+            f"{campaign} {day} {amount} of {owed} {fund.reasons}",
         )
         self.check(
             0 < amount <= fund.room(day), "a lease is within budget and day", f"{campaign} {day} {amount}"
@@ -364,13 +372,13 @@ class TreasuryAudit:
             }
             self.check(fund.waiting == holders, "a recall goes to every holder", f"{args} of {holders}")
             wanted = any(
-                empty and fund.room(day) < fund.one_price for (_, day), (_, empty) in fund.asks.items()
+                empty and fund.room(day) < fund.one_price for (_, day), (_, empty, _) in fund.asks.items()
             )
             others = fund.account.members if fund.account is not None else []
             wanted = wanted or any(
                 empty and other.room(day) < other.one_price
                 for other in others
-                for (_, day), (_, empty) in other.asks.items()
+                for (_, day), (_, empty, _) in other.asks.items()
             )
             decrease = any(delta[0] in ("decrease", "account_decrease") for delta in self._record["deltas"])
             self.check(wanted or decrease, "only an ask for an empty lease recalls", f"{fund.asks}")

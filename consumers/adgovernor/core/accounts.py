@@ -20,6 +20,9 @@ from adgovernor.core import pacing
 from adgovernor.core.funds import AccountFund
 from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of, concerns, last_paused_day
 
+NO_DAY = -1
+"""In place of a day (0 without a daily budget)."""
+
 
 class Round:
     """A recall under way: shards that have not answered, and whether a grant was made meanwhile."""
@@ -58,6 +61,7 @@ class TreasuryCampaign:
         "reasons",
         "reports",
         "reserved_micros",
+        "risked_day",
         "round",
         "rounds",
         "spent_by_day",
@@ -103,6 +107,9 @@ class TreasuryCampaign:
         """The last day whose first leases were given."""
         self.closed_day = 0
         """Days up to this one are settled: only sums are kept of them, and no money is leased for them any more."""
+        self.risked_day = NO_DAY
+        """The last day of which one price was sold again though its ad might still be shown. Never a second one, so
+        no more than one ad is shown for nothing."""
         self.dailies: list[tuple[int, int]] = []
         """(From which account day on, the daily budget), oldest first: what rollover adds up. One entry, of the
         newest day, where unspent money is not carried over."""
@@ -352,6 +359,7 @@ class TreasuryCampaign:
                 "exhausted_day": self.exhausted_day,
                 "opened_day": self.opened_day,
                 "closed_day": self.closed_day,
+                "risked_day": self.risked_day,
                 "dailies": self.dailies,
                 "paced": [[day, *anchor] for day, anchor in sorted(self.paced.items())],
                 "thresholds": self.thresholds,
@@ -386,6 +394,7 @@ class TreasuryCampaign:
         self.exhausted_day = data["exhausted_day"]
         self.opened_day = data["opened_day"]
         self.closed_day = data.get("closed_day", 0)
+        self.risked_day = data.get("risked_day", NO_DAY)
         self.dailies = [(day, daily) for day, daily in data["dailies"]]
         self.paced = {day: (at_ms, micros) for day, at_ms, micros in data["paced"]}
         self.thresholds = data["thresholds"]

@@ -23,6 +23,7 @@ CLICK_LIFE_MS = 600_000
 """How long a price is reserved for a click or completed view, where the campaign does not say."""
 PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
 """What is paid for: ``click`` or ``view``; empty: impressions."""
+_MANY_PRICES = 1_000
 EARLIER_DAYS = -1
 """In place of a day: all days that are over and settled, together. There is nothing idle or reserved."""
 STATUS_CODES = {
@@ -265,6 +266,10 @@ class CampaignShare:
         """What it may spend in a day, or (without a daily budget) at all, as defined; top-ups apart."""
         daily = self.campaign.daily_budget_micros
         return self.campaign.budget_micros if daily is None else daily
+
+    def is_few(self, price: int) -> bool:
+        """Whether one price is more than a thousandth of the budget, so that no ad of it may be left unsold."""
+        return self.defined_budget() < _MANY_PRICES * price
 
     def is_lost_after(self, day: int, at_ms: int) -> bool:
         """Whether money of the day that comes back at that time can be spent no more."""

@@ -66,7 +66,7 @@ class Releases(TreasuryMail):
         end_ms = known.campaign.end_ms
         if end_ms is not None and watermark_ms >= end_ms > 0 and "flight" not in known.reasons:
             return True
-        if known.asks and known.round is None:
+        if known.round is None and any(not known.paused_on(day) for _, day in known.asks):
             return True
         if not known.by_day:
             return False
@@ -159,6 +159,7 @@ class Releases(TreasuryMail):
         """Answers asks, first come first: grant, deny, recall, or wait for the next release."""
         for (shard, day), (level, empty, owed) in list(known.asks.items()):
             if known.paused_on(day):
+                self._pay_in_pause(known, shard, day, level)
                 continue
             if (shard, day) not in known.asks or self._try_grant(known, shard, day, level, owed):
                 continue
@@ -191,6 +192,15 @@ class Releases(TreasuryMail):
                 else:
                     self._conclude(known, clean=True)
                     return
+
+    def _pay_in_pause(self, known: TreasuryCampaign, shard: str, day: int, level: int) -> None:
+        """A paused campaign is leased what it owes for ads that were shown, where there is so much; while more may come
+        back the ask waits for that."""
+        lack = max(1, level - known.shard_idle(shard, day))
+        if lack <= known.room(day):
+            self._grant(known, shard, day, lack, asked=True)
+        elif not known.holders():
+            self._deny(known, shard, day)
 
     def _try_grant(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> bool:
         if self._day_is_ahead(known, day):

@@ -341,10 +341,14 @@ class Treasury(Releases):
                     continue  # It was settled, so the row says what is known.
                 self.emit(["report", campaign_id, source, row])
             for ask in item.get("asks", ()):
-                if known.paused_on(ask["day"]):
+                if "owed" not in ask and known.paused_on(ask["day"]):
                     continue
                 owed = [ask["owed"]] if "owed" in ask else []
                 self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"], *owed])
+            for day in item.get("risk", ()):
+                if known.risked_day != day:
+                    self.emit(["risked", campaign_id, day])
+                    self._tell(source, "risk", campaign_id, day=day)
             if (
                 known.round is not None
                 and item.get("round") == known.round.number

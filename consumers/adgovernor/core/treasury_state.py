@@ -36,6 +36,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     opened     campaign, day                      first leases of the day were given
     paced      campaign, day, moment, amount      the day's plan (0: the flight's) goes on from so much released
     punctual   shard, [events that do not come late]
+    risked     campaign, day                      one price of the day is sold again though its ad may be shown late
     ticked     clock
 """
 
@@ -98,6 +99,7 @@ class TreasuryState(FoldedState):
             "closed": self._on_closed,
             "paced": self._on_paced,
             "punctual": self._on_punctual,
+            "risked": self._on_risked,
             "ticked": self._on_ticked,
         }
 
@@ -273,6 +275,9 @@ class TreasuryState(FoldedState):
     def _on_punctual(self, shard: str, kinds: list[str]) -> None:
         self.punctual[shard] = kinds
         self.touch_core()
+
+    def _on_risked(self, campaign: str, day: int) -> None:
+        self._campaign(campaign).risked_day = day
 
     def _on_ticked(self, now_ms: int) -> None:
         self.last_tick_ms = now_ms

@@ -34,6 +34,8 @@ from adgovernor.core.selection import Selector
 from adgovernor.core.user_state import open_key
 
 _REQUESTS: Final = (PlainRequest, AdRequest)
+_SALE_MS: Final = 360_000
+"""What is free again later than so long before its day or flight ends may not be sold any more."""
 _REMEMBERED: Final = 7
 """An open reservation has so many members, and one more where nobody remembers it."""
 
@@ -166,6 +168,11 @@ class UserShard(PersonEvents):
             # An event so late that it is not waited for needs nothing kept back.
             if until_ms > self.watermark_ms and self.keeps_back(campaign, day, until_ms, price):
                 self.emit(["hold", campaign, day, until_ms, price])
+                share = self.shares[campaign]
+                if share.is_few(price) and share.is_lost_after(day, until_ms + _SALE_MS):
+                    days = self._item(share).setdefault("risk", [])
+                    if day not in days:
+                        days.append(day)
 
     def _take_from_holds(self, share: CampaignShare, day: int, amount: int) -> None:
         """What was kept back for late events goes to one, oldest first."""
@@ -392,15 +399,23 @@ class UserShard(PersonEvents):
             self.emit(["deny", campaign, item["day"], self.watermark_ms + self.rules.ask_cooldown_ms])
         elif what == "recall":
             self._return(share, item["round"], idle_only=False)
+        elif what == "risk":
+            self._take_risk(share, item["day"])
         else:
             assert what == "status", f"unknown directive {what}"
             until = [item["day"]] if "day" in item else []
             self.emit(["status", campaign, item["episode"], item["reasons"], *until])
             if share.paused:
                 self._return(share, None, idle_only=True)
-            else:
-                for day in sorted({entry[2] for entry in share.owed}):
-                    self._ask(share, day, 0)
+            for day in sorted({entry[2] for entry in share.owed}):
+                self._ask(share, day, 0)
+
+    def _take_risk(self, share: CampaignShare, day: int) -> None:
+        """Sells one price again whose ad may still be shown: the one that would be free again last."""
+        until_ms = max((until_ms for until_ms, held_day in share.holds if held_day == day), default=0)
+        if until_ms:
+            amount = min(share.one_price, share.holds[until_ms, day])
+            self.emit(["lapse", share.campaign.campaign_id, day, until_ms, amount])
 
     def _pay_owed(self, share: CampaignShare, day: int) -> None:
         for entry in [entry for entry in share.owed if entry[2] == day]:
@@ -415,13 +430,15 @@ class UserShard(PersonEvents):
 
     def _ask(self, share: CampaignShare, day: int, price: int, *, again: bool = False) -> None:
         """Asks for money where there is too little for ``price``, for the low-water mark, or for what is owed."""
-        if share.paused and share.paused_on(day):
+        paused = bool(share.paused) and share.paused_on(day)
+        if paused and not share.owed:
             return
         if (day in share.asks and not again) or self.watermark_ms < share.denied.get(day, 0):
             return
         lease = share.lease(day)
         owed = share.owed_on(day)
-        over = share.is_over(day, self.watermark_ms)
+        # Nothing is sold in a pause, or after the day; what was shown is still paid for.
+        over = paused or share.is_over(day, self.watermark_ms)
         if not owed and (over or lease >= max(price, share.low_water())):
             return
         if over:

@@ -49,10 +49,6 @@ from adgovernor.core.lateness import Fates, late_until_ms
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.podstate import PodStates
 
-_MANY_PRICES = 1_000
-"""Of a smaller budget one price is more than a thousandth. In the end, rather than leave one unsold for a late event
-that may not come, it is sold again."""
-
 
 def open_key(decision_id: str, slot: int) -> str:
     """The name of a reservation."""
@@ -411,9 +407,8 @@ class UserState(PodStates):
         if not price:
             return False
         share = self.shares[campaign]
-        lost = share.is_lost_after(day, until_ms)
-        if lost and share.defined_budget() < _MANY_PRICES * price:
-            return False
+        # Of a few ads each counts: as much is kept back in the end as ever, and the treasury says where one is risked.
+        lost = not share.is_few(price) and share.is_lost_after(day, until_ms)
         doubtful = share.awaited_on(day, self.watermark_ms) // price
         expected_ppm = self.fates.expected_ppm(share.pays_on, doubtful, self.rules.late_prior_ppm, lost)
         return expected_ppm - 1_000_000 * (share.held_back(day) // price) >= 500_000
