@@ -32,6 +32,7 @@ def run(
     """
     from adgovernor.app.logs import configure
     from adgovernor.contracts.errors import BadSettings
+    from adgovernor.runtime.allocator import keep_freed_memory
 
     settings = settings_of(context)
     configure(settings.log_format, settings.log_level)
@@ -43,6 +44,7 @@ def run(
             raise BadSettings(f"--clock is {clock!r}; it must be wall or events")
         changed["clock"] = clock
     settings = settings.model_copy(update=changed)
+    keep_freed_memory()
     try:
         import uvloop
     except ImportError:
