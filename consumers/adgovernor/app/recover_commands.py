@@ -94,7 +94,8 @@ def resend(
 
     For topics that lost messages although they had acknowledged them; the metric adgovernor_records_total with kind
     directive_gap or report_gap tells of such a gap between shards. Readers take what they miss and ignore the rest,
-    so it does no harm, and workers may go on meanwhile.
+    so it does no harm, and workers may go on meanwhile. Nothing is sent from a ledger that itself lost its end: accept
+    that loss first (adgovernor recover).
 
     Example: adgovernor resend t0 --since 48000
     """

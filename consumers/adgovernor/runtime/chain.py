@@ -143,6 +143,11 @@ class Spine:
         """The tip that a store has when its state is the fold up to here."""
         return Tip(self.ledger, self.height, self.chain)
 
+    @property
+    def reached(self) -> tuple[int, int, str]:
+        """The epoch, height and chain of the last block that counts."""
+        return self.epoch, self.height, self.chain
+
     def advance(self, header: BlockHeader, chain: str, offset: int, outputs: Mapping[str, int]) -> None:
         """Takes the next block of the chain, found at ``offset``; ``outputs`` counts its outputs by topic."""
         assert header.height == self.height + 1

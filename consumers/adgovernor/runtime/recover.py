@@ -21,8 +21,9 @@ from adgovernor.core.rejoin import Rejoin, Rejoined, conflicts
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
 from adgovernor.runtime.outputs import outputs_of, said_lost
-from adgovernor.runtime.takeover import claim_block, read_witnesses, side_witnesses, walk_ledger
+from adgovernor.runtime.takeover import claim_block, walk_ledger
 from adgovernor.runtime.unsealing import Keys, read_keys
+from adgovernor.runtime.witnesses import ahead_of, check_witnesses, read_witnesses, side_witnesses
 from adgovernor.runtime.world import World
 from adgovernor.stores.base import Meta, Tip
 
@@ -62,12 +63,7 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
         StartOver: when another owner appended at the same time; stop the workers of this shard first.
         Halted: when the log loses messages even now.
     """
-    spine, links = new_spine(world.shard), Links()
-    walk = Walk(world.settings.prefix, world.shard)
-    async for block, offset in walk_ledger(world, walk):
-        spine.advance(block.header, block.chain, offset, count_outputs(block))
-        spine.places.clear()
-        _follow(links, block)
+    walk, spine, links = await _walk(world)
     dn, jumped = await _ahead(world, spine, links.sent)
     rejoined = await _rejoin(world, links, spine, positions or {})
     accepted = {source: (one.number, one.digest) for source, one in rejoined.items()}
@@ -96,6 +92,17 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
     return Recovery(header.epoch, header.height, dn, jumped, accepted, passed, dict(spine.positions))
 
 
+async def _walk(world: World) -> tuple[Walk, Spine, Links]:
+    """Walks the whole ledger, for its spine and its links."""
+    spine, links = new_spine(world.shard), Links()
+    walk = Walk(world.settings.prefix, world.shard)
+    async for block, offset in walk_ledger(world, walk):
+        spine.advance(block.header, block.chain, offset, count_outputs(block))
+        spine.places.clear()
+        _follow(links, block)
+    return walk, spine, links
+
+
 def _follow(links: Links, block: ReadBlock) -> list[list[Any]]:
     """Moves ``links`` over a block. The side messages that it says are lost, as a record's ``send`` holds them."""
     lost: list[list[Any]] = []
@@ -118,7 +125,13 @@ async def resend(world: World, first: int) -> int:
 
     Raises:
         Unavailable: when the log cannot be read, or does not acknowledge, or a worker is always ahead.
+        Halted: when the ledger itself lost what was sent, which has to be accepted first: older messages behind those
+            of the lost part would hide how far that had come.
     """
+    witnesses, unseen = await read_witnesses(world)
+    _, spine, known = await _walk(world)
+    witnesses += await side_witnesses(world, spine, unseen)
+    check_witnesses(world, spine, known.sent, {}, witnesses)
     walk, count = Walk(world.settings.prefix, world.shard), 0
     keys, links = Keys(), Links()
     for _ in range(_PASSES):
@@ -206,10 +219,9 @@ async def _ahead(
     witnesses += await side_witnesses(world, spine, unseen)
     dn: dict[str, int] = {}
     jumped: dict[str, tuple[int, str]] = {}
-    for witness in witnesses:
+    for witness in ahead_of(spine, sent, witnesses):
         if witness.topic:
-            if witness.number >= spine.dn.get(witness.topic, 1):
-                dn[witness.topic] = witness.number + 1
-        elif witness.number > sent.get(witness.destination, (0, ""))[0]:
+            dn[witness.topic] = witness.number + 1
+        else:
             jumped[witness.destination] = (witness.number, witness.digest)
     return dn, jumped

@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-import orjson
-
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block, parse_block
@@ -23,15 +21,20 @@ from adgovernor.core.machine import RULES, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import NewerFormat, Place, Spine, Walk, count_outputs, new_spine, spine_of
 from adgovernor.runtime.keyring import KEYS, NAMES, PLACE, Keyring
-from adgovernor.runtime.outputs import outputs_of, place_of
-from adgovernor.runtime.ports import Output, RawEvent
+from adgovernor.runtime.outputs import outputs_of
+from adgovernor.runtime.ports import Output
 from adgovernor.runtime.trail import USERS, Trail
+from adgovernor.runtime.witnesses import (
+    check_reached,
+    check_witnesses,
+    read_witnesses,
+    side_witnesses,
+    truncated,
+)
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
 
 _READ_TRIES = 8
-_STEP_BACK = 2_000
-"""Messages of one step back through a side topic."""
 
 
 @dataclass(slots=True)
@@ -64,29 +67,6 @@ class Memory:
 
 
 @dataclass(slots=True)
-class Witness:
-    """Something outside the ledger that says how far it reached."""
-
-    what: str
-    height: int
-    chain: str | None = None
-    topic: str = ""
-    """Of an output with number ``number``."""
-    destination: str = ""
-    """Of a side message with number ``number`` and hash ``digest``."""
-    number: int = 0
-    digest: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Unseen:
-    """A side topic's partition whose last messages are all of other shards: the shard's own are before ``offset``."""
-
-    partition: int
-    offset: int
-
-
-@dataclass(slots=True)
 class _Found:
     """What the store holds: nothing (``meta`` None), or a state; ``away`` where it could not be asked."""
 
@@ -107,8 +87,8 @@ async def take_over(world: World, *, claim: bool) -> Memory:
     found = await _read_store(world)
     memory = await _start(world, found)
     try:
-        await _fold(world, memory, found, {w.height for w in witnesses})
-        check_sealing(world, memory.machine, memory.spine.positions)
+        await _fold(world, memory, found, {world.reached[1], *(w.height for w in witnesses)})
+        check_deployment(world, memory.machine, memory.spine.positions)
         if memory.keyring is not None and memory.keyring.incomplete and not claim:
             # Only an acknowledged append proves that no erasure follows which explains what is missing.
             raise StartOver("keys", "keys are missing that the ledger names", claim=True)
@@ -118,7 +98,9 @@ async def take_over(world: World, *, claim: bool) -> Memory:
             if memory.keyring is not None:
                 memory.keyring.check()
             await _reset_empty(world, memory, found)
-            check_witnesses(world, memory, witnesses)
+            check_witnesses(world, memory.spine, memory.machine.links.sent, memory.noted, witnesses)
+        check_reached(world, memory.spine, memory.noted, claimed=claim)
+        world.reached = memory.spine.reached
         if memory.trail.confirmed is not None:
             await memory.trail.bring(world.settings.store_deadline_s)
         await _republish(world, memory)
@@ -126,123 +108,6 @@ async def take_over(world: World, *, claim: bool) -> Memory:
         memory.discard()
         raise
     return memory
-
-
-# --- Step 1: witnesses ----------------------------------------------------------------------------------------
-
-
-async def read_witnesses(world: World) -> tuple[list[Witness], list[Unseen]]:
-    """The last output of each topic, and the last side message to each destination; and the destinations for which
-    that is further back."""
-    shard, own = world.shard, topics.partition_of_shard(world.shard)
-    outputs = (*topics.PUBLIC_OUTPUTS, *(topics.dlq(name) for name in topics.input_topics(shard)))
-    side, partitions = topics.side_topic(shard), range(world.settings.partitions)
-    tails = await asyncio.gather(
-        *(world.log.tail(topic, own, 1) for topic in outputs),
-        *(world.log.tail(side, partition, world.settings.witness_messages) for partition in partitions),
-    )
-    witnesses: list[Witness] = []
-    for topic, events in zip(outputs, tails, strict=False):
-        for event in events:
-            place = place_of(event.headers, event.value, topic in topics.DLQS)
-            if place is not None and place["shard"] == shard:
-                witnesses.append(
-                    Witness(f"{topic} {place['dn']}", place["height"], None, topic, "", place["dn"])
-                )
-    unseen: list[Unseen] = []
-    for partition, events in enumerate(tails[len(outputs) :]):
-        last = _last_of(shard, events)
-        if last is not None:
-            witnesses.append(last)
-        elif events:
-            unseen.append(Unseen(partition, events[0].offset))
-    return witnesses, unseen
-
-
-async def side_witnesses(world: World, spine: Spine, unseen: list[Unseen]) -> list[Witness]:
-    """Goes back until the shard's own last message to each destination is found, or until messages are older than the
-    ledger's last block: a message that is ahead of the ledger was sent after it. So a shard is taken over as fast as
-    it was busy lately, whatever the others have sent."""
-    if not unseen:
-        return []
-    side, oldest_ms = topics.side_topic(world.shard), await _tip_ms(world, spine) - 2 * world.settings.skew_ms
-    witnesses: list[Witness] = []
-    for partition, offset in ((place.partition, place.offset) for place in unseen):
-        while offset > 0:
-            events, start = await world.log.before(side, partition, offset, _STEP_BACK)
-            world.progress += 1
-            last = _last_of(world.shard, events)
-            if last is not None:
-                witnesses.append(last)
-            older = any(0 <= event.time_ms < oldest_ms for event in events)
-            if last is not None or older or start == offset:
-                break
-            offset = start
-    return witnesses
-
-
-async def _tip_ms(world: World, spine: Spine) -> int:
-    """When the ledger's last block was appended, by the broker's clock; 0 where there is none or it keeps no time."""
-    if spine.height == 0:
-        return 0
-    entries, _ = await world.log.read_ledger(spine.tip_offset, 1)
-    if not entries or entries[0].offset != spine.tip_offset:
-        return 0
-    return max(0, entries[0].time_ms)
-
-
-def _last_of(shard: str, events: list[RawEvent]) -> Witness | None:
-    found = (_side_witness(event) for event in reversed(events))
-    return next((witness for source, witness in filter(None, found) if source == shard), None)
-
-
-def _side_witness(event: RawEvent) -> tuple[str, Witness] | None:
-    """The source of a side message, and the message as a witness; None where it is none."""
-    try:
-        message = orjson.loads(event.value or b"")
-        number, destination = int(message["number"]), str(message["destination"])
-        what = f"side message {number} to {destination}"
-        return str(message["source"]), Witness(
-            what,
-            int(message["height"]),
-            str(message["chain"]),
-            "",
-            destination,
-            number,
-            str(message["hash"]),
-        )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return None
-
-
-def check_witnesses(world: World, memory: Memory, witnesses: list[Witness]) -> None:
-    """Raises `Halted` where a witness is ahead of the ledger, or of another chain."""
-    spine = memory.spine
-    for witness in witnesses:
-        if witness.topic:
-            ahead = witness.number >= spine.dn.get(witness.topic, 1)
-        else:
-            number, _ = memory.machine.links.sent.get(witness.destination, (0, ""))
-            ahead = witness.number > number
-        if ahead:
-            raise _truncated(world, spine, witness.what, witness.height)
-        met = memory.noted.get(witness.height)
-        if spine.epoch == 0 and witness.chain is not None and met is not None and met != witness.chain:
-            raise world.halt(
-                "ledger_rewritten",
-                f"{witness.what} was sent by another block {witness.height} than the ledger's: the ledger was "
-                f"changed or replaced. Find out how before running `adgovernor recover {world.shard} --accept-loss "
-                "--why TEXT`",
-            )
-
-
-def _truncated(world: World, spine: Spine, what: str, height: int) -> Exception:
-    return world.halt(
-        "ledger_truncated",
-        f"{what} comes from height {height}, the ledger ends at {spine.height}: the log lost its tail. Look at the "
-        "broker's replicas and log directories; when the loss is understood, run "
-        f"`adgovernor recover {world.shard} --accept-loss --why TEXT`",
-    )
 
 
 # --- Step 2: the store's state, and the fold from there -------------------------------------------------------
@@ -297,11 +162,20 @@ async def _start(world: World, found: _Found) -> Memory:
     return Memory(machine, spine, walk, trail, keyring=keyring)
 
 
-def check_sealing(world: World, machine: Machine, positions: Mapping[str, int]) -> None:
-    """Raises `Halted` where the ledger is sealed and the worker is not set to, or the other way round."""
-    if topics.is_treasury(world.shard) or not (machine.has_rules or any(positions.values())):
+def check_deployment(world: World, machine: Machine, positions: Mapping[str, int]) -> None:
+    """Raises `Halted` where a ledger is of a deployment with another number of partitions than the worker's, or is
+    sealed and the worker is not set to, or the other way round."""
+    if not (machine.has_rules or any(positions.values())):
         return
-    if machine.rules.sealing != (world.keys is not None):
+    if machine.rules.partitions != world.settings.partitions:
+        raise world.halt(
+            "partitions",
+            f"this ledger is of a deployment with {machine.rules.partitions} partitions, its topics have "
+            f"{world.settings.partitions} now: people and money would belong to other shards, so the number is fixed "
+            "when a deployment begins, and Kafka takes none away again. Begin another deployment (another prefix) with "
+            "as many as are wanted, and give its campaigns what `adgovernor state campaign` says is left here",
+        )
+    if not topics.is_treasury(world.shard) and machine.rules.sealing != (world.keys is not None):
         found, wanted = ("sealed", "true") if machine.rules.sealing else ("not sealed", "false")
         raise world.halt(
             "sealing",
@@ -348,7 +222,7 @@ async def _prove_truncation(world: World, store: Spine) -> None:
     data, chain, _ = claim_block(world, spine)
     offset = await commit(world, walk, data, chain)
     if spine.height < store.height or offset < store.tip_offset:
-        raise _truncated(world, spine, "the store's state", store.height)
+        raise truncated(world, spine, "the store's state", store.height)
 
 
 async def walk_ledger(world: World, walk: Walk) -> AsyncIterator[tuple[ReadBlock, int]]:
@@ -404,7 +278,7 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
     for record in block.records:
         personal = record.personal
         machine.fold(record.draft(), personal.get("routing"), personal.get("session"), personal.get("ids"))
-    check_sealing(world, machine, header.positions)
+    check_deployment(world, machine, header.positions)
     spine.advance(header, block.chain, offset, count_outputs(block))
     memory.folded += 1
     world.progress += 1
@@ -461,10 +335,8 @@ async def _reset_empty(world: World, memory: Memory, found: _Found) -> None:
 def claim_block(
     world: World, spine: Spine, recovery: dict[str, object] | None = None
 ) -> tuple[bytes, str, BlockHeader]:
-    """A block without records that follows the spine's tip; with ``recovery``, the first of a new epoch."""
-    now_ms = spine.now_ms
-    if world.settings.clock == "wall":
-        now_ms = max(now_ms, world.clock.now_ms())
+    """A block without records that follows the spine's tip; with ``recovery``, the first of a new epoch. It brings no
+    time of its own into the chain: the worker's clock is compared with the broker's only once the claim is there."""
     header = BlockHeader(
         prefix=world.settings.prefix,
         shard=world.shard,
@@ -472,7 +344,7 @@ def claim_block(
         prev_chain=spine.chain,
         owner=world.settings.owner,
         nonce=world.nonce(),
-        now_ms=now_ms,
+        now_ms=spine.now_ms,
         drained=False,
         rules=RULES,
         positions=dict(spine.positions),
@@ -499,16 +371,24 @@ async def _check_clock(world: World, offset: int, began_ms: int, ended_ms: int) 
     """Compares the broker's time of our own claim with the worker's clock: one bad clock must not age traffic."""
     if world.settings.clock != "wall":
         return
-    entries, _ = await world.log.read_ledger(offset, 1)
-    if not entries or entries[0].offset != offset or entries[0].time_ms < 0:
-        return
-    time_ms, skew_ms = entries[0].time_ms, world.settings.skew_ms
-    if not began_ms - skew_ms <= time_ms <= ended_ms + skew_ms:
+    time_ms, skew_ms = await _landed_ms(world, offset), world.settings.skew_ms
+    if time_ms >= 0 and not began_ms - skew_ms <= time_ms <= ended_ms + skew_ms:
         raise world.halt(
             "clock",
             f"the worker's clock says {began_ms}, the broker's {time_ms} (ms since 1970): they may differ by "
             f"{skew_ms} ms. Synchronise both (NTP), then restart the worker",
         )
+
+
+async def _landed_ms(world: World, offset: int) -> int:
+    """When the block at an offset was appended, by the broker's clock; -1 where that keeps no time."""
+    for tries in range(_READ_TRIES):
+        if tries:
+            await asyncio.sleep(world.pause_s(tries))
+        entries, _ = await world.log.read_ledger(offset, 1)
+        if entries and entries[0].offset == offset:
+            return entries[0].time_ms
+    raise Unavailable(f"the ledger of {world.shard} shows nothing at offset {offset}, where the claim is")
 
 
 # --- Step 6: outputs ------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ class World:
     rng: random.Random
     keys: KeyLog | None = None
     """Where persons' keys are; None where the ledger is not sealed."""
+    reached: tuple[int, int, str] = (0, 0, "")
+    """The epoch, height and chain of the last block that this owner knew to count."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     progress: int = 0
     """Rises with everything that is done or tried: whether the shard still moves."""

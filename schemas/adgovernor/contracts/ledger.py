@@ -99,7 +99,8 @@ class Block(Contract):
     nonce: str
     """Random, so that no two attempts have the same bytes."""
     now_ms: TimeMs
-    """The owner's clock when the block began; never decreasing along the chain."""
+    """The owner's clock when the block began; never decreasing along the chain. A claim has that of the block before
+    it: the owner's is compared with the broker's only once the claim is there."""
     drained: bool
     """Every input had been read to its end."""
     rules: int

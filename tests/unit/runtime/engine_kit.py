@@ -49,7 +49,9 @@ class Deployment:
         self.broker = MemoryBroker(partitions, self.clock)
         self.store: Store = MemoryStore()
         self.settings = EngineSettings(
-            prefix="test", partitions=partitions, **{"idle_wait_s": 0.01, "backoff_s": 0.001, **settings}
+            prefix="test",
+            partitions=partitions,
+            **{"idle_wait_s": 0.01, "backoff_s": 0.001, "skew_ms": 30_000, **settings},
         )
         self.engines: list[ShardEngine] = []
         self._made = 0

@@ -218,3 +218,26 @@ async def test_what_waits_goes_into_one_block_a_few_at_a_time() -> None:
 def next_request(engine: ShardEngine) -> int:
     """The next ad request to handle."""
     return engine.positions.get(topics.AD_REQUESTS, 0)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+async def test_a_ledger_of_another_number_of_partitions_halts_the_shard(partitions: int) -> None:
+    """Where somebody gave the topics more partitions, people and money would belong to other shards: nothing is
+    decided."""
+    deployment = Deployment(partitions)
+    deployment.campaign()
+    deployment.start()
+    await deployment.settle()
+    await deployment.stop()
+    grown = Deployment(4)
+    grown.broker, grown.store = deployment.broker, deployment.store
+    grown.broker.partitions = 4
+    for shard in deployment.shards():
+        blocks = len(grown.ledger(shard))
+        if not any(block.records for block in grown.ledger(shard)):
+            continue
+        with pytest.raises(Halted, match=f"with {partitions} partitions") as halted:
+            async with asyncio.timeout(10):
+                await grown.engine(shard).run()
+        assert halted.value.reason == "partitions"
+        assert len(grown.ledger(shard)) == blocks

@@ -1,0 +1,81 @@
+"""Ledgers that lost their ends: what gives it away, whatever else hides it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from engine_kit import Deployment
+from faulty import FaultyLog, FaultyStore, Truncated
+
+from adgovernor.contracts import topics
+from adgovernor.contracts.errors import Halted
+from adgovernor.runtime.recover import recover, resend
+
+
+async def _served(requests: int, **settings: object) -> tuple[Deployment, Truncated, FaultyStore]:
+    """A deployment that has decided requests, each in a block of its own."""
+    deployment = Deployment(1, store_deadline_s=0.05, **settings)
+    broker = deployment.broker = Truncated(1, deployment.clock)
+    store = deployment.store = FaultyStore()
+    deployment.campaign()
+    deployment.start()
+    await deployment.settle()
+    for number in range(requests):
+        deployment.request(f"r{number}", f"user{number}")
+        await deployment.settle()
+    return deployment, broker, store
+
+
+def _cut(broker: Truncated, blocks: int) -> None:
+    broker.cut(topics.LEDGER, 0, broker.end(topics.LEDGER, 0) - blocks)
+
+
+async def test_an_old_output_at_the_end_does_not_hide_newer_ones() -> None:
+    """An owner that hung and sent again what it had sent before is not taken for the end of what was sent."""
+    deployment, broker, store = await _served(10)
+    await deployment.stop()
+    _cut(broker, 5)
+    store.wipe()
+    old = broker.read(topics.DECISIONS, 0, 0, 1)[0]
+    broker.produce(topics.DECISIONS, 0, old.key, old.value, old.headers)
+    with pytest.raises(Halted) as halted:
+        async with asyncio.timeout(10):
+            await deployment.engine("u0").run()
+    assert halted.value.reason == "ledger_truncated"
+    told = await recover(deployment.world("u0"), why="a disk was lost")
+    assert told.dn["decisions"] == 11
+
+
+async def test_sending_again_waits_until_a_loss_is_accepted() -> None:
+    """Nothing is sent again from a ledger that lost its end: behind it, nobody would see how far that had come."""
+    deployment, broker, _ = await _served(10)
+    await deployment.stop()
+    _cut(broker, 5)
+    sent = broker.end(topics.DECISIONS, 0)
+    with pytest.raises(Halted, match="accept-loss") as halted:
+        await resend(deployment.world("u0"), 1)
+    assert halted.value.reason == "ledger_truncated"
+    assert broker.end(topics.DECISIONS, 0) == sent
+    await recover(deployment.world("u0"), why="a disk was lost")
+    assert await resend(deployment.world("u0"), 1) > 0
+
+
+async def test_an_owner_remembers_how_far_its_ledger_reached() -> None:
+    """Where the log loses blocks under an owner that goes back to it after an error, the owner halts, though neither
+    store nor outputs were looked at."""
+    deployment, broker, store = await _served(0, resend_limit=0)
+    await deployment.stop()
+    log = FaultyLog(broker, "u0")
+    task = deployment.run(deployment.engine("u0", log))
+    for number in range(5):
+        deployment.request(f"r{number}", f"user{number}")
+        await deployment.settle()
+    _cut(broker, 3)
+    store.wipe()
+    log.appends.append("lost")
+    deployment.request("r5", "user5")
+    with pytest.raises(Halted) as halted:
+        async with asyncio.timeout(10):
+            await task
+    assert halted.value.reason == "ledger_truncated"
