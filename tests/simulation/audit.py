@@ -17,8 +17,9 @@ from tests.simulation.audit_loss import LossAudit
 from tests.simulation.audit_shares import Told
 from tests.simulation.audit_treasury import Fund, TreasuryAudit
 from tests.simulation.audit_users import UserAudit
+from tests.simulation.operators import PREFIX
 from tests.simulation.sealed import BUCKETS, check_keys, opened
-from tests.simulation.world import PREFIX, SimWorld
+from tests.simulation.world import SimWorld
 
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.machines import machine_of
@@ -54,7 +55,9 @@ class Audit:
         return findings.found
 
     def _judge_losses(self) -> list[str]:
-        audit = LossAudit(self.world.broker, PREFIX, self.world.partitions, self.findings)
+        faults = self.world.faults
+        hung = faults.zombies or "stop" in faults.rates
+        audit = LossAudit(self.world.broker, PREFIX, self.world.partitions, self.findings, hung=hung)
         audit.run()
         if not self.findings.found:
             self._check_store(audit.chains)

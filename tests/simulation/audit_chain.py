@@ -16,6 +16,8 @@ from tests.simulation.sealed import opened_records
 
 from adgovernor.runtime.ports import RawEvent
 
+_SKEW_MS = 3_000
+"""How far a worker's clock may be ahead of the broker's: what the settings allow, and how far it is off anyhow."""
 _PUBLIC_INPUTS = ("ad-requests", "impressions", "user-events", "campaigns")
 
 
@@ -123,6 +125,11 @@ def walk(broker: Broker, prefix: str, shard: str, findings: Findings) -> list[Au
         tip = data["chain"]
         if any(isinstance(record.get("personal"), str) for record in data["records"]):
             data["records"] = opened_records(broker, shard, entry.value)
+        findings.check(
+            data["now_ms"] <= entry.time_ms + _SKEW_MS,
+            "no worker's clock gets into the ledger that is not the broker's",
+            f"{shard} block {data['height']} is at {data['now_ms']}, and landed at {entry.time_ms}",
+        )
         block = AuditBlock(shard, data, entry.offset, moments[entry.offset])
         if chain:
             findings.check(

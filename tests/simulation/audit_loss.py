@@ -22,7 +22,11 @@ from adgovernor.runtime.ports import RawEvent
 class LossAudit:
     """The judgement of one run with losses."""
 
-    def __init__(self, broker: Broker, prefix: str, partitions: int, findings: Findings) -> None:
+    def __init__(
+        self, broker: Broker, prefix: str, partitions: int, findings: Findings, *, hung: bool
+    ) -> None:
+        """``hung``: some workers hung while a person accepted a loss, and sent what was lost after it."""
+        self._hung = hung
         self.broker = broker
         self.findings = findings
         self.chains: dict[str, list[AuditBlock]] = {
@@ -99,9 +103,11 @@ class LossAudit:
         said, kept or lost."""
         promised: dict[str, dict[int, list[tuple[int, int]]]] = {}
         last: dict[str, int] = {}
+        kept_by: dict[str, dict[int, tuple[int, int]]] = {}
         for block in chain:
             for topic, numbers in _numbers(block.data).items():
                 promised.setdefault(topic, {})
+                kept_by.setdefault(topic, {}).update(numbers)
                 for number, place in numbers:
                     promised[topic].setdefault(number, []).append(place)
                     last[topic] = number
@@ -110,7 +116,7 @@ class LossAudit:
                 for number, place in numbers:
                     promised.setdefault(topic, {}).setdefault(number, []).append(place)
         for topic, end in last.items():
-            taken = 0
+            taken, said = 0, kept_by[topic]
             for event in self.broker.topics.get((topic, int(shard[1:])), []):
                 number, place = _place(topic, event)
                 self.findings.check(
@@ -118,7 +124,14 @@ class LossAudit:
                     "only what a ledger said is published",
                     f"{shard} {topic} {number} of {place}",
                 )
-                taken += number == taken + 1
+                if number == taken + 1:
+                    taken = number
+                    kept = said.get(number)
+                    self.findings.check(
+                        kept is None or kept == place or self._hung,
+                        "a reader sees what the ledger says, not what it lost",
+                        f"{shard} {topic} {number} of {place}, the ledger has {kept}",
+                    )
             self.findings.check(
                 taken >= end,
                 "a reader that takes the last number + 1 sees every output",

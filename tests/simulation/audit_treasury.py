@@ -149,6 +149,8 @@ class TreasuryAudit:
                 if gained & _EXHAUSTED.keys():
                     self._judge_exhaustion(campaign, gained, exhausted)
                 self._status(campaign, episode, set(reasons))
+            elif name == "rules":
+                self.rules = Rules.from_dict(args[0])
             elif name == "money":
                 money.setdefault(args[0], []).append(args[1])
                 self._fund(args[0]).topped_up += args[1]

@@ -59,6 +59,8 @@ class UserAudit(ShareAudit):
                 due = self._due()
             elif name == "expire":
                 self._expire(due, *args)
+            elif name == "rules":
+                self.rules = Rules.from_dict(args[0])
             elif name == "seen":
                 seen = (args[0], args[1])
                 if person is not None and audit_people.remembered(record["personal"]["value"]):

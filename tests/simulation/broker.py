@@ -80,6 +80,10 @@ class Broker:
         self._moment(shard, 0)
         return len(entries) - 1
 
+    def holds(self, shard: str, entry: LedgerEntry) -> bool:
+        """Whether a ledger message is still there."""
+        return any(kept is entry for kept in self.ledgers[shard][entry.offset : entry.offset + 1])
+
     def lose_ledger_tail(self, shard: str, count: int) -> None:
         """The last messages of a ledger are gone, though they were acknowledged; their offsets are given anew."""
         entries = self.ledgers.get(shard, [])
@@ -170,6 +174,8 @@ class SimLog:
     """A `ShardLog` of one owner of one shard."""
 
     def __init__(self, broker: Broker, shard: str, network: Network) -> None:
+        self._last: LedgerEntry | None = None
+        """The last message of the producer in use."""
         self._broker = broker
         self._shard = shard
         self._partition = topics.partition_of_shard(shard)
@@ -221,11 +227,22 @@ class SimLog:
                 broker.append(shard, self._junk(block))
             return broker.append(shard, block)
 
+        def land_in_sequence() -> int:
+            # A producer's messages are numbered, and a broker that lost one takes none of those after it.
+            if self._last is not None and not broker.holds(shard, self._last):
+                self._last = None
+                raise AppendUnknown("the producer's sequence is broken")
+            offset = land()
+            self._last = broker.ledgers[shard][offset]
+            return offset
+
         await net.step()
         if broker.away or faults.hit("append_lost"):
+            self._last = None
             await net.pass_away(deadline_s if self._rng.random() < 0.5 else 0.02)
             raise AppendUnknown("the append was not acknowledged")
         if faults.hit("append_late"):
+            self._last = None
             if self._rng.random() < 0.5:
                 net.afterwards(0.02, 0.5, land)
             else:
@@ -233,12 +250,13 @@ class SimLog:
             await net.pass_away(deadline_s if self._rng.random() < 0.5 else 0.02)
             raise AppendUnknown("the append was not acknowledged in time")
         if faults.hit("append_reply_lost"):
-            await net.call(land)
+            await net.call(land_in_sequence)
+            self._last = None
             await net.pass_away(self._rng.random() * deadline_s)
             raise AppendUnknown("the reply to the append was lost")
         if faults.hit("append_twice"):
             net.afterwards(0.0, 3.0, land)
-        return await net.call(land)
+        return await net.call(land_in_sequence)
 
     def _junk(self, block: bytes) -> bytes:
         """What else may stand in a ledger partition: old blocks, other shards' blocks, anything."""

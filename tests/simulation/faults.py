@@ -52,10 +52,40 @@ _EVENTS: Final = (
 """What happens to the whole from time to time."""
 
 
-_LOSSES: Final = ("ledger", "ledger", "ledger", "side", "inputs")
-"""The tail of a shard's ledger; of the side messages to it; of an input from outside."""
+_LOSSES: Final = ("ledger", "ledger", "ledger", "side", "inputs", "disk", "disk")
+"""The tail of a shard's ledger; of the side messages to it; of an input from outside; of all that a broker's disk held,
+which is a ledger and what its shard sent."""
 _NOT_WITH_LOSSES: Final = ("append_late", "append_twice", "publish_late", "publish_twice")
 """What was sent before a person accepted a loss does not land after it: they have waited for that."""
+
+
+_MOVES_MS: Final = (-86_400_000, -3_600_000, -10_000, 10_000, 3_600_000, 86_400_000)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockMoved:
+    """Somebody moves the clock of one worker, and some time later back."""
+
+    at_s: float
+    for_s: float
+    by_ms: int
+    number: int
+    """Which worker, counted round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Workers with other settings take the place of the others, one by one."""
+
+    at_s: float
+    for_s: float
+    """How long it takes."""
+    rules: dict[str, int]
+    """Parameters of the rules that the new ones have."""
+    settings: dict[str, int]
+    """What else they are told."""
+    taken_back: bool
+    """Whether it is undone, one by one, some time later."""
 
 
 @dataclass(slots=True)
@@ -69,6 +99,10 @@ class Faults:
     losses: list[tuple[float, str]] = field(default_factory=list)
     """Seconds → what of its acknowledged messages the log loses then. Few runs have any: what a person has accepted
     cannot be held against the rules that are judged in all others."""
+    zombies: bool = False
+    """Whether somebody owns a shard of which nobody knows, while a person accepts what it lost."""
+    clocks: list[ClockMoved] = field(default_factory=list)
+    upgrade: Upgrade | None = None
     on: bool = True
 
     def hit(self, fault: str) -> bool:
@@ -105,4 +139,45 @@ def draw_losses(rng: random.Random, faults: Faults, load_s: float) -> None:
         for name in _NOT_WITH_LOSSES:
             faults.rates.pop(name, None)
         kinds = rng.choices(_LOSSES, k=rng.randint(1, 3))
+        faults.zombies = rng.random() < 0.6
         faults.losses = sorted((rng.uniform(3.0, load_s), kind) for kind in kinds)
+
+
+def draw_clocks(rng: random.Random, faults: Faults, load_s: float) -> None:
+    """Gives one seed in six workers whose clocks are moved."""
+    if rng.random() < 0.17:
+        faults.clocks = [
+            ClockMoved(
+                rng.uniform(0.0, load_s),
+                rng.choice((0.05, 1.0, 4.0)),
+                rng.choice(_MOVES_MS),
+                rng.randrange(12),
+            )
+            for _ in range(rng.randint(1, 4))
+        ]
+
+
+def draw_upgrade(rng: random.Random, faults: Faults, load_s: float) -> None:
+    """Gives one seed in five a rolling change of settings."""
+    if rng.random() < 0.2:
+        rules = {
+            "lease_divisor": rng.choice((1, 2, 3)),
+            "ask_cooldown_ms": rng.choice((200, 2_000)),
+            "report_interval_ms": rng.choice((500, 1_500)),
+            "early_lease_ms": rng.choice((0, 3_000)),
+            "reservation_ms": rng.choice((2_500, 4_000)),
+        }
+        settings = {
+            "max_events": rng.choice((2, 20)),
+            "max_bytes": rng.choice((3_000, 1_500_000)),
+            "trail_blocks": rng.choice((1, 20)),
+            "keep_states": rng.choice((1, 50)),
+        }
+        kept = rng.sample(sorted(rules), rng.randint(1, 3))
+        faults.upgrade = Upgrade(
+            rng.uniform(2.0, load_s - 8.0),
+            rng.uniform(0.5, 8.0),
+            {name: rules[name] for name in kept},
+            settings,
+            rng.random() < 0.4,
+        )

@@ -37,6 +37,8 @@ class Mutation:
     changes: tuple[tuple[str, str], ...]
     sealed: bool = False
     """Whether it shows in sealed runs only."""
+    losses: bool = False
+    """Whether it shows only in runs whose log loses what it had acknowledged; the others are then left out."""
 
     def mutated(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The function as it is, and as the mutation has it."""

@@ -83,6 +83,30 @@ CORE: Final = (
         "moved = definition.budget_micros - known.budget",
         "moved = definition.budget_micros",
     ),
+    one(
+        "cheaper-is-served",
+        "One price: a cheaper candidate is refused",
+        selection,
+        "judge",
+        "if price < share.least_price:",
+        "if False:",
+    ),
+    one(
+        "flight-ignored",
+        "Nothing is served outside the campaign's flight",
+        selection,
+        "judge",
+        "if not share.start_ms <= context.time_ms < share.end_ms and",
+        "if False and",
+    ),
+    one(
+        "override-above-charged",
+        "A price override above the reservation is not charged",
+        UserShard,
+        "_settle",
+        "min(price, what.price_micros)",
+        "what.price_micros",
+    ),
     # Asks and recalls.
     one(
         "no-cooldown",
@@ -139,7 +163,7 @@ CORE: Final = (
         Treasury,
         "_report",
         'item.get("round") == known.round.number',
-        'item.get("round") is not None or item.get("returned")',
+        '(item.get("round") is not None or item.get("returned"))',
     ),
     one(
         "recall-keeps-money",
@@ -147,7 +171,7 @@ CORE: Final = (
         UserShard,
         "_return",
         "            amount = share.lease(day)\n",
-        "            amount = share.lease(day) if over_only else share.lease(day) // 2\n",
+        "            amount = share.lease(day) if idle_only else share.lease(day) // 2\n",
     ),
     # Days.
     one(
@@ -190,6 +214,14 @@ CORE: Final = (
         "_idle",
         "(share.paused_on(day) or share.is_over(day, watermark_ms))",
         "share.paused_on(day)",
+    ),
+    one(
+        "pause-keeps-money",
+        "While paused, shards return idle money",
+        UserShard,
+        "_idle",
+        "(share.paused_on(day) or share.is_over(day, watermark_ms))",
+        "share.is_over(day, watermark_ms)",
     ),
     # Episodes.
     one(
@@ -402,7 +434,7 @@ CORE: Final = (
         "heappop(self._deadlines)\n",
         "self._deadlines.pop(self._deadlines.index(max(e for e in self._deadlines"
         " if e[0] <= self.watermark_ms and open_key(e[1], e[2]) in self.open)))\n"
-        "        heapify(self._deadlines)\n",
+        '        __import__("heapq").heapify(self._deadlines)\n',
     ),
     one(
         "caps-look-back-only",

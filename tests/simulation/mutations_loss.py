@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from tests.simulation.mutation import one
+from tests.simulation.mutation import Mutation
 
 from adgovernor.core import links
 from adgovernor.core.treasury import Treasury
-from adgovernor.runtime import recover
+from adgovernor.runtime import append, recover, witnesses
+from adgovernor.runtime.engine import ShardEngine
+
+
+def one(name: str, rule: str, owner: Any, function: str, old: str, new: str) -> Mutation:
+    return Mutation(name, rule, owner, function, ((old, new),), losses=True)
+
 
 LOSS: Final = (
+    one(
+        "stale-owner-believed",
+        "A stale owner's decision that makes no sense is no bug, and no reason to halt",
+        ShardEngine,
+        "_prove_end",
+        "        await commit(self._world, memory.walk, data, chain)\n",
+        "",
+    ),
+    one(
+        "witness-ignored",
+        "A witness ahead of the ledger means that the log lost its tail: halt",
+        witnesses,
+        "ahead_of",
+        "for witness in witnesses\n",
+        "for witness in ()\n",
+    ),
+    one(
+        "own-word-forgotten",
+        "An owner remembers how far its ledger reached",
+        witnesses,
+        "check_reached",
+        "    epoch, height, chain = world.reached\n",
+        '    epoch, height, chain = 0, 0, ""\n',
+    ),
+    one(
+        "lost-block-not-missed",
+        "A block that others' messages took the place of in a log that lost it is missed",
+        append,
+        "_prove",
+        "    if before.height == 0:\n",
+        "    if before.height >= 0:\n",
+    ),
     one(
         "lost-money-comes-back",
         "After an accepted loss: what nobody remembers to have leased is not money",

@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass
 
 from tests.simulation.audit import Audit
-from tests.simulation.mutation import Mutation
-from tests.simulation.world import SimWorld
+from tests.simulation.mutation import Mutation, Outdated
+from tests.simulation.world import SimWorld, faults_of
 
 MUTATION_SEEDS = 2_000
 """A broken rule is noticed within so many seeds."""
@@ -46,7 +46,11 @@ def run_seed(seed: int, mutation: Mutation | None = None, *, sealed: bool = Fals
 def first_failure(mutation: Mutation, first: int, count: int) -> Verdict | None:
     """The first of ``count`` seeds that notices a broken rule; None where none does."""
     for seed in range(first, first + count):
+        if mutation.losses and not faults_of(seed).losses:
+            continue
         verdict = run_seed(seed, mutation, sealed=mutation.sealed)
+        if any("NameError(" in problem for problem in verdict.problems):
+            raise Outdated(f"{mutation.name}: {verdict.problems[0]}")
         if verdict.problems:
             return verdict
     return None

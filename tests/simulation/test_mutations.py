@@ -25,11 +25,11 @@ _SLOW = {
     "money-lifts-manual",
     "never-exhausted",
     "no-catch-up",
+    "old-answers-count",
     "old-day-keeps-money",
     "rolled-over-twice",
     "tombstone-before-outputs",
     "wider-word-decides",
-    "witness-ignored",
 }
 
 

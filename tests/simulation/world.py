@@ -10,62 +10,51 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 from tests.simulation.broker import Broker, Network, SimLog
-from tests.simulation.faults import Faults, draw_faults, draw_losses
+from tests.simulation.faults import (
+    ClockMoved,
+    Faults,
+    Upgrade,
+    draw_clocks,
+    draw_faults,
+    draw_losses,
+    draw_upgrade,
+)
 from tests.simulation.loop import Process, Stuck, VirtualLoop
 from tests.simulation.minds import Minds
+from tests.simulation.operators import PREFIX, RESEND_S, Operators
 from tests.simulation.sealed import SimKeyLog, seal
 from tests.simulation.store import SimStore, StoreServer
+from tests.simulation.workers import Clock, Watch, Worker
 from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import Halted, Unavailable
-from adgovernor.core.machine import Machine
+from adgovernor.contracts.errors import Halted
 from adgovernor.core.machines import machine_of
-from adgovernor.runtime.chain import Walk
+from adgovernor.core.rules import Rules
 from adgovernor.runtime.engine import ShardEngine
-from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.ports import RawEvent
-from adgovernor.runtime.recover import recover, resend
 from adgovernor.runtime.settings import EngineSettings
-from adgovernor.runtime.world import StartOver, World
 
-PREFIX: Final = "sim"
 SETTLE_S: Final = 45.0
 """After the faults have stopped, everything is consumed, published and stored within so much virtual time."""
-RESEND_S: Final = LOAD_S + 8.0
-"""When somebody sends again what side topics lost."""
 STOP_S: Final = 15.0
 """A graceful stop ends within so much."""
 MAX_TURNS: Final = 60_000
 """More turns of the engines' loops than this in one run: something goes round without getting anywhere."""
 
 
-@dataclass(slots=True)
-class Worker:
-    """A process with engines. A restarted one is another worker."""
-
-    name: str
-    process: Process
-    skew_ms: int
-    engines: dict[str, tuple[ShardEngine, asyncio.Task[None]]] = field(default_factory=dict)
-    stopping: list[tuple[ShardEngine, asyncio.Task[None]]] = field(default_factory=list)
-
-
-class _Clock:
-    """A worker's clock: the true one, a little off."""
-
-    def __init__(self, broker: Broker, skew_ms: int) -> None:
-        self._broker = broker
-        self._skew_ms = skew_ms
-
-    def now_ms(self) -> int:
-        return self._broker.now_ms() + self._skew_ms
+def faults_of(seed: int) -> Faults:
+    """What befalls the world of a seed."""
+    faults = draw_faults(random.Random(f"faults {seed}"), LOAD_S)
+    draw_losses(random.Random(f"losses {seed}"), faults, LOAD_S)
+    draw_clocks(random.Random(f"clocks {seed}"), faults, LOAD_S)
+    draw_upgrade(random.Random(f"upgrade {seed}"), faults, LOAD_S)
+    return faults
 
 
 class SimWorld:
@@ -81,8 +70,7 @@ class SimWorld:
         )
         if sealed:
             seal(self.workload, random.Random(f"sealed {seed}"))
-        self.faults: Faults = draw_faults(random.Random(f"faults {seed}"), LOAD_S)
-        draw_losses(random.Random(f"losses {seed}"), self.faults, LOAD_S)
+        self.faults = faults_of(seed)
         self.partitions = self.workload.partitions
         self.broker = Broker(self.loop, self.workload.epoch_ms, self.faults)
         self.broker.on_output = self._on_output
@@ -93,14 +81,12 @@ class SimWorld:
         self.owners: dict[int, Worker] = {}
         """Partition → the worker that ought to own its two shards."""
         self.kills = 0
-        self.halts: dict[str, int] = {}
-        """Shard → how often a person has looked at it and accepted a loss."""
-        self._mending: set[str] = set()
+        self._watches: dict[ShardEngine, Watch] = {}
         self._looked_at: list[asyncio.Task[None]] = []
-        self.operator = Process("operator", self.loop)
-        self._errands: list[asyncio.Task[None]] = []
-        """What people were asked to do."""
+        self.people = Operators(self)
         self._births = 0
+        self._upgraded = False
+        """Whether new workers have the settings of the run's upgrade."""
         self._last_arrival_s = 0.0
         rng = self.rng
         self.settings: dict[str, Any] = {
@@ -153,6 +139,10 @@ class SimWorld:
             self.loop.later(at_s, self._befall, event)
         for at_s, kind in self.faults.losses:
             self.loop.later(at_s, self._lose, kind)
+        for moved in self.faults.clocks:
+            self.loop.later(moved.at_s, self._move_clock, moved)
+        if self.faults.upgrade is not None:
+            self._roll_out(self.faults.upgrade)
         self._copy_soon()
         healed_s = LOAD_S + 2.0
         await self._until(lambda: False, healed_s)
@@ -187,7 +177,7 @@ class SimWorld:
         """Ends every task, so that nothing is left pending."""
         self.loop.over = True
         tasks: list[asyncio.Task[None]] = []
-        for process in (self.operator, *(worker.process for worker in (*self.workers, *self.graves))):
+        for process in (self.people.process, *(worker.process for worker in (*self.workers, *self.graves))):
             process.bury()
             tasks += process.tasks
         left = [task for task in tasks if not task.done()]
@@ -217,7 +207,7 @@ class SimWorld:
     def _hire(self, delay_s: float = 0.0) -> Worker:
         self._births += 1
         name = f"w{self._births}"
-        worker = Worker(name, Process(name, self.loop), self.rng.randint(-300, 300))
+        worker = Worker(name, Process(name, self.loop), self.rng.randint(-300, 300), upgraded=self._upgraded)
         self.workers.append(worker)
         return worker
 
@@ -229,30 +219,41 @@ class SimWorld:
     def _give(self, partition: int, worker: Worker) -> None:
         self.owners[partition] = worker
         for shard in (topics.user_shard(partition), topics.treasury_shard(partition)):
-            self._start(worker, shard)
+            self.start(worker, shard)
 
-    def _start(self, worker: Worker, shard: str) -> None:
-        if shard in worker.engines or worker.process.dead or self.loop.over or shard in self._mending:
+    def start(self, worker: Worker, shard: str) -> None:
+        if shard in worker.engines or worker.process.dead or self.loop.over or shard in self.people.mending:
             return
         network = Network(self.loop, worker.process, self.faults, self._hazard)
+        watch = Watch(self.loop)
         engine = ShardEngine(
             shard,
-            lambda: self._machine(shard),
+            lambda: machine_of(shard, self.rules_of(worker)),
             SimLog(self.broker, shard, network),
             SimStore(self.server, network),
-            _Clock(self.broker, worker.skew_ms),
-            self._engine_settings(worker.name),
+            Clock(self.broker, worker),
+            self.engine_settings(worker),
+            watch,
             rng=random.Random(self.rng.getrandbits(64)),
             keys=SimKeyLog(self.broker, shard, network) if self.sealed and shard.startswith("u") else None,
         )
+        self._watches[engine] = watch
         worker.engines[shard] = (engine, worker.process.spawn(engine.run()))
 
-    def _machine(self, shard: str) -> Machine:
-        rules = self.workload.rules
-        return machine_of(shard, rules)
+    def rules_of(self, worker: Worker | None) -> Rules:
+        """What a worker is told to decide by."""
+        rules, upgrade = self.workload.rules, self.faults.upgrade
+        if upgrade is None or worker is None or not worker.upgraded:
+            return rules
+        return Rules.from_dict({**rules.as_dict(), **upgrade.rules})
 
-    def _engine_settings(self, owner: str) -> EngineSettings:
-        return EngineSettings(prefix=PREFIX, partitions=self.partitions, owner=owner, **self.settings)
+    def engine_settings(self, worker: Worker | None) -> EngineSettings:
+        """The settings of a worker, or of a person's maintenance."""
+        changed = self.settings
+        if worker is not None and worker.upgraded and self.faults.upgrade is not None:
+            changed = {**changed, **self.faults.upgrade.settings}
+        owner = "operator" if worker is None else worker.name
+        return EngineSettings(prefix=PREFIX, partitions=self.partitions, owner=owner, **changed)
 
     def _hazard(self, process: Process) -> None:
         """A step of input or output: the worker may be killed or stopped here."""
@@ -342,87 +343,73 @@ class SimWorld:
                 delay_s = 0.0 if event == "move" else rng.uniform(0.2, 4.0)
                 self.loop.later(delay_s, self._tell_owned, before)
 
+    def _roll_out(self, upgrade: Upgrade) -> None:
+        """Workers are replaced one by one by such with other settings; the old ones hear of it a little later."""
+        changes = [(upgrade.at_s, True)]
+        if upgrade.taken_back:
+            changes.append((upgrade.at_s + upgrade.for_s + 2.0, False))
+        for at_s, upgraded in changes:
+            self.loop.later(at_s, setattr, self, "_upgraded", upgraded)
+            for turn in range(3):
+                self.loop.later(at_s + upgrade.for_s * (turn + 1) / 3, self._exchange, upgraded)
+
+    def _exchange(self, upgraded: bool) -> None:
+        """Puts a new worker in the place of one that has the other settings."""
+        before = next((worker for worker in self.workers if worker.upgraded != upgraded), None)
+        if before is None or not self.faults.on:
+            return
+        after = self._hire()
+        for partition, owner in self.owners.items():
+            if owner is before:
+                self._give(partition, after)
+        self.loop.later(self.rng.choice((0.0, 1.0)), self._tell_owned, before)
+
+    def _move_clock(self, moved: ClockMoved) -> None:
+        """Somebody moves a worker's clock, and later back."""
+        if self.faults.on and self.workers:
+            worker = self.workers[moved.number % len(self.workers)]
+            worker.moved_ms = moved.by_ms
+            self.loop.later(moved.for_s, setattr, worker, "moved_ms", 0)
+
+    def _set_right(self, worker: Worker) -> None:
+        """A person is told that a worker's clock is wrong: sets it, and starts the worker again."""
+        worker.moved_ms = 0
+        if worker in self.workers:
+            self._kill(worker)
+
     def _lose(self, kind: str) -> None:
         """The log loses what it had acknowledged last."""
         if not self.faults.on:
             return
         rng, partition = self.rng, self.rng.randrange(self.partitions)
-        if kind == "ledger":
-            shard = rng.choice((topics.user_shard, topics.treasury_shard))(partition)
+        shard = rng.choice((topics.user_shard, topics.treasury_shard))(partition)
+        if self.faults.zombies:
+            self._forget_owner(partition)
+        if kind in ("ledger", "disk"):
             self.broker.lose_ledger_tail(shard, rng.choice((1, 2, 5, 20)))
-        elif kind == "side":
+        if kind == "disk":
             self.broker.lose_tail(
-                rng.choice((topics.DIRECTIVES, topics.REPORTS)), partition, rng.randint(1, 5)
+                topics.side_topic(shard), rng.randrange(self.partitions), rng.choice((1, 2, 5, 20))
             )
+        elif kind == "side":
+            self.broker.lose_tail(topics.side_topic(shard), partition, rng.randint(1, 5))
+        elif kind == "inputs":
+            self.broker.lose_tail(rng.choice(topics.PUBLIC_INPUTS), partition, rng.randint(1, 8))
+        if kind in ("side", "disk"):
             # A gap stays until the sources send what is missing again: somebody sees the alarm and has them do so.
             for source in (topics.treasury_shard, topics.user_shard):
                 for number in range(self.partitions):
-                    self.loop.later(RESEND_S - self.loop.time(), self._resend, source(number))
-        else:
-            self.broker.lose_tail(rng.choice(topics.PUBLIC_INPUTS), partition, rng.randint(1, 8))
+                    self.loop.later(RESEND_S - self.loop.time(), self.people.resend, source(number))
 
-    def _summon(self, shard: str) -> None:
-        """A person looks at a halted shard: all its owners are stopped, and what is lost is accepted."""
-        if shard in self._mending:
+    def _forget_owner(self, partition: int) -> None:
+        """The owner hangs; another takes its place, and nobody thinks of the first until it goes on."""
+        before = self.owners[partition]
+        if before.process.stopped:
             return
-        self._mending.add(shard)
-        self.halts[shard] = self.halts.get(shard, 0) + 1
-        for worker in self.workers:
-            if shard in worker.engines:
-                engine, task = worker.engines.pop(shard)
-                task.cancel()
-                worker.stopping.append((engine, task))
-        for worker in self.graves:
-            worker.engines.pop(shard, None)
-        self.loop.later(1.0, self._mend, shard)
-
-    def _mend(self, shard: str) -> None:
-        self._errands.append(self.operator.spawn(self._recover(shard)))
-
-    def _resend(self, shard: str) -> None:
-        work = self._maintain(lambda: resend(self._operators(shard), 1))
-        self._errands.append(self.operator.spawn(work))
-
-    async def _maintain(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Does what a person does until it works."""
-        while True:
-            try:
-                await work()
-            except (Unavailable, StartOver, Halted):
-                await asyncio.sleep(0.3)
-            else:
-                return
-
-    def _operators(self, shard: str) -> World:
-        faults = Faults(random.Random(self.rng.getrandbits(64)))
-        network = Network(self.loop, self.operator, faults, lambda process: None)
-        log, store = SimLog(self.broker, shard, network), SimStore(self.server, network)
-        clock, rng = _Clock(self.broker, 0), random.Random(self.rng.getrandbits(64))
-        settings, observer = self._engine_settings("operator"), Observer()
-        keys = SimKeyLog(self.broker, shard, network) if self.sealed and shard.startswith("u") else None
-        return World(shard, lambda: self._machine(shard), log, store, clock, settings, observer, rng, keys)
-
-    async def _recover(self, shard: str) -> None:
-        world = self._operators(shard)
-        await self._maintain(lambda: recover(world, why="simulated", positions=self._positions_kept(shard)))
-        self._mending.discard(shard)
-        if self.loop.time() > RESEND_S and any(kind == "side" for _, kind in self.faults.losses):
-            # What it sends only now, or can send no more, was not sent with what the others did.
-            await self._maintain(lambda: resend(self._operators(shard), 1))
-        partition = topics.partition_of_shard(shard)
-        if self.owners[partition].process.dead:
-            return  # Whoever takes its place starts the shard.
-        self._start(self.owners[partition], shard)
-
-    def _positions_kept(self, shard: str) -> dict[str, int]:
-        """Where reading goes on of inputs that end before the place that the ledger has reached."""
-        walk, positions = Walk(PREFIX, shard), dict[str, int]()
-        for entry in self.broker.ledgers.get(shard, []):
-            block = walk.step(entry)
-            if block is not None:
-                positions = block.header.positions
-        ends = {name: self.broker.end(name, topics.partition_of_shard(shard)) for name in positions}
-        return {name: end for name, end in ends.items() if end < positions[name]}
+        others = [worker for worker in self.workers if worker is not before and not worker.process.stopped]
+        self._give(partition, self.rng.choice(others) if others else self._hire())
+        before.process.stop()
+        self.loop.later(self.rng.uniform(1.0, 7.0), self._wake, before)
 
     def _copy_soon(self) -> None:
         if self.faults.on:
@@ -435,6 +422,7 @@ class SimWorld:
         self.server.away_until_s = self.broker.away_until_s = -1.0
         for worker in self.workers:
             worker.process.resume()
+            worker.moved_ms = 0
         if not self.workers:
             self._hire()
         for partition, owner in sorted(self.owners.items()):
@@ -452,7 +440,7 @@ class SimWorld:
     def _look_after(self) -> None:
         """Notices engines that ended although nobody asked them to."""
         turns = 0
-        for task in self._errands:
+        for task in self.people.errands:
             if task.done() and not task.cancelled() and (failed := task.exception()) is not None:
                 self.problems.append(f"crash: what a person ran: {failed!r}")
         for worker in (*self.workers, *self.graves):
@@ -461,10 +449,16 @@ class SimWorld:
                 if not task.done() or task.cancelled() or worker.process.dead:
                     continue
                 error = task.exception()
-                if isinstance(error, Halted) and self.faults.losses:
+                if isinstance(error, Halted) and error.reason == "clock" and self.faults.clocks:
+                    self.loop.later(0.5, self._set_right, worker)
+                elif isinstance(error, Halted) and self.faults.losses:
                     if task not in self._looked_at:
                         self._looked_at.append(task)
-                        self._summon(engine.shard)
+                        if error.reason == "side_message_mismatch" and (
+                            self._watches[engine].took_over_s < self.people.mended_s.get(engine.shard, -1.0)
+                        ):
+                            self.problems.append(f"a halt by who does not know what was accepted: {error}")
+                        self.people.summon(engine.shard)
                 elif isinstance(error, Halted):
                     self.problems.append(f"halt: {error}")
                 elif error is not None:
