@@ -51,7 +51,8 @@ class Deployment:
         self.settings = EngineSettings(
             prefix="test",
             partitions=partitions,
-            **{"idle_wait_s": 0.01, "backoff_s": 0.001, "skew_ms": 30_000, **settings},
+            # Tests move their clock by hours, and broker and workers have the same one.
+            **{"idle_wait_s": 0.01, "backoff_s": 0.001, "skew_ms": 86_400_000, **settings},
         )
         self.engines: list[ShardEngine] = []
         self._made = 0

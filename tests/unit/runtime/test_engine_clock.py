@@ -13,9 +13,9 @@ from adgovernor.runtime.memory_log import MemoryBroker
 _HOURS_MS = 7_200_000
 
 
-def _deployment(**settings: object) -> tuple[Deployment, HandClock]:
+def _deployment() -> tuple[Deployment, HandClock]:
     """A deployment whose broker has a clock of its own."""
-    deployment = Deployment(1, **settings)
+    deployment = Deployment(1, skew_ms=60_000)
     true_time = HandClock()
     deployment.broker = MemoryBroker(1, true_time)
     return deployment, true_time

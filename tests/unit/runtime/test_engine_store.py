@@ -349,7 +349,7 @@ async def assert_store_is_the_fold_after_recovery(deployment: Deployment) -> Non
 
 async def test_a_clock_that_is_off_stops_the_shard() -> None:
     """A worker whose clock differs from the broker's by more than the allowed skew does not begin."""
-    deployment = Deployment(1)
+    deployment = Deployment(1, skew_ms=5_000)
     deployment.broker = MemoryBroker(1, HandClock(START_MS + 60_000))
     with pytest.raises(Halted, match="NTP") as halted:
         await deployment.engine("u0").run()
@@ -439,7 +439,7 @@ async def test_the_last_side_message_is_found_behind_those_of_others(others: int
 
 async def test_the_search_for_side_messages_ends_where_they_are_older_than_the_ledger() -> None:
     """Messages from long before the ledger's last block cannot be ahead of it: they are not gone through."""
-    deployment = Deployment(1, store_deadline_s=0.05)
+    deployment = Deployment(1, store_deadline_s=0.05, skew_ms=30_000)
     noise(deployment, 50_000)
     deployment.clock.time_ms += 600_000
     deployment.start(["t0"])
