@@ -301,7 +301,7 @@ class Workload:
             candidate["categories"] = [rng.choice(_CATEGORIES)]
         if self.rich:
             number = int(candidate["creative_id"][-1])
-            candidate["duration_ms"] = (15_000, 20_000, 30_000)[number]
+            candidate["duration_ms"] = (2_000, 15_000, 30_000)[number]
             candidate["advertiser_domain"] = f"{number % 2}.example"
         return candidate
 
