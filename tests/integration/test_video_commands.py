@@ -107,7 +107,7 @@ def test_a_file_is_resolved_like_an_address(server: AdServer, tmp_path: Path) ->
 )
 def test_mistakes_are_explained(args: list[str], says: str) -> None:
     """A wrong argument ends with code 2 and says what was expected."""
-    result = CliRunner().invoke(vast_app, args, env={"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"})
+    result = CliRunner().invoke(app, ["vast", *args], env={"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"})
     assert result.exit_code == 2
     assert says in result.output
 
