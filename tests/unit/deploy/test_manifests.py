@@ -47,6 +47,16 @@ def test_settings_that_are_given_exist(path: Path, monkeypatch: pytest.MonkeyPat
     assert settings.kafka.bootstrap_servers.startswith("kafka:")
 
 
+def test_services_give_pods_no_variables() -> None:
+    """A Service named adgovernor would give its pods ADGOVERNOR_PORT and others, which are no settings and refused."""
+    pods = [
+        one["spec"]["template"]["spec"]
+        for one in yaml.safe_load_all(MANIFEST.read_text())
+        if "template" in one.get("spec", {})
+    ]
+    assert [pod["enableServiceLinks"] for pod in pods] == [False, False]
+
+
 def test_probes_ask_what_a_worker_answers() -> None:
     """Kubernetes asks the paths and the port that a worker serves by default."""
     container = _worker()["spec"]["template"]["spec"]["containers"][0]
