@@ -21,9 +21,13 @@ import pytest
 
 from adgovernor import subscribe
 from adgovernor.app.starts import now
+from adgovernor.audit.history import KafkaHistory
+from adgovernor.contracts import topics
+from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.requests import AdRequest
 from adgovernor.publish import Publisher
 from adgovernor.publish.loadgen import Traffic, ad_requests, campaign_commands
+from adgovernor.runtime.topics_admin import create_topics
 
 pytestmark = pytest.mark.servers
 
@@ -344,3 +348,21 @@ async def test_a_subscriber_may_begin_now(deployment: Deployment, worker: str, w
     async with subscribe.decisions(kafka, prefix=deployment.prefix, start=start) as decisions:
         first = (await anext(aiter(decisions))).decision_id
     assert (before, first) == ({f"r{n}" for n in range(5)}, "r5")
+
+
+async def test_a_replay_keeps_its_pace(deployment: Deployment, worker: str) -> None:
+    """With --per-s inputs are published no faster, also to workers that have the new deployment's shards already."""
+    kafka, other = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"], deployment.prefix + "-again"
+    async with Publisher(kafka, prefix=deployment.prefix) as publisher:
+        await publisher.ad_requests(AdRequest.model_validate_json(_request(n)) for n in range(10))
+        async with subscribe.decisions(kafka, prefix=deployment.prefix) as decisions:
+            for _ in range(10):
+                await anext(aiter(decisions))
+    await create_topics(KafkaConnection(kafka), other, 2)
+    async with Publisher(kafka, prefix=other) as publisher:
+        # Stands for what a worker writes that has taken a shard over.
+        await publisher.raw(topics.LEDGER, None, b"{}", partition=0)
+    assert deployment.json("replay", other, "--per-s", "5")["published"] == {"ad-requests": 10}
+    async with KafkaHistory(kafka, other) as history:
+        times = [message.time_ms for p in (0, 1) async for message in history.messages(topics.AD_REQUESTS, p)]
+    assert max(times) - min(times) > 9 / 5 * 1000 * 0.9

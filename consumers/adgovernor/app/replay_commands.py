@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import re
 from collections import Counter
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _READ_BYTES = 1_000_000
 """All ledgers are open at once, so each may have a little in memory only."""
 _UNREADABLE = "unreadable"
+_PAUSE_S = 0.01
+"""Inputs are held back for at least so long: a timer for each would cost more than it."""
 _LARGEST = 1_040_000
 """Just under what a topic takes by default; an input came through one."""
 
@@ -31,16 +34,25 @@ def replay(
     to: Annotated[
         str, typer.Argument(metavar="PREFIX", help="The fresh deployment; its topics may exist, empty.")
     ],
+    per_s: Annotated[
+        float | None,
+        typer.Option(
+            "--per-s", min=0.1, help="At most so many inputs a second. Left out: as fast as it goes."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish the inputs recorded in this deployment's ledgers into another, in the order they were taken.
 
-    Topics are made with the same number of partitions where they are missing. Run workers on the new prefix with
-    --clock events afterwards: the same events happen again under the rules of these workers. Money moves between
-    shards at other moments, so near the end of a budget single decisions may differ; `adgovernor audit` is what proves
-    the decisions that were made.
+    Topics are made with the same number of partitions where they are missing. Workers on the new prefix, with
+    --clock events, take the same inputs under their own rules. Definitions and money come to a shard at other moments
+    than they did: a request that is ahead of them has no winner (`unknown_campaign`, `no_lease`). For decisions that
+    resemble those that were made, let workers run already and publish no faster than a few times the traffic of
+    then (--per-s). `adgovernor audit` is what proves the decisions that were made.
 
-    Example: adgovernor --prefix prod replay trial && adgovernor --prefix trial run --clock events
+    Example: adgovernor --prefix trial topics create; adgovernor --prefix trial run --clock events &
+
+    adgovernor --prefix prod replay trial --per-s 1000
     """
     from adgovernor.app.settings import PREFIX
 
@@ -49,7 +61,7 @@ def replay(
         raise BadInput(f"{to!r} is no prefix; give 1 to 80 letters, digits, dots, dashes and underscores")
     if to == settings.prefix:
         raise BadInput("a history cannot be replayed into its own deployment; give another prefix")
-    counts = run_async(_replay(settings, to))
+    counts = run_async(_replay(settings, to, per_s))
     unreadable = counts.pop(_UNREADABLE, 0)
     if as_json:
         print_json(
@@ -67,7 +79,7 @@ def replay(
         typer.echo(f"{unreadable} inputs were erased and cannot be replayed", err=True)
 
 
-async def _replay(settings: Settings, to: str) -> Counter[str]:
+async def _replay(settings: Settings, to: str, per_s: float | None) -> Counter[str]:
     from adgovernor.audit.history import KafkaHistory
     from adgovernor.publish import Bulk, Publisher
     from adgovernor.runtime.topics_admin import create_topics, partition_count
@@ -77,6 +89,8 @@ async def _replay(settings: Settings, to: str) -> Counter[str]:
     await create_topics(connection, to, partitions)
     await _must_be_empty(settings, to)
     counts: Counter[str] = Counter()
+    clock = asyncio.get_running_loop().time
+    began = clock()
     async with (
         KafkaHistory(connection, settings.prefix, read_bytes=_READ_BYTES) as history,
         Publisher(connection, prefix=to, partitions=partitions, message_bytes=_LARGEST) as publisher,
@@ -98,6 +112,8 @@ async def _replay(settings: Settings, to: str) -> Counter[str]:
                     )
                     await bulk.put(key, value, headers, partition, record.topic)
                     counts[record.topic] += 1
+                    if per_s is not None and (ahead := began + counts.total() / per_s - clock()) > _PAUSE_S:
+                        await asyncio.sleep(ahead)
             await bulk.finish()
         finally:
             bulk.abandon()
@@ -107,7 +123,8 @@ async def _replay(settings: Settings, to: str) -> Counter[str]:
 async def _must_be_empty(settings: Settings, prefix: str) -> None:
     from adgovernor.subscribe import PartitionReader
 
-    for topic in (*topics.PUBLIC_INPUTS, *topics.LEDGERS):
+    # Workers may run already: what their ledgers hold without any input is that they took the shards over.
+    for topic in topics.PUBLIC_INPUTS:
         name = topics.full_name(prefix, topic)
         async with PartitionReader(
             settings.kafka.connection(), name, client_id="adgovernor-replay"
