@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_program
 
 from adgovernor import subscribe
 from adgovernor.app.starts import now
@@ -44,14 +45,8 @@ class Deployment:
 
     def run(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> str:
         """A command's standard output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "adgovernor.app.cli", *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            input=stdin,
-            capture_output=True,
-            timeout=120,
-            check=False,
+        done = run_program(
+            "adgovernor.app.cli", arguments, environment=self.environment, folder=self.folder, stdin=stdin
         )
         assert done.returncode == code, (arguments, done.stdout.decode(), done.stderr.decode())
         return done.stdout.decode()
@@ -292,13 +287,11 @@ def _stream() -> list[Any]:
 
 
 def _letters(deployment: Deployment) -> list[Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "adgovernor.app.cli", "dlq", "list", "ad-requests", "--json"],
-        env=deployment.environment,
-        cwd=deployment.folder,
-        capture_output=True,
-        timeout=60,
-        check=False,
+    done = run_program(
+        "adgovernor.app.cli",
+        ["dlq", "list", "ad-requests", "--json"],
+        environment=deployment.environment,
+        folder=deployment.folder,
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == (1 if found else 0), done.stderr.decode()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import run_program
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 
 
 def run(name: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, timeout=60, check=True
-    )
-    return done.stdout.splitlines()
+    done = run_program(EXAMPLES / name)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().splitlines()
 
 
 def test_caps_and_budgets_show_who_saw_what_and_where_the_money_went() -> None:

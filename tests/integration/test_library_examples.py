@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_program
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 
@@ -25,15 +24,9 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def run(name: str, address: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    done = run_program(EXAMPLES / name, [address])
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().splitlines()
 
 
 def test_frequency_capping_names_every_cap(address: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from forked import run_program
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 _WAIT_S = 60.0
@@ -40,14 +41,12 @@ class Site:
 
     def command(self, *arguments: str, stdin: str = "") -> Any:
         """A command's JSON document."""
-        done = subprocess.run(
-            [sys.executable, "-m", "adgovernor.app.cli", *arguments, "--json"],
-            env=self.environment,
-            cwd=self.folder,
-            input=stdin.encode(),
-            capture_output=True,
-            timeout=120,
-            check=False,
+        done = run_program(
+            "adgovernor.app.cli",
+            [*arguments, "--json"],
+            environment=self.environment,
+            folder=self.folder,
+            stdin=stdin.encode(),
         )
         assert done.returncode == 0, (arguments, done.stdout.decode(), done.stderr.decode())
         return json.loads(done.stdout)

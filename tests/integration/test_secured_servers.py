@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from certificates import make_certificates, needs_openssl
+from forked import run_program
 
 import servers
 from supervised import free_ports
@@ -41,14 +42,7 @@ class Site:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """A command's standard output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "adgovernor.app.cli", *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
+        done = run_program("adgovernor.app.cli", arguments, environment=self.environment, folder=self.folder)
         assert done.returncode == code, (arguments, done.stdout.decode(), done.stderr.decode(), self.logs())
         return done.stdout.decode()
 
