@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from adgovernor.stores.backends import InMemoryBackend, RedisBackend, StateBackend, Transactions
+from adgovernor.stores.backends import InMemoryBackend, StateBackend, Transactions
+from adgovernor.stores.redis_backend import RedisBackend
 from adgovernor.stores.redis_client import RedisConfig
 
 RACERS = 64

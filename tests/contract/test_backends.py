@@ -25,12 +25,12 @@ from adgovernor.stores.backends import (
     REMEMBERED,
     Change,
     InMemoryBackend,
-    RedisBackend,
     StateBackend,
     Transactions,
     Versioned,
 )
 from adgovernor.stores.database import DatabaseBackend
+from adgovernor.stores.redis_backend import RedisBackend
 from adgovernor.stores.redis_client import RedisConfig
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from adgovernor.contracts.errors import BadSettings
-from adgovernor.stores.backends import InMemoryBackend, RedisBackend, StateBackend
-from adgovernor.stores.redis_client import RedisConfig
+from adgovernor.stores.backends import InMemoryBackend, StateBackend
 
 
 def open_backend(address: str, prefix: str = "adgovernor") -> StateBackend:
@@ -19,11 +18,14 @@ def open_backend(address: str, prefix: str = "adgovernor") -> StateBackend:
     """
     if address == "memory":
         return InMemoryBackend()
+    # Only who uses a server pays for the import of its client.
     if address.startswith("redis"):
+        from adgovernor.stores.redis_backend import RedisBackend
+        from adgovernor.stores.redis_client import RedisConfig
+
         return RedisBackend(RedisConfig.from_url(address), prefix)
     if "://" not in address:
         raise BadSettings(f"{address!r} names no backend: write memory, a redis:// or a database's address")
-    # Only who uses a database pays for the import, which takes a second or two.
     from adgovernor.stores.database import DatabaseBackend
 
     return DatabaseBackend(address, table=f"{prefix}_state")

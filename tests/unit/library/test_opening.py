@@ -8,8 +8,9 @@ import pytest
 
 from adgovernor.contracts.errors import BadSettings
 from adgovernor.library import open_backend
-from adgovernor.stores.backends import InMemoryBackend, RedisBackend
+from adgovernor.stores.backends import InMemoryBackend
 from adgovernor.stores.database import DatabaseBackend
+from adgovernor.stores.redis_backend import RedisBackend
 
 
 async def test_each_address_opens_its_backend(tmp_path: Path) -> None:
