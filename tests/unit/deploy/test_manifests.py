@@ -97,3 +97,13 @@ def _environment(path: Path) -> dict[str, str]:
     for document in yaml.safe_load_all(path.read_text()):
         look(document)
     return found
+
+
+def test_every_reason_of_a_halt_says_what_to_do() -> None:
+    """A person who finds a shard halted finds its reason in OPERATIONS.md, and no reason there that never comes."""
+    called = re.compile(r"""(?:\bhalt\(|\bHalted\(\s*[\w.]+,)\s*"([a-z_]+)",""")
+    sources = (DEPLOY.parent / "consumers").rglob("*.py")
+    halted = {reason for source in sources for reason in called.findall(source.read_text())}
+    rows = re.findall(r"^\| (`.*?`) \|", (DEPLOY / "OPERATIONS.md").read_text(), re.M)
+    assert halted == {reason.strip("` ") for row in rows for reason in row.split(",")}
+    assert len(halted) > 10
