@@ -13,6 +13,7 @@ import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import httpcore
 import httpx
@@ -178,7 +179,7 @@ class HttpxTransport:
         )
         self._gate = asyncio.Semaphore(_MAX_REQUESTS)
 
-    async def __aenter__(self) -> HttpxTransport:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 from adgovernor.sessions.errors import BodyRefusedError, FetchError, SessionNotStartedError
 from adgovernor.sessions.fetch import Fetcher
@@ -92,7 +93,7 @@ class TrackingSender:
         self._group: asyncio.TaskGroup | None = None
         self._workers: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> TrackingSender:
+    async def __aenter__(self) -> Self:
         self._group = asyncio.TaskGroup()
         await self._group.__aenter__()
         self._workers = [self._group.create_task(self._work()) for _ in range(self._limits.workers)]

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import structlog
@@ -173,7 +173,7 @@ class UpstreamSession:
         for upstream in filter(None, (url, fallback_url)):
             check_url(upstream, self._limits.fetch)
 
-    async def __aenter__(self) -> UpstreamSession:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
