@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -22,65 +22,68 @@ from adgovernor.contracts.errors import AdGovernorError, Unavailable
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
 
-COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
-    "demo": ("demo_commands", "demo", "Start here", "Watch the whole thing at work."),
-    "check": (
-        "check_commands",
-        "check",
-        "Start here",
-        "Whether servers and topics are fit, and how to mend them.",
+
+class _Entry(NamedTuple):
+    """Where a command is, and how the overview shows it."""
+
+    module: str
+    attribute: str
+    """A typer application, or a function."""
+    panel: str
+    help: str
+
+
+COMMANDS: Final = {
+    "demo": _Entry("demo_commands", "demo", "Start here", "Watch the whole thing at work."),
+    "check": _Entry(
+        "check_commands", "check", "Start here", "Whether servers and topics are fit, and how to mend them."
     ),
-    "topics": ("topics_commands", "topics_app", "Run", "Create and show the topics of a deployment."),
-    "run": ("run_commands", "run", "Run", "Run a worker."),
-    "resolve": ("resolve_commands", "resolve", "Run", "Fetch the ads of decisions whose winner is a tag."),
-    "recover": (
-        "recover_commands",
-        "recover",
-        "Run",
-        "Start a halted shard again after a loss that was looked into.",
+    "topics": _Entry("topics_commands", "topics_app", "Run", "Create and show the topics of a deployment."),
+    "run": _Entry("run_commands", "run", "Run", "Run a worker."),
+    "resolve": _Entry(
+        "resolve_commands", "resolve", "Run", "Fetch the ads of decisions whose winner is a tag."
     ),
-    "resend": (
+    "recover": _Entry(
+        "recover_commands", "recover", "Run", "Start a halted shard again after a loss that was looked into."
+    ),
+    "resend": _Entry(
         "recover_commands",
         "resend",
         "Run",
         "Publish again what a shard has sent, where topics lost messages.",
     ),
-    "campaigns": (
-        "campaigns_commands",
-        "campaigns_app",
-        "Campaigns",
-        "Define campaigns; give and take money.",
+    "campaigns": _Entry(
+        "campaigns_commands", "campaigns_app", "Campaigns", "Define campaigns; give and take money."
     ),
-    "accounts": (
+    "accounts": _Entry(
         "accounts_commands",
         "accounts_app",
         "Campaigns",
         "Give and take money of accounts with a budget of their own.",
     ),
-    "state": ("state_commands", "state_app", "Look", "Show what is true now: a person, a campaign, a shard."),
-    "watch": ("watch_commands", "watch", "Look", "Show decisions and campaign events as they happen."),
-    "publish": (
-        "publish_commands",
-        "publish_app",
-        "Events",
-        "Publish ad requests, impressions and user events.",
+    "state": _Entry(
+        "state_commands", "state_app", "Look", "Show what is true now: a person, a campaign, a shard."
     ),
-    "people": ("people_commands", "people_app", "Events", "Forget people, as they may ask."),
-    "dlq": ("dlq_commands", "dlq_app", "Events", "Inputs that could not be used: list, show, replay."),
-    "replay": (
-        "replay_commands",
-        "replay",
-        "Events",
-        "Publish the inputs recorded in a ledger into a fresh prefix.",
+    "watch": _Entry("watch_commands", "watch", "Look", "Show decisions and campaign events as they happen."),
+    "publish": _Entry(
+        "publish_commands", "publish_app", "Events", "Publish ad requests, impressions and user events."
     ),
-    "audit": ("audit_commands", "audit", "Prove", "Prove a deployment's history from its ledger."),
-    "simulate": ("simulate_commands", "simulate", "Prove", "What would have happened, without servers."),
-    "pods": ("pods_commands", "pods_app", "Offline", "Plan ad pods."),
-    "vast": ("video_commands", "vast_app", "Offline", "Resolve VAST ad tags."),
-    "vmap": ("video_commands", "vmap_app", "Offline", "Show VMAP ad breaks."),
-    "schemas": ("schemas_commands", "schemas_app", "Offline", "JSON Schemas and the AsyncAPI document."),
+    "people": _Entry("people_commands", "people_app", "Events", "Forget people, as they may ask."),
+    "dlq": _Entry("dlq_commands", "dlq_app", "Events", "Inputs that could not be used: list, show, replay."),
+    "replay": _Entry(
+        "replay_commands", "replay", "Events", "Publish the inputs recorded in a ledger into a fresh prefix."
+    ),
+    "audit": _Entry("audit_commands", "audit", "Prove", "Prove a deployment's history from its ledger."),
+    "simulate": _Entry(
+        "simulate_commands", "simulate", "Prove", "What would have happened, without servers."
+    ),
+    "pods": _Entry("pods_commands", "pods_app", "Offline", "Plan ad pods."),
+    "vast": _Entry("video_commands", "vast_app", "Offline", "Resolve VAST ad tags."),
+    "vmap": _Entry("video_commands", "vmap_app", "Offline", "Show VMAP ad breaks."),
+    "schemas": _Entry(
+        "schemas_commands", "schemas_app", "Offline", "JSON Schemas and the AsyncAPI document."
+    ),
 }
-"""Command → module, attribute (a typer application or a function), panel of the help, and help."""
 
 
 def _module(name: str) -> str:
@@ -95,14 +98,14 @@ class CommandTree(TyperGroup):
 
     def list_commands(self, ctx: Context) -> list[str]:
         """Those that this installation has."""
-        return [name for name, (module, *_) in COMMANDS.items() if importlib.util.find_spec(_module(module))]
+        return [name for name, entry in COMMANDS.items() if importlib.util.find_spec(_module(entry.module))]
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """The commands by what they are for."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
-            _, _, panel, text = COMMANDS[name]
-            panels.setdefault(panel, []).append((name, text))
+            entry = COMMANDS[name]
+            panels.setdefault(entry.panel, []).append((name, entry.help))
         widest = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
         for panel, rows in panels.items():
             with formatter.section(panel):
@@ -112,7 +115,7 @@ class CommandTree(TyperGroup):
         """A stand-in with the command's help; see `resolve_command` for the command itself."""
         if cmd_name not in COMMANDS:
             return None
-        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][3])
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name].help)
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         """The command itself: its module is loaded now."""
@@ -141,8 +144,8 @@ class CommandTree(TyperGroup):
 
 def load_command(name: str) -> Command:
     """A command, its module imported."""
-    module, attribute, _, text = COMMANDS[name]
-    found = getattr(importlib.import_module(_module(module)), attribute)
+    entry = COMMANDS[name]
+    found = getattr(importlib.import_module(_module(entry.module)), entry.attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False)
         single.command(name)(found)
@@ -150,7 +153,7 @@ def load_command(name: str) -> Command:
     else:
         # Without text of its own, a group is explained by its callback's docstring.
         if not found.info.help and found.registered_callback is None:
-            found.info.help = text
+            found.info.help = entry.help
         found._add_completion = False
     command = typer.main.get_command(found)
     command.name = name
