@@ -93,14 +93,14 @@ def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str
     if cap.event != "impression":
         return _count_events(person, cap, scope, context, time_zone)
     window = cap.window
-    servings = person.by_scope.get(scope)
+    servings = person.served(scope)
     suffix: str | None = ""
     if cap.per is not None and context.who is not None:
-        servings = servings_of(servings or (), context.who, cap.per)
+        servings = servings_of(servings, context.who, cap.per)
         suffix = totals_suffix(context.who, cap.per)
     if window == "lifetime":
         total = 0 if suffix is None else person.lifetime_total(scope, suffix)
-        return total + (_matching(servings, context.watermark_ms) if servings else 0)
+        return total + _matching(servings, context.watermark_ms)
     if not servings:
         return 0
     if window == ROLLING:
@@ -121,11 +121,11 @@ def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str
     return sum(1 for s in servings if start <= s.time_ms < end and s.counts(watermark))
 
 
-def _matching(servings: list[Serving], watermark_ms: int) -> int:
+def _matching(servings: Sequence[Serving], watermark_ms: int) -> int:
     return sum(1 for serving in servings if serving.counts(watermark_ms))
 
 
-def _fullest(servings: list[Serving], context: Context, length_ms: int) -> int:
+def _fullest(servings: Sequence[Serving], context: Context, length_ms: int) -> int:
     time_ms = context.time_ms
     watermark = context.watermark_ms
     low, high = time_ms - length_ms, time_ms + length_ms
@@ -157,7 +157,7 @@ def _count_events(person: Person, cap: Cap, scope: str, context: Context, time_z
     """As `count`, for clicks or completed views, each at its own time."""
     window = cap.window
     event = cap.event
-    servings = person.by_scope.get(scope, [])
+    servings = person.served(scope)
     suffix: str | None = ""
     if cap.per is not None and context.who is not None:
         servings = servings_of(servings, context.who, cap.per)
@@ -190,11 +190,12 @@ def blockers(
     """Every cap that forbids the serving, as reasons; None where there is none. ``beside`` counts, by scope, the
     servings that the same request would get besides."""
     found: list[dict[str, Any]] | None = None
-    by_scope = person.by_scope
+    served = len(person.servings)
     for cap in caps:
+        if served < cap.limit and not cap.lifetime and not beside:
+            continue  # No window has more servings than there are.
         for scope in cap.scopes(creative, categories, context.labels):
-            if scope in by_scope or cap.lifetime or not cap.limit or beside:
-                found = _check(person, cap, scope, context, time_zone, found, beside)
+            found = _check(person, cap, scope, context, time_zone, found, beside)
     return found
 
 
@@ -209,8 +210,8 @@ def _check(
 ) -> list[dict[str, Any]] | None:
     # All servings of a request have its time and session, so they share every window that one of them is in.
     besides = beside.get(scope, 0) if beside and compiled.event is None else 0
-    if not compiled.lifetime and len(person.by_scope.get(scope, ())) + besides < compiled.limit:
-        return found  # No window has more servings than there are.
+    if not compiled.lifetime and len(person.served(scope)) + besides < compiled.limit:
+        return found
     cap = compiled.cap
     seen = count(person, cap, scope, context, time_zone) + besides
     if seen < cap.limit:

@@ -22,9 +22,8 @@ Stored form: one JSON object, the keys short because there is one a person::
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -45,7 +44,12 @@ _WHO: Final = 8
 _EVENTS: Final = 12
 """Where a serving has, if it needs it, what else than its impression matters: [the event paid for where it is not the
 impression, the deadline of the money reserved for that (`SHOWN` once it is paid), {event: when it happened first}]."""
-_NOTHING: Final[Mapping[str, list[Serving]]] = MappingProxyType({})
+_PLACES: Final = {"creative": 3, "campaign": 4, "advertiser": 5, "category": 6, "label": 7}
+"""Where a serving has what a scope of each kind names."""
+_LISTS: Final = 6
+"""From here on these places have lists."""
+_FEW: Final = 8
+"""Servings that are looked through; of more, an index is kept."""
 
 
 def scopes_of(
@@ -291,16 +295,21 @@ class Person:
         """Makes the stored form now, while all of the person is at hand, rather than when it is asked for."""
         self.packed = self.encode()
 
-    @property
-    def by_scope(self) -> Mapping[str, list[Serving]]:
-        """The servings that count in each scope. Made when a cap first asks: most people are shown little."""
-        if self._by_scope is None:
-            if not self.servings:
-                return _NOTHING
-            self._by_scope = {}
+    def served(self, scope: str) -> Sequence[Serving]:
+        """The servings that count in a scope. Most people are shown little: an index of so few would take more memory
+        than they do, and more time than to look through them."""
+        by_scope = self._by_scope
+        if by_scope is None:
+            if len(self.servings) <= _FEW:
+                kind, _, word = scope.partition(":")
+                at = _PLACES[kind]
+                if at >= _LISTS:
+                    return [serving for serving in self.servings if word in serving[at]]
+                return [serving for serving in self.servings if serving[at] == word]
+            by_scope = self._by_scope = {}
             for serving in self.servings:
-                _index(self._by_scope, serving)
-        return self._by_scope
+                _index(by_scope, serving)
+        return by_scope.get(scope, ())
 
     def add(self, serving: Serving) -> None:
         """Takes a serving."""

@@ -7,6 +7,7 @@ Every losing candidate gets every reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import intern
 from typing import TYPE_CHECKING, Any, Final
 
 from adgovernor.contracts.requests import AdRequest, AnyCandidate, AnyRequest, Candidate
@@ -196,7 +197,7 @@ class Selector:
             last_ms = time_ms + shard.rules.longest_reservation_ms()
             shown_by_ms = min(shown_by_ms + wait_ms, last_ms)
             deadline_ms = min(deadline_ms + wait_ms, last_ms)
-        creative = candidate.creative_id
+        creative = intern(candidate.creative_id)  # Everybody who was shown it remembers the same text.
         delta: list[Any] = [
             "reserve",
             slot,
@@ -328,7 +329,7 @@ def _unknowable(share: CampaignShare, person: Person, context: caps.Context) -> 
     if not known and share.knows_person and (policies.no_identity != "session" or not context.session):
         return "no_identity"
     if context.degraded and policies.degraded != "open":
-        served = len(person.by_scope.get("campaign:" + share.campaign.campaign_id, ()))
+        served = len(person.served("campaign:" + share.campaign.campaign_id))
         if policies.degraded == "closed" or served >= policies.degraded_limit:
             return "state_unknown"
     return None
