@@ -37,7 +37,7 @@ DAY_START_MS: Final = 1_772_323_200_000
 """2026-03-01 00:00 UTC."""
 MINUTES: Final = 1_440
 PRICE: Final = 1_000
-BUDGETS: Final = (10, 100, 1_000, 5_000, 10_000, 10_000_000)
+BUDGETS: Final = (10, 100, 300, 1_000, 5_000, 10_000, 10_000_000)
 SEEDS: Final = 1
 """Runs of each kind and shape with late impressions."""
 MOST_ADS: Final = 5_000
