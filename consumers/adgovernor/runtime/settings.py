@@ -49,8 +49,9 @@ class EngineSettings:
     """Most states not yet in the store; beyond it nothing more is read. It also bounds one store call."""
     rebuild_fields: int = 5_000
     """While the ledger is folded, the store is written each time that so many fields have changed."""
-    keep_states: int = 50_000
-    """States of people kept in memory; the least recently used leave it."""
+    keep_states: int = 20_000
+    """States of people that each shard keeps in memory; the least recently used leave it. One takes 5 to 8 KB: eight
+    shards, which a worker may have alone when others are gone, a little over a gigabyte."""
 
     gather_s: float = 0.0
     """How soon after the last block of a shard the next may begin, while few events wait: longer blocks for a little

@@ -75,6 +75,17 @@ def test_a_worker_has_time_to_drain() -> None:
     assert int(grace.removesuffix("s")) > 2 * drain_s
 
 
+def test_one_worker_has_memory_for_all_shards() -> None:
+    """A worker that is left alone takes every shard over, and is not killed for the people that it then keeps."""
+    (job,) = [one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "Job"]
+    partitions = int(job["spec"]["template"]["spec"]["containers"][0]["args"][-1])
+    keep = Settings().engine_for(partitions).keep_states
+    container = _worker()["spec"]["template"]["spec"]["containers"][0]
+    limit = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
+    # People leave memory once an eighth too many are in it; 250 MB are for all else.
+    assert partitions * (keep + keep // 8) * 8_192 + 250_000_000 < limit
+
+
 def _worker() -> dict[str, Any]:
     (found,) = [one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "Deployment"]
     return dict(found)
