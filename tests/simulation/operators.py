@@ -47,11 +47,10 @@ class Operators:
         self.mended_s: dict[str, float] = {}
         self.errands: list[asyncio.Task[None]] = []
 
-    def summon(self, shard: str) -> None:
+    def summon(self, shard: str, reason: str) -> None:
         """A person looks at a halted shard: all its owners that answer are stopped, and what is lost is accepted."""
         if shard in self.mending:
             return
-        self.mending.add(shard)
         self.halts[shard] = self.halts.get(shard, 0) + 1
         for worker in self._sim.workers:
             if shard in worker.engines and not worker.process.stopped:
@@ -60,6 +59,9 @@ class Operators:
                 worker.stopping.append((engine, task))
         for worker in self._sim.graves:
             worker.engines.pop(shard, None)
+        if reason == "side_message_mismatch" and self._sim.faults.zombies:
+            self._sim.hang_at_work(shard)
+        self.mending.add(shard)
         self._sim.loop.later(1.0, self._mend, shard)
 
     def _mend(self, shard: str) -> None:

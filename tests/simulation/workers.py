@@ -45,6 +45,11 @@ class Watch(Observer):
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self.took_over_s = -1.0
+        self.hangs: Process | None = None
+        """A process that hangs as soon as it knows the ledger."""
 
     def took_over(self, shard: str, *, height: int, folded: int, seconds: float, reason: str) -> None:
         self.took_over_s = self._loop.time()
+        if self.hangs is not None:
+            self.hangs.stop()
+            self.hangs = None

@@ -291,6 +291,14 @@ class SimWorld:
         # It hears only later that it has lost its partitions.
         self.loop.later(self.rng.uniform(0.1, 2.0), self._tell_owned, worker)
 
+    def hang_at_work(self, shard: str) -> None:
+        """Somebody starts one more owner of a shard, which hangs once it knows the ledger, and goes on when a person has
+        accepted what that lost."""
+        worker = self._hire()
+        self.start(worker, shard)
+        self._watches[worker.engines[shard][0]].hangs = worker.process
+        self.loop.later(self.rng.uniform(2.0, 4.0), self._wake, worker)
+
     def _take_from(self, worker: Worker) -> None:
         others = [other for other in self.workers if other is not worker and not other.process.stopped]
         for partition, owner in self.owners.items():
@@ -458,7 +466,7 @@ class SimWorld:
                             self._watches[engine].took_over_s < self.people.mended_s.get(engine.shard, -1.0)
                         ):
                             self.problems.append(f"a halt by who does not know what was accepted: {error}")
-                        self.people.summon(engine.shard)
+                        self.people.summon(engine.shard, error.reason)
                 elif isinstance(error, Halted):
                     self.problems.append(f"halt: {error}")
                 elif error is not None:
