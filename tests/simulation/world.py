@@ -292,8 +292,8 @@ class SimWorld:
         self.loop.later(self.rng.uniform(0.1, 2.0), self._tell_owned, worker)
 
     def hang_at_work(self, shard: str) -> None:
-        """Somebody starts one more owner of a shard, which hangs once it knows the ledger, and goes on when a person has
-        accepted what that lost."""
+        """Somebody starts one more owner of a shard, which hangs once it knows the ledger, and goes on when a
+        person has accepted what that lost."""
         worker = self._hire()
         self.start(worker, shard)
         self._watches[worker.engines[shard][0]].hangs = worker.process
