@@ -18,6 +18,7 @@ _SLOW = {
     "debts-for-ever",
     "dirty-round-counts",
     "idle-not-counted",
+    "lost-block-not-missed",
     "lost-history-is-required",
     "lost-messages-waited-for",
     "lost-money-comes-back",
@@ -27,7 +28,9 @@ _SLOW = {
     "no-catch-up",
     "old-answers-count",
     "old-day-keeps-money",
+    "own-word-forgotten",
     "rolled-over-twice",
+    "stale-owner-believed",
     "tombstone-before-outputs",
     "wider-word-decides",
 }
