@@ -159,7 +159,7 @@ class Releases(TreasuryMail):
         """Answers asks, first come first: grant, deny, recall, or wait for the next release."""
         for (shard, day), (level, empty, owed) in list(known.asks.items()):
             if known.paused_on(day):
-                self._pay_in_pause(known, shard, day, level)
+                self._pay_in_pause(known, shard, day, level, owed)
                 continue
             if (shard, day) not in known.asks or self._try_grant(known, shard, day, level, owed):
                 continue
@@ -193,10 +193,11 @@ class Releases(TreasuryMail):
                     self._conclude(known, clean=True)
                     return
 
-    def _pay_in_pause(self, known: TreasuryCampaign, shard: str, day: int, level: int) -> None:
+    def _pay_in_pause(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> None:
         """A paused campaign is leased what it owes for ads that were shown, where there is so much; while more may come
         back the ask waits for that."""
-        lack = max(1, level - known.shard_idle(shard, day))
+        # Who had not heard of the pause asked for a price besides.
+        lack = max(1, min(level - known.shard_idle(shard, day), owed))
         if lack <= known.room(day):
             self._grant(known, shard, day, lack, asked=True)
         elif not known.holders():
