@@ -36,11 +36,30 @@ _SLOW = {
 }
 
 
+_NOTICED_BY = {
+    "account-spends-its-leases": 10,
+    "another-identity-counts": 6,
+    "exhausted-again": 38,
+    "numbers-of-lost-messages-again": 14,
+    "numbers-of-lost-outputs-again": 14,
+    "permission-outlives-refusal": 25,
+    "pod-all-at-once": 26,
+    "pod-too-many": 15,
+    "recall-in-plenty": 15,
+    "reservations-too-long": 5,
+    "reservations-uncapped": 17,
+}
+"""The seeds that noticed these rules when they were last looked for. They are tried first, to save those before them;
+where one does not notice any more, all are tried."""
+
+
 @pytest.mark.parametrize("name", sorted(set(MUTATIONS) - _SLOW))
 def test_a_broken_rule_is_noticed(name: str) -> None:
     """A rule that is broken on purpose makes the simulation fail."""
-    verdict = first_failure(MUTATIONS[name], 0, _SAMPLE_SEEDS)
-    assert verdict is not None, f"{MUTATIONS[name].rule}: not noticed within {_SAMPLE_SEEDS} seeds"
+    mutation = MUTATIONS[name]
+    verdict = first_failure(mutation, _NOTICED_BY.get(name, 0), 1)
+    verdict = verdict or first_failure(mutation, 0, _SAMPLE_SEEDS)
+    assert verdict is not None, f"{mutation.rule}: not noticed within {_SAMPLE_SEEDS} seeds"
 
 
 @pytest.mark.parametrize("name", sorted(_SLOW))
