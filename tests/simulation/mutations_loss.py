@@ -8,7 +8,7 @@ from tests.simulation.mutation import Mutation
 
 from adgovernor.core import links
 from adgovernor.core.treasury import Treasury
-from adgovernor.runtime import append, recover, witnesses
+from adgovernor.runtime import recover, witnesses
 from adgovernor.runtime.engine import ShardEngine
 
 
@@ -40,14 +40,6 @@ LOSS: Final = (
         "check_reached",
         "    epoch, height, chain = world.reached\n",
         '    epoch, height, chain = 0, 0, ""\n',
-    ),
-    one(
-        "lost-block-not-missed",
-        "A block that others' messages took the place of in a log that lost it is missed",
-        append,
-        "_prove",
-        "    if before.height == 0:\n",
-        "    if before.height >= 0:\n",
     ),
     one(
         "lost-money-comes-back",

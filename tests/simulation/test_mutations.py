@@ -18,7 +18,6 @@ _SLOW = {
     "debts-for-ever",
     "dirty-round-counts",
     "idle-not-counted",
-    "lost-block-not-missed",
     "lost-history-is-required",
     "lost-messages-waited-for",
     "lost-money-comes-back",
