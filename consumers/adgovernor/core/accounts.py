@@ -108,8 +108,8 @@ class TreasuryCampaign:
         self.closed_day = 0
         """Days up to this one are settled: only sums are kept of them, and no money is leased for them any more."""
         self.risked_day = NO_DAY
-        """The last day of which one price was sold again though its ad might still be shown. Never a second one, so
-        no more than one ad is shown for nothing."""
+        """The last day of which one price was sold again though its ad might still be shown. Never a second one, nor
+        one of a day before, so no more than one ad is shown for nothing."""
         self.dailies: list[tuple[int, int]] = []
         """(From which account day on, the daily budget), oldest first: what rollover adds up. One entry, of the
         newest day, where unspent money is not carried over."""

@@ -346,7 +346,7 @@ class Treasury(Releases):
                 owed = [ask["owed"]] if "owed" in ask else []
                 self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"], *owed])
             for day in item.get("risk", ()):
-                if known.risked_day != day:
+                if day > known.risked_day:
                     self.emit(["risked", campaign_id, day])
                     self._tell(source, "risk", campaign_id, day=day)
             if (

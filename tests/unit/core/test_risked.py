@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from core_kit import DAY, MINUTE, SECOND, T0, World, known_to_treasury, state_of, winner_of
 
+from adgovernor.contracts.ledger import Draft
+from adgovernor.core import links
+
 GUESS = 1_000_000
 """Everything is taken to come late at first, as by default."""
 MIDNIGHT = T0 // DAY * DAY + DAY
@@ -62,6 +65,21 @@ def test_the_next_day_has_a_risk_of_its_own() -> None:
     assert one.sell(MIDNIGHT + DAY - 20 * MINUTE, 40, "next") == 4
     one.settle(MIDNIGHT + DAY - 18 * MINUTE)
     assert one.sell(MIDNIGHT + DAY - 17 * MINUTE, 40, "nextagain") == 1
+
+
+def test_a_day_is_not_risked_again_after_the_next() -> None:
+    """A shard that is behind may say of the day before, too late, that an ad of it could be sold again."""
+    one = Evening()
+    assert one.sell(MIDNIGHT - 17 * MINUTE, 20, "again") == 1
+    assert one.sell(MIDNIGHT + DAY - 20 * MINUTE, 40, "next") == 4
+    one.settle(MIDNIGHT + DAY - 18 * MINUTE)
+    assert known_to_treasury(one).risked_day == 20231115
+    behind, treasury = one.users[0], one.users[0].shares["c1"].treasury
+    item = {"campaign_id": "c1", "risk": [20231114]}
+    late = links.next_message(behind.links, treasury, {"watermark_ms": behind.watermark_ms, "items": [item]})
+    one._collect(behind.shard, Draft({}, send=[late]), "")
+    assert ["risked", "c1", 20231114] not in one.deliver(behind.shard, treasury).deltas
+    assert known_to_treasury(one).risked_day == 20231115
 
 
 def test_nothing_is_risked_while_there_is_time() -> None:
