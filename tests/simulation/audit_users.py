@@ -177,7 +177,9 @@ class UserAudit(ShareAudit):
             self.degraded += 1
         if not kept:
             self.forgotten[place] = show.pays_on
-            self.settled.discard(place)  # The same request may be decided again: nobody remembers it.
+        if not kept or self._record.get("assumed") is None:
+            # Where it is rightly decided again (see `_expect`) nobody remembers it: a person was erased, say.
+            self.settled.discard(place)
         before.append(show)
 
     def _judge_deadlines(

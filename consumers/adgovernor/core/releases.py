@@ -196,6 +196,10 @@ class Releases(TreasuryMail):
     def _pay_in_pause(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> None:
         """A paused campaign is leased what it owes for ads that were shown, where there is so much; while more may come
         back the ask waits for that."""
+        if not owed:
+            # It waited, for its day or for a recall, and then the pause came.
+            self._deny(known, shard, day)
+            return
         # Who had not heard of the pause asked for a price besides.
         lack = max(1, min(level - known.shard_idle(shard, day), owed))
         if lack <= known.room(day):

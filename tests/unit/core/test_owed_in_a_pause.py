@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from core_kit import DAY, MINUTE, SECOND, T0, World, known_to_treasury, state_of
 
+from adgovernor.contracts.ledger import Draft
+from adgovernor.core import links
+
 
 def _sold(partitions: int = 1, **fields: Any) -> World:
     """A campaign that sold four ads, whose reservations have expired with nothing kept back for them."""
@@ -54,6 +57,29 @@ def test_late_impressions_after_the_flight_are_billed(daily: int | None) -> None
     assert one.of("campaign-paused")[-1]["reasons"] == ["flight"]
     assert _show_late(one) == 4_000
     _proved(one)
+
+
+def test_an_ask_that_waited_until_a_pause_is_denied() -> None:
+    """A day was sold out, a shard asked for the next, and then the campaign was paused by hand, too: it owes nothing,
+    so it is leased nothing."""
+    one = World()
+    one.campaign(daily_budget_micros=1_000)
+    one.request("r1", T0, "c1")
+    one.show("r1", T0 + SECOND)
+    one.request("r2", T0 + MINUTE, "c1")
+    assert one.of("campaign-paused")[-1]["reasons"] == ["day"]
+    user, treasury = one.users[0], one.users[0].shares["c1"].treasury
+    tomorrow = user.shares["c1"].day_of(T0 + DAY)
+    item = {"campaign_id": "c1", "asks": [{"day": tomorrow, "level": 2_000, "empty": True}]}
+    early = links.next_message(user.links, treasury, {"watermark_ms": user.watermark_ms, "items": [item]})
+    one._collect(user.shard, Draft({}, send=[early]), "")
+    one.settle()
+    assert known_to_treasury(one).asks
+    one.command("pause", campaign_id="c1", time_ms=one.now_ms)
+    one.settle()
+    assert not known_to_treasury(one).asks
+    said = b"".join(record.line for block in one.blocks[treasury] for record in block.records)
+    assert (said.count(b'["grant","c1"'), said.count(b'["denied","c1"')) == (1, 1)
 
 
 def test_a_pause_for_lack_of_money_pays_no_more_than_there_is() -> None:
