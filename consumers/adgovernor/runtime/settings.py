@@ -21,7 +21,7 @@ class EngineSettings:
 
     max_events: int = 1_000
     """Most inputs in one block, and most that are buffered for one topic."""
-    bite_events: int = 500
+    bite_events: int = 100
     """How many of a block's inputs are decoded before they are decided: a processor's cache holds that many."""
     max_bytes: int = 1_500_000
     """A block is closed once it is this large; its last record may go beyond."""
