@@ -430,7 +430,7 @@ class UserShard(PersonEvents):
 
     def _ask(self, share: CampaignShare, day: int, price: int, *, again: bool = False) -> None:
         """Asks for money where there is too little for ``price``, for the low-water mark, or for what is owed."""
-        paused = bool(share.paused) and share.paused_on(day)
+        paused = share.paused_on(day)
         if paused and not share.owed:
             return
         if (day in share.asks and not again) or self.watermark_ms < share.denied.get(day, 0):

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TimeMs
+from adgovernor.contracts.base import Contract, CurrencyCode, DurationMs, Id, Many, Micros, RatePpm, TimeMs
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.zones import zone
 
@@ -128,7 +128,7 @@ class Campaign(Contract):
 
     campaign_id: Id
     account_id: Id
-    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    currency: CurrencyCode = "USD"
     """ISO 4217."""
     budget_micros: Micros
     """The total budget, absolute: an upsert moves only the difference to the previous one."""
@@ -211,7 +211,7 @@ class Account(Contract):
     account_id: Id
     time_zone: str = "UTC"
     """IANA name, such as ``Europe/Berlin``: whose days its daily budgets and calendar caps follow."""
-    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    currency: CurrencyCode = "USD"
     """ISO 4217; of its budgets. Where it has one, all its campaigns must be of this currency."""
     budget_micros: Micros | None = None
     """What all its campaigns together may spend, absolute; left out: as much as their own budgets. A campaign's

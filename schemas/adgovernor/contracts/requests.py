@@ -12,7 +12,17 @@ from msgspec import Meta, MsgspecError, Struct
 from msgspec.json import Decoder
 from pydantic import Field, field_validator
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RatePpm, TagUrl, TimeMs
+from adgovernor.contracts.base import (
+    Contract,
+    CurrencyCode,
+    DurationMs,
+    Id,
+    Many,
+    Micros,
+    RatePpm,
+    TagUrl,
+    TimeMs,
+)
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.pod_requests import (
     MOST_BREAKS,
@@ -94,7 +104,7 @@ class AdRequest(Contract):
     """The publisher's own; stored with the request, never read."""
     deadline_ms: TimeMs | None = None
     """After this moment an answer is of no use; the request is then a no-fill (``deadline``)."""
-    currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    currency: CurrencyCode | None = None
     """ISO 4217: what prices compete in and floors are in; a candidate whose campaign has another is refused
     (``currency``), since micros of two currencies cannot be compared. Left out: that of the first candidate that
     nothing else speaks against."""
@@ -156,7 +166,7 @@ class PlainRequest(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     labels: tuple[str, ...] = ()
     metadata: dict[str, str | int | float | bool | None] = {}
     deadline_ms: TimeMs | None = None
-    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] | None = None
+    currency: CurrencyCode | None = None
     candidates: Annotated[tuple[PlainCandidate, ...], Meta(max_length=MOST_CANDIDATES)] = ()
 
     def routing_id(self) -> str:
