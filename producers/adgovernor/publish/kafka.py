@@ -50,7 +50,8 @@ async def start_producer(connection: KafkaConnection, deadline_s: float, **optio
 async def discard_producer(producer: AIOKafkaProducer) -> None:
     """Lets a producer go at once: nothing more is sent, and every batch that was not acknowledged fails.
 
-    What is already in the network may still land. Private names of the client are used here and nowhere else.
+    What is already in the network may still land. Private names of the client's producer are used here and nowhere
+    else.
     """
     producer._closed = True
     accumulator = producer._message_accumulator

@@ -357,7 +357,7 @@ class _Lane:
                 count = await self._lanes.send(self, self._flying)
             except (KafkaError, Unavailable, BadSettings, TimeoutError) as error:
                 failures += 1
-                if not self._given_up(error):
+                if not self._dealt_with(error):
                     await asyncio.sleep(self._pause(failures))
                 continue
             failures = 0
@@ -376,8 +376,9 @@ class _Lane:
             else:
                 self._flying.append(message)
 
-    def _given_up(self, error: Exception) -> bool:
-        """Whether the error is final for these messages; they are then told."""
+    def _dealt_with(self, error: Exception) -> bool:
+        """Whether the error is answered: the messages were told of it, or go in smaller batches. Else they are sent
+        again as they are."""
         answer: AdGovernorError
         if isinstance(error, _TOO_LARGE):
             if len(self._flying) > 1:

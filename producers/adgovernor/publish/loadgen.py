@@ -28,6 +28,7 @@ from adgovernor.contracts.campaigns import (
     UpsertAccount,
     UpsertCampaign,
 )
+from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.events import Click, CompletedView, Impression
 from adgovernor.publish.publisher import Bulk, Publisher
@@ -310,12 +311,14 @@ def follow_ups(traffic: Traffic, decision: Decision) -> list[Message]:
 
 
 def _engagement(event: Impression | Click | CompletedView, kind: Kind) -> Message:
+    contract = contract_of(topics.IMPRESSIONS)
+    assert contract.event_id is not None
     return Message(
         topics.IMPRESSIONS,
         kind,
-        event.routing_id.encode(),
-        event.model_dump_json(exclude_none=True).encode(),
-        f"{event.decision_id}/{event.slot}/{event.type}",
+        contract.key(event).encode(),
+        contract.encode(event),
+        contract.event_id(event),
         event.time_ms,
     )
 

@@ -97,7 +97,9 @@ class Publisher:
             deadline_s: how long one call may take.
             buffer_bytes: what may wait in memory; beyond it calls wait.
             message_bytes: the largest message.
+            compression: of batches.
             source: the CloudEvents source of the events: who publishes.
+            client_id: what the brokers' logs and quotas call this client.
         """
         self.prefix = prefix
         self.deadline_s = deadline_s

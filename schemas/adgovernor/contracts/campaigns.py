@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from adgovernor.contracts.base import Contract, CurrencyCode, DurationMs, Id, Many, Micros, RatePpm, TimeMs
-from adgovernor.contracts.money import price_of_cpm
+from adgovernor.contracts.money import MOST_MICROS, price_of_cpm
 from adgovernor.contracts.zones import zone
 
 DAY_MS = 86_400_000
@@ -270,7 +270,7 @@ class MoneyCommand(_Command):
 
     command: Literal["top-up", "credit", "decrease"]
     campaign_id: Id | None = None
-    amount_micros: Annotated[int, Field(gt=0, le=2**62)]
+    amount_micros: Annotated[int, Field(gt=0, le=MOST_MICROS)]
 
 
 class StatusCommand(_Command):
@@ -377,28 +377,3 @@ class BudgetThreshold(_FromTreasury):
     currency: str
     topped_up_micros: Micros
     spent_micros: Micros
-
-
-CampaignEvent = CampaignChange | CampaignPaused | CampaignResumed | BudgetExhausted | BudgetThreshold
-
-__all__ = [
-    "DAY_MS",
-    "MONTH_MS",
-    "WEEK_MS",
-    "Account",
-    "BudgetExhausted",
-    "BudgetThreshold",
-    "Campaign",
-    "CampaignChange",
-    "CampaignEvent",
-    "CampaignPaused",
-    "CampaignResumed",
-    "Cap",
-    "Command",
-    "MoneyCommand",
-    "Pacing",
-    "Policies",
-    "StatusCommand",
-    "UpsertAccount",
-    "UpsertCampaign",
-]

@@ -8,7 +8,7 @@ OpenRTB 2.6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
@@ -28,11 +28,16 @@ from adgovernor.contracts.openrtb_objects import (
     DurFloors,
     Imp,
     Loose,
+    PodConfig,
     Video,
 )
 
 MAX_PODCONFIG_SLOTS: Final = 1000
 """Slots that one `podconfig` may come to; a day of one-second ads is a mistake or an attack."""
+
+_EDGES: Final = {1: "first", -1: "last"}
+_GUARANTEED: Final = (*_EDGES, 2)
+"""AdCOM 1.0, list Slot Position in Pod: the guaranteed ones, of which 2 is the first or the last."""
 
 _WANTED: Final = {
     "tuple_type": "give a list",
@@ -154,15 +159,21 @@ def _expand(request: BidRequest, where: str) -> BidRequest:
                 f"{here}.adpoddurationsec",
                 f"makes {len(imps) + count} slots; at most {MAX_PODCONFIG_SLOTS} are planned at once",
             )
-        share = max(1, count // len(durations))
-        for index in range(count):
-            if config.requireexactduration:
-                exact = durations[min(index // share, len(durations) - 1)]
-                limits = {"minduration": exact, "maxduration": exact}
-            else:
-                limits = {"maxduration": max(durations)}
+        for index, limits in enumerate(_limits(config, count)):
             imps.append(Imp(id=f"{pod.podid}_{index}", video=template.model_copy(update=limits)))
     return request.model_copy(update={"imp": tuple(imps)})
+
+
+def _limits(config: PodConfig, count: int) -> Iterator[dict[str, int]]:
+    """The bounds on the duration of each of a pod's slots."""
+    durations = config.durationrangesec
+    share = max(1, count // len(durations))
+    for index in range(count):
+        if config.requireexactduration:
+            exact = durations[min(index // share, len(durations) - 1)]
+            yield {"minduration": exact, "maxduration": exact}
+        else:
+            yield {"maxduration": max(durations)}
 
 
 def _check(request: BidRequest, where: str) -> None:
@@ -174,9 +185,7 @@ def _check(request: BidRequest, where: str) -> None:
             f"given together with {channels[0]}; a request has one of site, app and dooh",
         )
     seen: set[str] = set()
-    edges: dict[tuple[str, int], str] = {}
-    guaranteed: dict[str, list[str]] = {}
-    sequences: dict[str, tuple[int, str]] = {}
+    pods: dict[str, _PodWords] = {}
     for number, imp in enumerate(request.imp):
         path = f"{where}imp[{number}]"
         if not imp.id:
@@ -184,45 +193,69 @@ def _check(request: BidRequest, where: str) -> None:
         if imp.id in seen:
             raise BadOpenRtb(f"{path}.id", f"{imp.id} is given twice")
         seen.add(imp.id)
-        if imp.bidfloor < 0:
-            raise BadOpenRtb(f"{path}.bidfloor", f"{imp.bidfloor} is negative")
-        if imp.banner is not None:
-            _check_sizes(imp.banner, ("w", "h"), f"{path}.banner")
-            for at, size in enumerate(imp.banner.format):
-                _check_sizes(size, ("w", "h"), f"{path}.banner.format[{at}]")
-        for at, deal in enumerate(imp.pmp.deals if imp.pmp is not None else ()):
-            here = f"{path}.pmp.deals[{at}]"
-            if not deal.id:
-                raise BadOpenRtb(f"{here}.id", "is missing, so that nobody can bid for the deal")
-            if deal.bidfloor is not None and deal.bidfloor < 0:
-                raise BadOpenRtb(f"{here}.bidfloor", f"{deal.bidfloor} is negative")
-            _check_floors(deal.mincpmpersec, deal.durfloors, here)
-        for name, media in (("video", imp.video), ("audio", imp.audio)):
-            if media is not None:
-                _check_media(media, f"{path}.{name}")
-        pod = imp.media()
-        if pod is None or not pod.podid:
-            continue
-        here = f"{path}.{'video' if imp.video is not None else 'audio'}"
-        if pod.slotinpod in (1, -1, 2):
-            guaranteed.setdefault(pod.podid, []).append(imp.id)
-            if len(guaranteed[pod.podid]) > 2:
-                names = ", ".join(guaranteed[pod.podid])
+        _check_imp(imp, path)
+        media = imp.media()
+        if media is not None and media.podid:
+            pod = pods.setdefault(media.podid, _PodWords(media.podid))
+            pod.add(imp.id, media, f"{path}.{'video' if imp.video is not None else 'audio'}")
+
+
+def _check_imp(imp: Imp, path: str) -> None:
+    """Refuse contradictions within one impression."""
+    if imp.bidfloor < 0:
+        raise BadOpenRtb(f"{path}.bidfloor", f"{imp.bidfloor} is negative")
+    if imp.banner is not None:
+        _check_sizes(imp.banner, ("w", "h"), f"{path}.banner")
+        for at, size in enumerate(imp.banner.format):
+            _check_sizes(size, ("w", "h"), f"{path}.banner.format[{at}]")
+    for at, deal in enumerate(imp.pmp.deals if imp.pmp is not None else ()):
+        here = f"{path}.pmp.deals[{at}]"
+        if not deal.id:
+            raise BadOpenRtb(f"{here}.id", "is missing, so that nobody can bid for the deal")
+        if deal.bidfloor is not None and deal.bidfloor < 0:
+            raise BadOpenRtb(f"{here}.bidfloor", f"{deal.bidfloor} is negative")
+        _check_floors(deal.mincpmpersec, deal.durfloors, here)
+    for name, media in (("video", imp.video), ("audio", imp.audio)):
+        if media is not None:
+            _check_media(media, f"{path}.{name}")
+
+
+class _PodWords:
+    """What the impressions of one pod say of it, and the refusal of those that contradict the ones before."""
+
+    def __init__(self, pod_id: str) -> None:
+        self._pod_id = pod_id
+        self._edges: dict[int, str] = {}
+        """The impression that is the first (1) or last (-1)."""
+        self._guaranteed: list[str] = []
+        self._sequence: tuple[int, str] | None = None
+        """The pod's place in the stream, and the impression that says so."""
+
+    def add(self, imp_id: str, media: Video, path: str) -> None:
+        """Hear what one more impression says."""
+        if media.slotinpod in _GUARANTEED:
+            self._guaranteed.append(imp_id)
+            if len(self._guaranteed) > 2:
+                names = ", ".join(self._guaranteed)
                 raise BadOpenRtb(
-                    f"{here}.slotinpod", f"impressions {names} are each the first or last of pod {pod.podid}"
+                    f"{path}.slotinpod",
+                    f"impressions {names} are each the first or last of pod {self._pod_id}",
                 )
-        if pod.slotinpod in (1, -1):
-            other = edges.setdefault((pod.podid, pod.slotinpod), imp.id)
-            if other != imp.id:
-                edge = "first" if pod.slotinpod == 1 else "last"
+        if media.slotinpod in _EDGES:
+            other = self._edges.setdefault(media.slotinpod, imp_id)
+            if other != imp_id:
                 raise BadOpenRtb(
-                    f"{here}.slotinpod",
-                    f"impressions {other} and {imp.id} are both the {edge} of pod {pod.podid}",
+                    f"{path}.slotinpod",
+                    f"impressions {other} and {imp_id} are both the {_EDGES[media.slotinpod]} of pod "
+                    f"{self._pod_id}",
                 )
-        sequence, other = sequences.setdefault(pod.podid, (pod.podseq, imp.id))
-        if sequence != pod.podseq:
+        if self._sequence is None:
+            self._sequence = media.podseq, imp_id
+        sequence, other = self._sequence
+        if sequence != media.podseq:
             raise BadOpenRtb(
-                f"{here}.podseq", f"{pod.podseq}, but impression {other} of pod {pod.podid} says {sequence}"
+                f"{path}.podseq",
+                f"{media.podseq}, but impression {other} of pod {self._pod_id} says {sequence}",
             )
 
 

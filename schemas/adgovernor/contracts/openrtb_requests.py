@@ -36,6 +36,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from adgovernor.contracts.base import LATEST_MS, Id
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
 from adgovernor.contracts.openrtb import parse_request
@@ -50,7 +51,7 @@ from adgovernor.contracts.openrtb_objects import (
     Video,
 )
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
-from adgovernor.contracts.openrtb_terms import is_among
+from adgovernor.contracts.openrtb_terms import is_among, is_under
 from adgovernor.contracts.pod_requests import (
     MOST_SLOTS,
     DurationFloor,
@@ -98,8 +99,8 @@ class OfferedCampaign(BaseModel):
             given["media"] = (given["media"],)
         return given
 
-    campaign_id: str = Field(min_length=1, max_length=256)
-    creative_id: str = Field(min_length=1, max_length=256)
+    campaign_id: Id
+    creative_id: Id
     media: tuple[Media, ...] = ("banner", "video", "native", "audio")
     sizes: tuple[tuple[int, int], ...] = ()
     """Widths and heights of the banner; none: it fits any size."""
@@ -249,7 +250,7 @@ class OpenRtbAdapter:
             if self._hex:
                 wanted = "eight hexadecimal digits of seconds"
             raise BadOpenRtb(name, f"{value!r} is no time; {wanted} are wanted") from error
-        if not 0 <= time_ms < 2**52:
+        if not 0 <= time_ms <= LATEST_MS:
             raise BadOpenRtb(name, f"{value!r} is out of range for milliseconds since 1970")
         return time_ms
 
@@ -337,8 +338,7 @@ def _suits(request: BidRequest, imp: Imp, campaign: OfferedCampaign, in_pod: boo
         return False
     if request.acat and not all(is_among(category, request.acat) for category in campaign.categories):
         return False
-    domain = (campaign.advertiser_domain or "").lower()
-    return not any(domain == bad or domain.endswith("." + bad) for bad in map(str.lower, request.badv) if bad)
+    return not is_under(campaign.advertiser_domain or "", request.badv)
 
 
 def _fits(imp: Imp, campaign: OfferedCampaign, medium: Media, in_pod: bool) -> bool:
@@ -383,7 +383,7 @@ def _floor(imp: Imp, media: Video | None, seconds: Decimal | None) -> Decimal:
 
 def _currency(imps: Sequence[Imp]) -> str | None:
     """What the floors are in; None where there is none."""
-    currencies = [imp.bidfloorcur.upper() for imp in imps if _has_floor(imp)]
+    currencies = [imp.bidfloorcur for imp in imps if _has_floor(imp)]
     if len(set(currencies)) > 1:
         named = ", ".join(dict.fromkeys(currencies))
         raise BadOpenRtb(

@@ -35,14 +35,15 @@ def barred(request: BidRequest, imp: Imp, seat: str, bid: Bid, currency: str) ->
         return "no_deal" if imp.pmp is not None and imp.pmp.private_auction == 1 else None
     if seat and deal.wseat and seat not in deal.wseat:
         return "seat"
-    if deal.wadomain and not any(_is_under(domain, deal.wadomain) for domain in bid.adomain):
+    if deal.wadomain and not any(is_under(domain, deal.wadomain) for domain in bid.adomain):
         return "deal_advertiser"
     return None
 
 
-def _is_under(domain: str, allowed: Sequence[str]) -> bool:
+def is_under(domain: str, listed: Sequence[str]) -> bool:
+    """Tell whether a list of domains names this one or one that it is under, in any case of letters."""
     name = domain.lower()
-    return any(name == other or name.endswith("." + other) for other in map(str.lower, allowed))
+    return any(name == other or name.endswith("." + other) for other in map(str.lower, listed) if other)
 
 
 def is_among(category: str, listed: Sequence[str]) -> bool:

@@ -26,7 +26,7 @@ from adgovernor.video.model import (
     Wrapper,
 )
 
-_T = TypeVar("_T", covariant=True)
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ def resolve_uri(base_url: str, uri: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Sourced(Generic[_T]):
+class Sourced(Generic[_T_co]):
     """What a document says, and the address of that document."""
 
-    value: _T
+    value: _T_co
     base_url: str
 
     def absolute(self, uri: str) -> str:
