@@ -30,18 +30,21 @@ def simulate(
 ) -> None:
     """Run events through the engine without servers: what would have been decided, spent, paused?
 
-    The same rules as live, with time taken from the events. All side messages are delivered before the next event.
+    The same rules as live, with time taken from the events. Before the next event all side messages are delivered, and
+    money that it may want is leased. Money of ads that were not shown in time is kept back for late impressions only
+    where the file has late ones.
 
     Example: adgovernor simulate --campaigns campaigns.jsonl --events events.jsonl --auto-impressions
     """
     from adgovernor.app.simulate_view import View
-    from adgovernor.audit.whatif import EVENT_NAMES, WhatIf, read_lines
+    from adgovernor.audit.whatif import EVENT_NAMES, WhatIf, comes_late, read_lines
 
-    run = WhatIf.begin(shards, auto_impressions=auto_impressions)
     out = sys.stdout.buffer
     view = View()
     # Read before anything is said: a file that cannot be read is not found out half-way.
     definitions, happenings = list(read_lines(campaigns)), list(read_lines(events))
+    late = comes_late(definitions, happenings)
+    run = WhatIf.begin(shards, auto_impressions=auto_impressions, late=late)
     for source in (run.campaigns(definitions), run.events(happenings)):
         for topic, body in source:
             name = EVENT_NAMES.get(topic, topic)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import orjson
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.base import Contract
+from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.misspelt import misspelt
@@ -77,6 +78,9 @@ def read_lines(path: Path) -> Iterator[Line | str]:
         for number, row in enumerate(rows, 1):
             yield _line(f"{path.name}, entry {number}", row)
         return
+    if (one := _one_object(content)) is not None:
+        yield _line(path.name, one)
+        return
     for number, text in enumerate(content.splitlines(), 1):
         if text.strip():
             place = f"{path.name}, line {number}"
@@ -88,13 +92,32 @@ def read_lines(path: Path) -> Iterator[Line | str]:
                 yield _line(place, row)
 
 
+def _one_object(content: bytes) -> Any:
+    """The object of a file that is but one, written over several lines; else None."""
+    first, _, rest = content.strip().partition(b"\n")
+    if first.rstrip().endswith(b"}") or not rest:
+        return None  # As lines of JSON begin.
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+
+
 def _line(place: str, row: Any) -> Line | str:
     return Line(place, row) if isinstance(row, dict) else f"{place}: not a JSON object"
+
+
+_COMMANDS: Final = ("account", "upsert", "top-up", "credit", "decrease", "pause", "resume", "archive")
+_HOLDS: Final = {"account": "account", "upsert": "campaign"}
+"""What a command defines is inside of it; else it is the definition itself."""
 
 
 def command_of(line: Line) -> dict[str, Any]:
     """A line of a campaigns file as a command: a command itself, a campaign, or an account."""
     data = {name: value for name, value in line.data.items() if name != "type"}
+    word = line.data.get("type")
+    if word in _COMMANDS and _HOLDS.get(word, "account_id") in data:
+        data.setdefault("command", word)
     if "command" in data:
         return data
     base: dict[str, Any] = {"command_id": f"apply: {line.place}", "account_id": data.get("account_id")}
@@ -108,13 +131,48 @@ _USER_EVENTS: Final = ("opt-out", "opt-in", "preference", "erasure", "session")
 
 def topic_of(data: dict[str, Any]) -> str:
     """Which topic an event of a mixed file belongs to, by its fields."""
-    if "command" in data or "campaign" in data or "account" in data or "budget_micros" in data:
+    if "command" in data or "budget_micros" in data or ("account_id" in data and "request_id" not in data):
         return topics.CAMPAIGNS
     if "decision_id" in data:
         return topics.IMPRESSIONS
     if data.get("type") in _USER_EVENTS:
         return topics.USER_EVENTS
     return topics.AD_REQUESTS
+
+
+def comes_late(campaigns: Iterable[Line | str], events: Iterable[Line | str]) -> bool:
+    """Whether an impression, click or view of a file may come after its reservation has expired. Live that can only be
+    guessed from what came before; here it can be seen."""
+    rules = Rules()
+    lives = [
+        life
+        for line in campaigns
+        if isinstance(line, Line) and isinstance(life := line.data.get("reservation_ms"), int)
+    ]
+    life_ms = min([rules.reservation_ms, *lives])
+    asked: dict[str, int] = {}
+    newest_ms = 0
+    for line in events:
+        time_ms = line.data.get("time_ms") if isinstance(line, Line) else None
+        if isinstance(line, str) or not isinstance(time_ms, int):
+            continue
+        newest_ms = max(newest_ms, time_ms)
+        if topic_of(line.data) == topics.AD_REQUESTS:
+            asked.setdefault(str(line.data.get("request_id")), time_ms)
+        elif (
+            newest_ms - rules.lateness_ms >= asked.get(str(line.data.get("decision_id")), newest_ms) + life_ms
+        ):
+            return True
+    return False
+
+
+def _told(topic: str, value: bytes, poison: Poison) -> str:
+    """Why it was refused, for the person who wrote it."""
+    try:
+        contract_of(topic).parse(value)
+    except BadInput as error:
+        return str(error)
+    return poison.message
 
 
 @dataclass(slots=True)
@@ -129,10 +187,14 @@ class WhatIf:
     _routing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, shards: int, *, auto_impressions: bool = False) -> WhatIf:
-        """A fresh deployment of so many shards."""
-        # Reports are not held back: there is no traffic to save, and exhaustion is seen at once.
-        run = cls(Direct(Rules(partitions=shards, report_interval_ms=0)), auto_impressions)
+    def begin(cls, shards: int, *, auto_impressions: bool = False, late: bool = True) -> WhatIf:
+        """A fresh deployment of so many shards. ``late``: billable events may come after their reservations have
+        expired, so that money is kept back for them; see `comes_late`."""
+        # Reports and asks are not held back: there is no traffic to save, and exhaustion is seen at once.
+        rules = Rules(partitions=shards, report_interval_ms=0, ask_cooldown_ms=0)
+        if not late:
+            rules = replace(rules, late_prior_ppm=0)
+        run = cls(Direct(rules), auto_impressions)
         run.direct.on_record = run._count
         return run
 
@@ -173,7 +235,7 @@ class WhatIf:
             return
         event = inputs.read(topic, 0, None, value)
         if isinstance(event.event, Poison):
-            self.rejected.append(f"{place}: {event.event.message}")
+            self.rejected.append(f"{place}: {_told(topic, value, event.event)}")
             return
         wrong = list(misspelt(event.event, data)) if isinstance(event.event, Contract) else ()
         if wrong:
@@ -181,8 +243,11 @@ class WhatIf:
             self.rejected.append(f"{place}: {'; '.join(wrong)}")
             return
         key = data["account_id"] if topic == topics.CAMPAIGNS else event.routing
-        for name, body in self.direct.feed(topic, key, value):
-            yield name, body
+        yield from self.direct.pass_time(event)
+        yield from self.direct.lease_ahead(event)
+        outputs = self.direct.feed(topic, key, value)
+        yield from outputs
+        for name, body in outputs:
             if name == topics.DECISIONS:
                 self._routing[body["decision_id"]] = body["routing_id"]
                 if self.auto_impressions:

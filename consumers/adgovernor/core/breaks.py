@@ -82,6 +82,14 @@ class PodAsk:
         return len(self.slots) + bool(self.parts)
 
 
+def most_ads(request: AdRequest, most_of_parts: int) -> int:
+    """How many ads a request can take at most."""
+    return sum(
+        len(ask.slots) + sum(part.max_ads or min(USUAL_ADS, most_of_parts) for part in ask.parts)
+        for ask in pods_of(request)
+    )
+
+
 def with_breaks(request: AdRequest) -> AdRequest:
     """The request with the breaks of its VMAP document in place of it; one that repeats is as many as come before
     the programme's end, where the request says when that is.

@@ -14,9 +14,14 @@ import orjson
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
+from adgovernor.contracts.requests import AdRequest, PlainRequest
 from adgovernor.contracts.routing import partition_of
-from adgovernor.core.machine import Machine
+from adgovernor.core.breaks import most_ads
+from adgovernor.core.leases import CampaignShare
+from adgovernor.core.machine import Input, Machine
+from adgovernor.core.releases import MOST_PUT_OFF
 from adgovernor.core.rules import Rules
+from adgovernor.core.selection import prices
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
 
@@ -99,6 +104,64 @@ class Direct:
         outputs += self._deliver()
         outputs += self.tick()
         return outputs
+
+    def pass_time(self, event: Input) -> list[Event]:
+        """Lets the time until an input do what is due before the input comes, as idle workers do each second."""
+        self.now_ms = max(self.now_ms, event.time_ms)
+        return self.tick()
+
+    def lease_ahead(self, event: Input) -> list[Event]:
+        """Lets the shard of an ad request ask for the money that its ads may cost, and lack, before the request comes.
+
+        A shard learns of a lack by a request, which then has no winner (``no_lease``). Where traffic is so thin that
+        an answer always comes before the next request, such requests would be a large part of all.
+        """
+        request = event.event
+        if not isinstance(request, AdRequest | PlainRequest):
+            return []
+        shard = self.users[partition_of(event.routing.encode(), self.rules.partitions)]
+        offers: dict[str, list[int]] = {}
+        for candidate in request.candidates:
+            share = shard.shares.get(candidate.campaign_id)
+            if share is not None and (price := prices(candidate, share)[0]) >= share.least_price:
+                offers.setdefault(candidate.campaign_id, []).append(price)
+        places = most_ads(request, self.rules.most_ads) if isinstance(request, AdRequest) else 1
+        outputs: list[Event] = []
+        for campaign_id, offered in offers.items():
+            outputs += self._lease_one(
+                shard, shard.shares[campaign_id], sorted(offered), places, request.time_ms
+            )
+        return outputs
+
+    def _lease_one(
+        self, shard: UserShard, share: CampaignShare, offered: list[int], places: int, time_ms: int
+    ) -> list[Event]:
+        outputs: list[Event] = []
+        day = share.day_of(time_ms)
+        # Money that lies elsewhere may be denied so many times before it is called back.
+        for _ in range(MOST_PUT_OFF + 1):
+            level = self._within(share, day, offered, places)
+            if level <= share.lease(day) or share.paused_on(day):
+                break
+            height = self._heights[shard.shard] + 1
+            shard.begin_fold(height, self.now_ms, True)
+            draft = shard.ask_ahead(share, day, level)
+            if not draft.deltas:
+                break  # It has asked, and waits for the next release.
+            self._heights[shard.shard] = height
+            outputs += [*self._collect(shard, draft, height, 0, None), *self._deliver()]
+        return outputs
+
+    def _within(self, share: CampaignShare, day: int, offered: list[int], places: int) -> int:
+        """The sum of the dearest prices that there is money for, as many as there are places; the least price where
+        there is none for any."""
+        treasury = self.treasuries[topics.partition_of_shard(share.treasury)]
+        most = share.lease(day) + treasury.available(treasury.campaigns[share.campaign.campaign_id], day)
+        level = taken = 0
+        for price in reversed(offered):
+            if taken < places and level + price <= most:
+                level, taken = level + price, taken + 1
+        return level or offered[0]
 
     def tick(self) -> list[Event]:
         """Lets time alone do what is due."""

@@ -21,7 +21,7 @@ _SLACK_MS = 360_000
 with the next event."""
 _LAST_DIVISOR = 10_000
 """Towards the end a pause ends for so small a part of the budget."""
-_MAX_PATIENCE = 32
+MOST_PUT_OFF = 32
 """Recalls in a row that brought nothing more to be spent: beyond this, demand is not what is lacking."""
 
 
@@ -293,7 +293,7 @@ class Releases(TreasuryMail):
 
     def _favour(self, known: TreasuryCampaign) -> None:
         used = sayable(known.spent + known.reserved_micros)
-        patience = min(known.patience + 1, _MAX_PATIENCE) if used == known.used_micros else 1
+        patience = min(known.patience + 1, MOST_PUT_OFF) if used == known.used_micros else 1
         self.emit(["favoured", known.campaign.campaign_id, patience, used])
 
     # ------------------------------------------------------------------ accounts with budgets of their own
@@ -344,7 +344,7 @@ class Releases(TreasuryMail):
                 self._change_of(account_id, "", command_id, command, refusal)
             if self._conclude_account(fund, members, clean=clean):
                 used = sayable(sum(known.spent + known.reserved_micros for known in members))
-                patience = min(fund.patience + 1, _MAX_PATIENCE) if used == fund.used_micros else 1
+                patience = min(fund.patience + 1, MOST_PUT_OFF) if used == fund.used_micros else 1
                 self.emit(["account_favoured", account_id, patience, used])
         spent = sum(known.spent for known in members)
         for known in members:

@@ -459,6 +459,13 @@ class UserShard(PersonEvents):
         """What a decision found lacking."""
         self._ask(share, day, price)
 
+    def ask_ahead(self, share: CampaignShare, day: int, price: int) -> Draft:
+        """Asks for money before a request lacks it (see `direct`)."""
+        draft = self._begin({"kind": "tick"})
+        self._ask(share, day, price)
+        self._flush()
+        return draft
+
     def _item(self, share: CampaignShare) -> dict[str, Any]:
         """The campaign's part of the report that goes out with this record; money that moved rides on it."""
         campaign = share.campaign.campaign_id

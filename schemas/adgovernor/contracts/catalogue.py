@@ -98,6 +98,9 @@ def _named(problems: list[Any]) -> str:
 def _told(problem: Any) -> str:
     told = str(problem["msg"]).removeprefix("Value error, ")
     given = problem.get("input")
+    if problem["type"] == "int_type" and isinstance(given, str | float):
+        told = f"is {'a text' if isinstance(given, str) else 'a fraction'}; give a whole number"
+        return told + (" of milliseconds" if str(problem["loc"][-1]).endswith("_ms") else "")
     if problem["type"] == "missing" and isinstance(given, Mapping):
         near = alike(str(problem["loc"][-1]), map(str, given))
         told += f" ({near} stands there; is it misspelt?)" if near else ""

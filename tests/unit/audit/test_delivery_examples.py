@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adgovernor.audit.whatif import WhatIf, read_lines
+from adgovernor.audit.whatif import WhatIf, comes_late, read_lines
 
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 FOLDERS = sorted(path.parent.name for path in EXAMPLES.glob("*/campaigns.jsonl"))
@@ -20,10 +20,10 @@ class Ran:
     """One example, run."""
 
     def __init__(self, name: str, *, auto_impressions: bool = False) -> None:
-        run = WhatIf.begin(1, auto_impressions=auto_impressions)
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.events += run.campaigns(read_lines(EXAMPLES / name / "campaigns.jsonl"))
-        self.events += run.events(read_lines(EXAMPLES / name / "events.jsonl"))
+        campaigns = list(read_lines(EXAMPLES / name / "campaigns.jsonl"))
+        events = list(read_lines(EXAMPLES / name / "events.jsonl"))
+        run = WhatIf.begin(1, auto_impressions=auto_impressions, late=comes_late(campaigns, events))
+        self.events = [*run.campaigns(campaigns), *run.events(events)]
         assert run.rejected == []
         self.totals = run.finish()
 
@@ -166,9 +166,9 @@ def test_hourly_pacing() -> None:
 def test_a_completed_view_is_what_is_paid_for() -> None:
     """Only views are paid, each once; the money of an ad that was not watched comes back after its time."""
     ran = Ran("cpcv")
-    assert ran.totals["campaigns"]["watched"]["spent_micros"] == 10_000
+    assert ran.totals["campaigns"]["watched"]["spent_micros"] == 20_000
     won = [str(ads[0]).removesuffix("-x") for ads in ran.won().values()]
-    assert won == ["watched", "watched", "shown", "shown", "shown", "watched"]
+    assert won == ["watched", "watched", "shown", "watched", "shown", "shown"]
     assert [body["episode"] for body in ran.of("campaign-resumed")] == [2]
 
 

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from adgovernor.audit.whatif import WhatIf, read_lines
+from adgovernor.audit.whatif import WhatIf, comes_late, read_lines
 
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 Events = list[tuple[str, dict[str, Any]]]
 
 
 def _run(name: str, shards: int = 1, *, auto_impressions: bool = True) -> tuple[dict[str, Any], Events]:
-    run = WhatIf.begin(shards, auto_impressions=auto_impressions)
-    events = list(run.campaigns(read_lines(EXAMPLES / name / "campaigns.jsonl")))
-    events += list(run.events(read_lines(EXAMPLES / name / "events.jsonl")))
+    campaigns = list(read_lines(EXAMPLES / name / "campaigns.jsonl"))
+    events = list(read_lines(EXAMPLES / name / "events.jsonl"))
+    run = WhatIf.begin(shards, auto_impressions=auto_impressions, late=comes_late(campaigns, events))
+    answers = [*run.campaigns(campaigns), *run.events(events)]
     assert run.rejected == []
-    return run.finish(), events
+    return run.finish(), answers
 
 
 @pytest.mark.parametrize("name", ["pacing-even", "daily-rollover", "account-budget", "cpc"])

@@ -1,0 +1,157 @@
+"""What would have happened, where traffic is thin: nothing is lost to messages that would be there by then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adgovernor.audit.whatif import Line, WhatIf, comes_late, read_lines
+
+START_MS = 1_772_323_200_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+SPRING: dict[str, Any] = {
+    "campaign_id": "spring",
+    "account_id": "acme",
+    "budget_micros": 3_000,
+    "price_micros": 1_000,
+}
+
+
+def _ask(name: str, time_ms: int, user: str = "ann", **more: Any) -> dict[str, Any]:
+    return {
+        "request_id": name,
+        "time_ms": time_ms,
+        "user_id": user,
+        "candidates": [{"campaign_id": "spring", "creative_id": "x"}],
+        **more,
+    }
+
+
+def _run(
+    campaigns: list[dict[str, Any]],
+    events: list[dict[str, Any]],
+    shards: int = 1,
+    *,
+    auto_impressions: bool = True,
+) -> tuple[str, dict[str, Any]]:
+    """The slots that each decision filled, such as ``2 1 0``, and the totals."""
+    definitions = [Line(f"campaign {number}", data) for number, data in enumerate(campaigns)]
+    lines = [Line(f"event {number}", data) for number, data in enumerate(events)]
+    run = WhatIf.begin(shards, auto_impressions=auto_impressions, late=comes_late(definitions, lines))
+    said = [*run.campaigns(definitions), *run.events(lines)]
+    assert run.rejected == []
+    filled = [
+        str(sum("winner" in slot for slot in body["slots"])) for name, body in said if name == "decisions"
+    ]
+    return " ".join(filled), run.finish()["campaigns"]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_each_day_spends_its_budget_from_its_first_request_on(shards: int) -> None:
+    """The first request of a day is served, whoever asks, and exactly the day's budget is spent."""
+    events = [
+        _ask(f"r{day}-{hour}", START_MS + day * DAY_MS + hour * HOUR_MS, f"user {hour}")
+        for day in range(3)
+        for hour in range(1, 5)
+    ]
+    daily = {**SPRING, "budget_micros": 100_000, "daily_budget_micros": 2_000}
+    assert _run([daily], events, shards)[0] == "1 1 0 0 " * 2 + "1 1 0 0"
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_the_last_price_is_sold_to_whoever_asks_for_it(shards: int) -> None:
+    """A budget of three ads shows three to the first three who ask, on whatever shard its money lies."""
+    events = [_ask(f"r{number}", START_MS + number, f"user {number}") for number in range(6)]
+    assert _run([SPRING], events, shards)[0] == "1 1 1 0 0 0"
+
+
+def test_a_pod_gets_all_the_money_that_there_is() -> None:
+    """A budget of five ads fills a pod of three and two of the next."""
+    ads = [{"campaign_id": "spring", "creative_id": f"x{number}"} for number in range(4)]
+    events = [_ask(f"r{number}", START_MS + number, slots=3, candidates=ads) for number in range(3)]
+    assert _run([{**SPRING, "budget_micros": 5_000}], events)[0] == "3 2 0"
+
+
+def test_a_budget_serves_dearer_candidates_than_its_campaign_names() -> None:
+    """A campaign without a price of its own sells its whole budget to candidates that name theirs."""
+    priced = [{"campaign_id": "spring", "creative_id": "x", "price_micros": 1_000}]
+    events = [_ask(f"r{number}", START_MS + number, candidates=priced) for number in range(5)]
+    campaign = {name: value for name, value in SPRING.items() if name != "price_micros"}
+    assert _run([campaign], events)[0] == "1 1 1 0 0"
+
+
+def test_money_of_campaigns_serves_all_of_an_account() -> None:
+    """An account's budget of three ads shows three of its two campaigns' ads, in turn."""
+    account = {"account_id": "acme", "budget_micros": 3_000}
+    campaigns = [{**SPRING, "budget_micros": 10_000, "campaign_id": name} for name in ("one", "two")]
+    events = [
+        _ask(f"r{number}", START_MS + number, candidates=[{"campaign_id": name, "creative_id": "x"}])
+        for number, name in enumerate(("one", "two", "one", "two"))
+    ]
+    assert _run([account, *campaigns], events)[0] == "1 1 1 0"
+
+
+def test_expired_money_serves_the_next_request() -> None:
+    """An ad that was not shown within its minute and the lateness gives its money to the request that comes then."""
+    small = {**SPRING, "budget_micros": 1_000}
+    events = [_ask(f"r{number}", START_MS + at) for number, at in enumerate((0, 69_999, 70_000))]
+    assert _run([small], events, auto_impressions=False)[0] == "1 0 1"
+
+
+def test_money_is_kept_back_where_impressions_come_late() -> None:
+    """Where the file has an impression that comes after its reservation has expired, it is still paid for."""
+    small = {**SPRING, "budget_micros": 1_000}
+    events = [
+        _ask("r0", START_MS),
+        _ask("r1", START_MS + 100_000),
+        {"decision_id": "r0", "time_ms": START_MS + 200_000},
+    ]
+    filled, totals = _run([small], events, auto_impressions=False)
+    assert filled == "1 0"
+    assert (totals["spring"]["late_impressions"], totals["spring"]["unfunded_micros"]) == (1, 0)
+
+
+def test_what_follows_from_a_decision_is_said_before_its_impression_is_shown() -> None:
+    """With impressions shown by themselves events still come in the order of their causes: blocks never go back."""
+    run = WhatIf.begin(1, auto_impressions=True)
+    said = [
+        *run.campaigns([Line("campaign", {**SPRING, "budget_micros": 1_000})]),
+        *run.events([Line("event", _ask("r0", START_MS))]),
+    ]
+    treasury = [body["height"] for _, body in said if body["shard"] == "t0"]
+    assert treasury == sorted(treasury)
+    assert [name for name, _ in said].index("budget-exhausted") < [name for name, _ in said].index(
+        "budget-thresholds"
+    )
+
+
+def test_a_type_may_name_the_command() -> None:
+    """In a mixed file a command may be named by ``type``, as other events are; an account needs no budget."""
+    said = {"account_id": "acme", "campaign_id": "spring"}
+    events: list[dict[str, Any]] = [
+        {"type": "account", "account_id": "acme", "time_zone": "Europe/Berlin"},
+        {"type": "top-up", "command_id": "more", "amount_micros": 2_000, **said},
+        {"type": "pause", "command_id": "stop", **said},
+    ]
+    totals = _run([SPRING], events)[1]["spring"]
+    assert (totals["topped_up_micros"], totals["paused"]) == (5_000, ["manual"])
+
+
+def test_a_file_may_be_one_object_over_several_lines(tmp_path: Path) -> None:
+    """A single object needs no line of its own, and JSON lines are read as before."""
+    path = tmp_path / "campaigns.json"
+    path.write_bytes(b'\xef\xbb\xbf{\r\n  "campaign_id": "spring"\r\n}\r\n')
+    assert [line.data for line in read_lines(path) if isinstance(line, Line)] == [{"campaign_id": "spring"}]
+    path.write_bytes(b'{"a": 1}\r\n\r\n{"a": 2}\r\n')
+    assert [line.data for line in read_lines(path) if isinstance(line, Line)] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_time_that_is_a_text_is_refused_with_what_is_wanted() -> None:
+    """Whoever writes a date is told to write milliseconds."""
+    run = WhatIf.begin(1)
+    request = {**_ask("r0", 0), "time_ms": "2026-03-01T00:00:00Z"}
+    assert list(run.events([Line("line 7", request)])) == []
+    assert run.rejected == ["line 7: no ad request: time_ms: is a text; give a whole number of milliseconds"]
