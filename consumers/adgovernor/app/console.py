@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-EXIT_OK: Final = 0
 EXIT_FOUND: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_UNAVAILABLE: Final = 3

@@ -12,6 +12,7 @@ import typer
 
 from adgovernor.app.console import AsJson, print_json, run_async, settings_of
 from adgovernor.contracts.errors import BadInput, Unavailable
+from adgovernor.contracts.topics import shard_named
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
@@ -46,7 +47,7 @@ def recover(
 
     Example: adgovernor recover u3 --accept-loss --why "both replicas of ledger 3 burnt, INC-77"
     """
-    _check_shard(shard)
+    shard_named(shard)
     if not accept_loss or not why.strip():
         raise BadInput(
             f"recovering {shard} accepts that what its ledger lost is gone: decisions and spend of that time are "
@@ -99,17 +100,12 @@ def resend(
 
     Example: adgovernor resend t0 --since 48000
     """
-    _check_shard(shard)
+    shard_named(shard)
     count = run_async(_resend(settings_of(context), shard, since))
     if as_json:
         print_json({"shard": shard, "since": since, "messages": count})
     else:
         typer.echo(f"{count} messages of {shard} were sent again")
-
-
-def _check_shard(shard: str) -> None:
-    if shard[:1] not in ("u", "t") or not shard[1:].isdigit():
-        raise BadInput(f"{shard!r} is no shard; shards are named u0, u1… (users) and t0, t1… (treasuries)")
 
 
 def _positions(shard: str, given: list[str]) -> dict[str, int]:
@@ -118,7 +114,7 @@ def _positions(shard: str, given: list[str]) -> dict[str, int]:
     result: dict[str, int] = {}
     for one in given:
         topic, _, offset = one.partition("=")
-        if topic not in topics.input_topics(shard) or not offset.isdigit():
+        if topic not in topics.input_topics(shard) or not offset.isdecimal():
             allowed = ", ".join(topics.input_topics(shard))
             raise BadInput(f"--position {one!r}: give TOPIC=OFFSET with one of {allowed}")
         result[topic] = int(offset)

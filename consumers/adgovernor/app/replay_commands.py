@@ -57,7 +57,7 @@ def replay(
     from adgovernor.app.settings import PREFIX
 
     settings = settings_of(context)
-    if not re.match(PREFIX, to) or to.endswith("\n"):
+    if not re.fullmatch(PREFIX, to):
         raise BadInput(f"{to!r} is no prefix; give 1 to 80 letters, digits, dots, dashes and underscores")
     if to == settings.prefix:
         raise BadInput("a history cannot be replayed into its own deployment; give another prefix")

@@ -17,6 +17,7 @@ from adgovernor.app.console import (
     run_async,
     settings_of,
 )
+from adgovernor.contracts.topics import shard_named
 
 if TYPE_CHECKING:
     from adgovernor.app.stored import StoredState
@@ -214,10 +215,7 @@ def shard(
 
     Example: adgovernor state shard u0
     """
-    from adgovernor.contracts.errors import BadInput
-
-    if name[:1] not in ("u", "t") or not name[1:].isdigit():
-        raise BadInput(f"{name!r} is no shard; shards are named u0, u1… (users) and t0, t1… (treasuries)")
+    shard_named(name)
     found = read_state(context, lambda state: state.shard(name))
     if as_json:
         print_json(found)

@@ -17,16 +17,7 @@ if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
     from adgovernor.subscribe import Position
 
-_TOPICS = (
-    topics.DECISIONS,
-    topics.CAMPAIGN_CHANGES,
-    topics.BUDGET_EXHAUSTED,
-    topics.BUDGET_THRESHOLDS,
-    topics.CAMPAIGN_PAUSED,
-    topics.CAMPAIGN_RESUMED,
-    topics.ADS,
-    topics.PODS,
-)
+_TOPICS = (*topics.PUBLIC_OUTPUTS, *topics.STAGE_OUTPUTS)
 
 _KINDS = {topics.DECISIONS: "decision", topics.ADS: "ad"}
 
@@ -35,11 +26,7 @@ def watch(
     context: typer.Context,
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TOPIC...",
-            help="decisions, campaign-changes, budget-exhausted, budget-thresholds, campaign-paused, "
-            "campaign-resumed, ads, pods.",
-        ),
+        typer.Argument(metavar="TOPIC...", help=f"{', '.join(_TOPICS)}."),
     ],
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Begin with the first event; else with the next one.")

@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from adgovernor.contracts.errors import BadInput, Halted, Unavailable
-from adgovernor.contracts.ledger import parse_block
-from adgovernor.runtime.chain import NewerFormat, Verdict, Walk, verdict
-from adgovernor.runtime.ports import AppendUnknown
+from adgovernor.contracts.errors import Halted, Unavailable
+from adgovernor.runtime.chain import NewerFormat, Verdict, Walk, chain_in, verdict
+from adgovernor.runtime.ports import READ_TRIES, AppendUnknown
 from adgovernor.runtime.world import StartOver, World
-
-_READ_TRIES = 8
-"""How often a read that must show an acknowledged message is tried: a failover can make reads fall short."""
 
 
 class _Tip(NamedTuple):
@@ -90,7 +86,7 @@ async def _prove(world: World, before: _Tip) -> None:
     """
     if before.height == 0:
         return
-    for tries in range(_READ_TRIES):
+    for tries in range(READ_TRIES):
         if tries:
             await asyncio.sleep(world.pause_s(tries))
         try:
@@ -98,19 +94,12 @@ async def _prove(world: World, before: _Tip) -> None:
         except Unavailable:
             continue
         if entries:
-            if entries[0].offset != before.offset or _chain_of(entries[0].value) != before.chain:
+            if entries[0].offset != before.offset or chain_in(entries[0].value) != before.chain:
                 raise _truncated(
                     world, f"has something else at offset {before.offset} than block {before.height}"
                 )
             return
     raise StartOver("unknown", f"block {before.height} cannot be read back at offset {before.offset}")
-
-
-def _chain_of(value: bytes) -> str | None:
-    try:
-        return parse_block(value).chain
-    except BadInput:
-        return None
 
 
 def _truncated(world: World, what: str) -> Halted:
@@ -149,7 +138,7 @@ async def _look(world: World, walk: Walk, chain: str, until: int | None) -> int 
             return None
         if not entries:
             tries += 1
-            if tries >= _READ_TRIES:
+            if tries >= READ_TRIES:
                 raise Unavailable(
                     f"the ledger of {world.shard} shows nothing at offset {walk.offset}, its end is {end}"
                 )

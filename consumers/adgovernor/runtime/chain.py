@@ -87,6 +87,14 @@ class Walk:
         self.offset, self.height, self.chain, self.tip_offset = offset + 1, height, chain, offset
 
 
+def chain_in(value: bytes) -> str | None:
+    """The chain of the block in a ledger message; None where it is no block."""
+    try:
+        return parse_block(value).chain
+    except BadInput:
+        return None
+
+
 class Verdict(Enum):
     """What an acknowledged offset means for the block that was appended."""
 

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
+from adgovernor.contracts.errors import BadInput, BadSettings
 from adgovernor.runtime.inbox import shares
 from adgovernor.runtime.ports import Fetch, RawEvent
 
@@ -144,10 +144,7 @@ class KafkaInputs:
                 await self._consumer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop()
-            raise Unavailable(
-                f"Kafka at {self._connection.bootstrap_servers} cannot be used ({error or 'no answer in time'}); is it "
-                "running, and are address, TLS and credentials right? `adgovernor check` says more"
-            ) from error
+            raise self._connection.unusable(error) from error
 
     async def stop(self) -> None:
         """Leaves the group and lets connections go, within a bound."""

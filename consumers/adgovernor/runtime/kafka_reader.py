@@ -132,7 +132,7 @@ class KafkaReaders:
                 counts[tp] = max(count, counts.get(tp, 0))
             try:
                 found = await self._tails(counts)
-            except Unavailable as error:
+            except Exception as error:  # noqa: BLE001 - it is raised to everybody who asked
                 for _, _, future in asks:
                     if not future.done():
                         future.set_exception(error)

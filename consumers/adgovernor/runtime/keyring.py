@@ -45,7 +45,7 @@ from adgovernor.contracts.sealing import (
 )
 from adgovernor.core.machine import Fields, Input, Machine
 from adgovernor.runtime.key_log import KeyLog
-from adgovernor.runtime.ports import RawEvent
+from adgovernor.runtime.ports import READ_TRIES, RawEvent
 from adgovernor.runtime.trail import Trail
 from adgovernor.runtime.world import World
 
@@ -56,7 +56,6 @@ NAMES: Final = "key-names"
 PLACE: Final = "key-place"
 """Bucket with the one field ``position``."""
 _POSITION: Final = "position"
-_READ_TRIES: Final = 8
 
 
 class Keyring:
@@ -331,7 +330,7 @@ class Keyring:
     async def _read_on(self, start: int, named: int, max_bytes: int) -> list[RawEvent]:
         """What the topic has from an offset on, at least one message: a key was acknowledged at ``named`` before the
         ledger named it, and where compaction took that, its tombstone or a later message is there."""
-        for tries in range(_READ_TRIES):
+        for tries in range(READ_TRIES):
             if tries:
                 await asyncio.sleep(self._world.pause_s(tries))
             events, end = await self._log.read(start, max_bytes)

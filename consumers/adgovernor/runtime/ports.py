@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from adgovernor.contracts.errors import Unavailable
+
+READ_TRIES: Final = 8
+"""How often a read that must show an acknowledged message is tried: a failover can make reads fall short."""
 
 
 class AppendUnknown(Unavailable):

@@ -16,13 +16,22 @@ from functools import partial
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
-from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block, parse_block
+from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block
 from adgovernor.core.machine import RULES, Machine
 from adgovernor.runtime.append import commit
-from adgovernor.runtime.chain import NewerFormat, Place, Spine, Walk, count_outputs, new_spine, spine_of
+from adgovernor.runtime.chain import (
+    NewerFormat,
+    Place,
+    Spine,
+    Walk,
+    chain_in,
+    count_outputs,
+    new_spine,
+    spine_of,
+)
 from adgovernor.runtime.keyring import KEYS, NAMES, PLACE, Keyring
 from adgovernor.runtime.outputs import outputs_of
-from adgovernor.runtime.ports import Output
+from adgovernor.runtime.ports import READ_TRIES, Output
 from adgovernor.runtime.trail import USERS, Trail
 from adgovernor.runtime.witnesses import (
     check_reached,
@@ -33,8 +42,6 @@ from adgovernor.runtime.witnesses import (
 )
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
-
-_READ_TRIES = 8
 
 
 @dataclass(slots=True)
@@ -186,10 +193,10 @@ def check_deployment(world: World, machine: Machine, positions: Mapping[str, int
 
 async def _check_anchor(world: World, spine: Spine) -> None:
     """Makes sure that the store's tip is a block of this ledger, so that the fold may start behind it."""
-    for tries in range(_READ_TRIES):
+    for tries in range(READ_TRIES):
         entries, _ = await world.log.read_ledger(spine.tip_offset, 1)
         if entries:
-            if entries[0].offset == spine.tip_offset and _chain_of(entries[0].value) == spine.chain:
+            if entries[0].offset == spine.tip_offset and chain_in(entries[0].value) == spine.chain:
                 return
             raise world.halt(
                 "store_of_another_ledger",
@@ -203,13 +210,6 @@ async def _check_anchor(world: World, spine: Spine) -> None:
     raise StartOver(
         "stale", f"the ledger of {world.shard} was read short of offset {spine.tip_offset}", claim=True
     )
-
-
-def _chain_of(value: bytes) -> str | None:
-    try:
-        return parse_block(value).chain
-    except BadInput:
-        return None
 
 
 async def _prove_truncation(world: World, store: Spine) -> None:
@@ -245,7 +245,7 @@ async def walk_ledger(world: World, walk: Walk) -> AsyncIterator[tuple[ReadBlock
         if walk.offset >= end:
             return
         tries = 0 if entries else tries + 1
-        if tries >= _READ_TRIES:
+        if tries >= READ_TRIES:
             raise Unavailable(
                 f"the ledger of {world.shard} shows nothing at offset {walk.offset}, its end is {end}"
             )
@@ -382,7 +382,7 @@ async def _check_clock(world: World, offset: int, began_ms: int, ended_ms: int) 
 
 async def _landed_ms(world: World, offset: int) -> int:
     """When the block at an offset was appended, by the broker's clock; -1 where that keeps no time."""
-    for tries in range(_READ_TRIES):
+    for tries in range(READ_TRIES):
         if tries:
             await asyncio.sleep(world.pause_s(tries))
         entries, _ = await world.log.read_ledger(offset, 1)

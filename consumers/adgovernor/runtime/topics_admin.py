@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_co
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.contracts.errors import BadSettings
 from adgovernor.stores.base import Finding
 
 _ADMIN_S: Final = 30.0
@@ -76,10 +76,7 @@ async def _admin(connection: KafkaConnection) -> AsyncIterator[AIOKafkaAdminClie
             await client.start()
             yield client
     except (KafkaError, OSError, TimeoutError) as error:
-        raise Unavailable(
-            f"Kafka at {connection.bootstrap_servers} cannot be used ({error or 'no answer in time'}); is it running, "
-            "and are address, TLS and credentials right?"
-        ) from error
+        raise connection.unusable(error) from error
     finally:
         await client.close()
 
@@ -227,79 +224,89 @@ def check_topics(found: dict[str, TopicState]) -> list[Finding]:
 
 def _check_topic(topic: str, state: TopicState) -> list[Finding]:
     findings: list[Finding] = []
-    config, name = state.config, state.name
-
-    def alter(key: str, value: str) -> str:
-        return f"set it: kafka-configs --alter --entity-type topics --entity-name {name} --add-config {key}={value}"
-
     if topic in topics.LEDGERS:
-        if state.replication < 3:
-            findings.append(
-                Finding(
-                    "warning",
-                    name,
-                    f"{name} has replication {state.replication}: the loss of its brokers' disks is the loss of money",
-                    "use three brokers or more in production",
-                )
-            )
-        elif config.get("min.insync.replicas", "1") == "1":
-            findings.append(
-                Finding(
-                    "warning", f"{name} is acknowledged by one replica", alter("min.insync.replicas", "2")
-                )
-            )
-        if config and config.get("message.timestamp.type") != "LogAppendTime":
-            findings.append(
-                Finding(
-                    "error",
-                    name,
-                    f"{name} does not keep the broker's append time, so workers' clocks cannot be checked",
-                    alter("message.timestamp.type", "LogAppendTime"),
-                )
-            )
-        if config and int(config.get("max.message.bytes", "0")) < LEDGER_MESSAGE_BYTES:
-            findings.append(
-                Finding(
-                    "error",
-                    name,
-                    f"{name} takes messages of {config.get('max.message.bytes')} bytes, blocks can be larger",
-                    alter("max.message.bytes", str(LEDGER_MESSAGE_BYTES)),
-                )
-            )
-    if topic in topics.LEDGERS or topic == topics.CAMPAIGNS:
-        findings += [
-            Finding("error", name, f"{name} forgets: {key} is {config.get(key)}", alter(key, _FOR_EVER))
-            for key in ("retention.ms", "retention.bytes")
-            if config and config.get(key) != _FOR_EVER
-        ]
-        if "compact" in config.get("cleanup.policy", "delete"):
-            findings.append(Finding("error", name, f"{name} is compacted", alter("cleanup.policy", "delete")))
-    if topic == topics.PERSON_KEYS and config:
-        if config.get("cleanup.policy") != "compact":
-            findings.append(
-                Finding(
-                    "error",
-                    name,
-                    f"{name} is not compacted: keys are lost by age, and ended ones stay",
-                    alter("cleanup.policy", "compact"),
-                )
-            )
-        if int(config.get("max.compaction.lag.ms", "0")) > 30 * KEY_LAG_MS:
-            findings.append(
-                Finding(
-                    "warning",
-                    name,
-                    f"{name} may keep a key that was ended for longer than 30 days",
-                    alter("max.compaction.lag.ms", str(KEY_LAG_MS)),
-                )
-            )
-    if config.get("unclean.leader.election.enable") == "true":
+        findings += _check_ledger(state)
+    # What may not be read says nothing.
+    if state.config and (topic in topics.LEDGERS or topic == topics.CAMPAIGNS):
+        findings += _check_memory(state)
+    if state.config and topic == topics.PERSON_KEYS:
+        findings += _check_keys(state)
+    if state.config.get("unclean.leader.election.enable") == "true":
         findings.append(
-            Finding(
+            _found(
                 "warning",
-                name,
-                f"{name} may lose acknowledged messages in an unclean leader election",
-                alter("unclean.leader.election.enable", "false"),
+                state,
+                "may lose acknowledged messages in an unclean leader election",
+                _alter(state, "unclean.leader.election.enable", "false"),
             )
         )
     return findings
+
+
+def _check_ledger(state: TopicState) -> Iterator[Finding]:
+    """What an acknowledged block of a ledger needs."""
+    config = state.config
+    if state.replication < 3:
+        yield _found(
+            "warning",
+            state,
+            f"has replication {state.replication}: the loss of its brokers' disks is the loss of money",
+            "use three brokers or more in production",
+        )
+    elif config.get("min.insync.replicas", "1") == "1":
+        yield _found(
+            "warning", state, "is acknowledged by one replica", _alter(state, "min.insync.replicas", "2")
+        )
+    if not config:
+        return
+    if config.get("message.timestamp.type") != "LogAppendTime":
+        yield _found(
+            "error",
+            state,
+            "does not keep the broker's append time, so workers' clocks cannot be checked",
+            _alter(state, "message.timestamp.type", "LogAppendTime"),
+        )
+    if int(config.get("max.message.bytes", "0")) < LEDGER_MESSAGE_BYTES:
+        yield _found(
+            "error",
+            state,
+            f"takes messages of {config.get('max.message.bytes')} bytes, blocks can be larger",
+            _alter(state, "max.message.bytes", str(LEDGER_MESSAGE_BYTES)),
+        )
+
+
+def _check_memory(state: TopicState) -> Iterator[Finding]:
+    """What money depends on is kept for ever."""
+    for key in ("retention.ms", "retention.bytes"):
+        if state.config.get(key) != _FOR_EVER:
+            yield _found(
+                "error", state, f"forgets: {key} is {state.config.get(key)}", _alter(state, key, _FOR_EVER)
+            )
+    if "compact" in state.config.get("cleanup.policy", "delete"):
+        yield _found("error", state, "is compacted", _alter(state, "cleanup.policy", "delete"))
+
+
+def _check_keys(state: TopicState) -> Iterator[Finding]:
+    """The last word on each key is kept, and what was ended goes."""
+    if state.config.get("cleanup.policy") != "compact":
+        yield _found(
+            "error",
+            state,
+            "is not compacted: keys are lost by age, and ended ones stay",
+            _alter(state, "cleanup.policy", "compact"),
+        )
+    if int(state.config.get("max.compaction.lag.ms", "0")) > 30 * KEY_LAG_MS:
+        yield _found(
+            "warning",
+            state,
+            "may keep a key that was ended for longer than 30 days",
+            _alter(state, "max.compaction.lag.ms", str(KEY_LAG_MS)),
+        )
+
+
+def _found(level: Literal["warning", "error"], state: TopicState, what: str, mend: str) -> Finding:
+    return Finding(level, state.name, f"{state.name} {what}", mend)
+
+
+def _alter(state: TopicState, key: str, value: str) -> str:
+    return f"set it: kafka-configs --alter --entity-type topics --entity-name {state.name} --add-config {key}={value}"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.ledger import ERASURE, ReadBlock
 from adgovernor.contracts.sealing import PersonKey, decode_key, id_of, is_sealed, key_names, offset_of, unseal
 from adgovernor.runtime.key_log import KeyLog
-
-_READ_TRIES: Final = 8
+from adgovernor.runtime.ports import READ_TRIES
 
 
 @dataclass(slots=True)
@@ -89,5 +87,5 @@ async def read_keys(log: KeyLog, max_bytes: int) -> Keys:
         if keys.end >= end:
             return keys
         tries = 0 if events else tries + 1
-        if tries >= _READ_TRIES:
+        if tries >= READ_TRIES:
             raise Unavailable(f"person-keys shows nothing at offset {keys.end}, its end is {end}")

@@ -163,10 +163,6 @@ class Worker:
         # Restarting does not help against a Kafka that is away, so it is no matter of life.
         return Health(not stuck, ready, shards, detail)
 
-    def engines(self) -> dict[str, ShardEngine]:
-        """The engines by shard; for reading only."""
-        return {shard: running.engine for shard, running in self._running.items()}
-
     # --- Running ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -32,7 +32,8 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
     """Stops a consumer, within a bound.
 
     The client's fetcher swallows a cancellation that meets it while it takes a new assignment in, and its own
-    ``stop()`` then waits for ever; asking again helps. Private names of the client are used here and nowhere else.
+    ``stop()`` then waits for ever; asking again helps. Private names of the client are used in this module, and
+    nowhere else in the package.
     """
     stopping = asyncio.create_task(consumer.stop())
     for _ in range(_STOP_TRIES):
@@ -137,10 +138,7 @@ class PartitionReader:
                 self._partitions = await self._find_partitions()
         except (KafkaError, OSError, TimeoutError) as error:
             await self.close()
-            raise Unavailable(
-                f"Kafka at {self._connection.bootstrap_servers} cannot be used ({error or 'no answer in time'}); "
-                "is it running, and are address, TLS and credentials right? `adgovernor check` says more"
-            ) from error
+            raise self._connection.unusable(error) from error
         except BaseException:
             await self.close()
             raise

@@ -14,7 +14,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
 
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import Unavailable
 
 _CLOSE_S: Final = 5.0
 _CANCELS: Final = 50
@@ -37,10 +36,7 @@ async def start_producer(connection: KafkaConnection, deadline_s: float, **optio
             await producer.start()
     except (KafkaError, OSError, TimeoutError) as error:
         await discard_producer(producer)
-        raise Unavailable(
-            f"Kafka at {connection.bootstrap_servers} cannot be used ({error or 'no answer in time'}); is it "
-            "running, and are address, TLS and credentials right? `adgovernor check` says more"
-        ) from error
+        raise connection.unusable(error) from error
     except asyncio.CancelledError:
         await discard_producer(producer)
         raise

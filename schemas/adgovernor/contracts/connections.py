@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from adgovernor.contracts.errors import BadSettings
+from adgovernor.contracts.errors import BadSettings, Unavailable
 
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -48,6 +48,13 @@ class KafkaConnection:
     def uses_tls(self) -> bool:
         """Whether connections are encrypted."""
         return self.tls or self.ca_file is not None or self.cert_file is not None
+
+    def unusable(self, error: Exception) -> Unavailable:
+        """What to tell of a client that could not connect; ``error``: the client's own."""
+        return Unavailable(
+            f"Kafka at {self.bootstrap_servers} cannot be used ({error or 'no answer in time'}); is it running, and "
+            "are address, TLS and credentials right?"
+        )
 
     def client_options(self) -> dict[str, Any]:
         """The options of an aiokafka client that connects so.

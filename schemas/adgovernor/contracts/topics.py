@@ -6,7 +6,10 @@ Names here are logical (``ad-requests``); on the broker each has the deployment'
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from adgovernor.contracts.errors import BadInput
 
 AD_REQUESTS: Final = "ad-requests"
 IMPRESSIONS: Final = "impressions"
@@ -83,6 +86,20 @@ def user_shard(partition: int) -> str:
 def treasury_shard(partition: int) -> str:
     """The name of the treasury shard of a partition, such as ``t3``."""
     return f"t{partition}"
+
+
+_SHARD: Final = re.compile(r"[ut](?:0|[1-9][0-9]{0,8})")
+
+
+def shard_named(name: str) -> str:
+    """The shard that a person named.
+
+    Raises:
+        BadInput: where no shard has such a name, such as ``u03``.
+    """
+    if _SHARD.fullmatch(name) is None:
+        raise BadInput(f"{name!r} is no shard; shards are named u0, u1… (users) and t0, t1… (treasuries)")
+    return name
 
 
 def partition_of_shard(shard: str) -> int:

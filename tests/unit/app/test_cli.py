@@ -96,6 +96,8 @@ def test_every_command_explains_itself(name: str) -> None:
         (["state", "shard", "7"], "'7' is no shard"),
         (["recover", "u0"], "give --accept-loss and --why"),
         (["resend", "x0"], "'x0' is no shard"),
+        (["resend", "u03"], "'u03' is no shard"),
+        (["state", "shard", "u²"], "'u²' is no shard"),
         (["publish", "ad-requests", "missing.jsonl"], "cannot read missing.jsonl"),
         (["publish", "ad-requests", "-", "--format", "xml"], "must be json or openrtb"),
         (["publish", "ad-requests", "-", "--format", "openrtb"], "give --candidates FILE and --time FIELD"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from aiokafka import TopicPartition
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.core.machine import Machine
 from adgovernor.runtime.kafka_inputs import KafkaInputs
+from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.topics_admin import TopicState, check_topics, topic_config
 from adgovernor.runtime.worker import Worker, WorkerSettings
+from adgovernor.stores.base import Finding
 from adgovernor.stores.memory import MemoryStore
 
 
@@ -68,3 +72,58 @@ def test_a_ledger_that_is_gone_is_not_simply_made_anew(missing: str, mend: str) 
     }
     worst = check_topics(there)[0]
     assert (worst.level, mend in worst.mend) == ("error", True), worst
+
+
+def topic(name: str, **config: str) -> list[Finding]:
+    """What is found of a deployment in which one topic is set otherwise; an empty text takes a setting away."""
+    there = {each: TopicState(f"p.{each}", 2, 3, topic_config(each, 3)) for each in topics.ALL_TOPICS}
+    changed = {key.replace("_", "."): value for key, value in config.items()}
+    kept = {key: value for key, value in (there[name].config | changed).items() if value}
+    there[name] = TopicState(f"p.{name}", 2, 3, kept)
+    return check_topics(there)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "level", "said"),
+    [
+        (topics.LEDGER, "min_insync_replicas", "1", "warning", "is acknowledged by one replica"),
+        (topics.LEDGER, "message_timestamp_type", "CreateTime", "error", "append time"),
+        (topics.LEDGER, "max_message_bytes", "1048588", "error", "takes messages of 1048588 bytes"),
+        (topics.TREASURY_LEDGER, "retention_ms", "604800000", "error", "forgets: retention.ms is 604800000"),
+        (topics.CAMPAIGNS, "retention_bytes", "1", "error", "forgets: retention.bytes is 1"),
+        (topics.CAMPAIGNS, "cleanup_policy", "compact", "error", "is compacted"),
+        (topics.PERSON_KEYS, "cleanup_policy", "delete", "error", "is not compacted"),
+        (topics.PERSON_KEYS, "max_compaction_lag_ms", "9999999999", "warning", "longer than 30 days"),
+        (topics.DECISIONS, "unclean_leader_election_enable", "true", "warning", "unclean leader election"),
+    ],
+)
+def test_a_topic_that_is_set_wrong_is_named_with_what_mends_it(
+    name: str, key: str, value: str, level: str, said: str
+) -> None:
+    """Each setting that money or people depend on is looked at: the finding names the topic and the command."""
+    (found,) = topic(name, **{key: value})
+    assert (found.level, found.subject) == (level, f"p.{name}")
+    assert found.message.startswith(f"p.{name} ")
+    assert said in found.message
+    assert f"--entity-name p.{name} --add-config {key.replace('_', '.')}=" in found.mend
+
+
+def test_topics_as_they_are_created_are_well() -> None:
+    """A deployment with three brokers, created by this program, has one finding: that all is well."""
+    (found,) = topic(topics.LEDGER)
+    assert (found.level, found.mend) == ("ok", "")
+
+
+async def test_whoever_asked_hears_of_any_error_of_a_shared_read() -> None:
+    """Tails are read together; an error that nobody foresaw reaches each who waits, and leaves none waiting."""
+
+    class Broken(KafkaReaders):
+        async def _tails(self, counts: object) -> dict[TopicPartition, list[object]]:
+            raise LookupError("a bug")
+
+    readers = Broken(KafkaConnection("nowhere:1"))
+    asked = [asyncio.create_task(readers.tail("decisions", partition, 5)) for partition in range(2)]
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [repr(answer) for answer in answers] == ["LookupError('a bug')"] * 2
+    await readers.close()
