@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sqlite3
 import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import backend_kit
@@ -380,22 +382,42 @@ async def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> No
     assert f"there is no folder {tmp_path}/none" in str(refusal.value)
 
 
-async def test_ended_rows_are_purged(tmp_path: Path) -> None:
-    """Rows whose life has ended can be removed; the others stay."""
-    now_ms = 1_000
-    backend = DatabaseBackend(f"sqlite+aiosqlite:///{tmp_path}/state.db", clock_ms=lambda: now_ms)
-    for key, ttl_ms in (("short", 10), ("long", 1_000), ("for ever", None)):
-        assert await backend.swap(key, first(ttl_ms=ttl_ms))
-    now_ms += 10
-    assert await backend.load("short") is None
-    assert await backend.purge() == 1
-    assert await backend.purge() == 0
-    assert [await backend.load(key) is not None for key in ("short", "long", "for ever")] == [
-        False,
-        True,
-        True,
-    ]
+async def test_a_database_lets_go_of_what_has_ended(tmp_path: Path) -> None:
+    """Rows of yesterday's pods, which nobody asks for again, are removed while others are written; what has no end, or
+    has not come to it, stays."""
+    now_ms = 0
+    file = tmp_path / "state.db"
+    backend = DatabaseBackend(f"sqlite+aiosqlite:///{file}", clock_ms=lambda: now_ms)
+    assert await backend.swap("money", first())
+    for number in range(250):
+        now_ms = number
+        assert await backend.swap(f"pod-{number}", first(ttl_ms=100))
+    assert await backend.load("money") is not None
+    assert await backend.load("pod-240") is not None
     await backend.close()
+    with closing(sqlite3.connect(file)) as there:
+        (rows,) = there.execute("SELECT count(*) FROM adgovernor_state").fetchone()
+        kept = {name for (name,) in there.execute("SELECT key FROM adgovernor_state")}
+    assert rows < 200, "rows that ended lie there"
+    assert {"money", *(f"pod-{number}" for number in range(150, 250))} <= kept
+
+
+async def test_values_are_written_where_ended_rows_cannot_be_removed(tmp_path: Path) -> None:
+    """Removing what has ended is nobody's concern: where it fails, the value beside it is written all the same."""
+    now_ms = 0
+    file = tmp_path / "state.db"
+    backend = DatabaseBackend(f"sqlite+aiosqlite:///{file}", clock_ms=lambda: now_ms)
+    await backend.ping()
+    with closing(sqlite3.connect(file)) as there:
+        there.execute(
+            "CREATE TRIGGER kept BEFORE DELETE ON adgovernor_state BEGIN SELECT RAISE(ABORT, 'kept'); END"
+        )
+    for number in range(110):
+        now_ms = number
+        assert await backend.swap(f"pod-{number}", first(ttl_ms=1))
+    await backend.close()
+    with closing(sqlite3.connect(file)) as there:
+        assert there.execute("SELECT count(*) FROM adgovernor_state").fetchone() == (110,)
 
 
 @pytest.mark.servers

@@ -120,7 +120,7 @@ CORE: Final = (
         "any-ask-recalls",
         "Only an ask for an empty lease starts a recall",
         Releases,
-        "_serve",
+        "_answer_in_want",
         "if not empty or (lack > room >= known.one_price)",
         "if lack > room >= known.one_price",
     ),
@@ -128,10 +128,10 @@ CORE: Final = (
         "recall-in-plenty",
         "A recall only when less than one price is unleased",
         Releases,
-        "_serve",
-        "elif room >= known.one_price:\n                continue\n",
-        "elif room >= known.one_price and known.round is None and known.holders():\n"
-        "                self._recall(known)\n",
+        "_answer_in_want",
+        "if room >= known.one_price:\n",
+        "if room >= known.one_price and known.round is None and known.holders():\n"
+        "            self._recall(known)\n",
     ),
     one(
         "recall-some",
@@ -161,8 +161,8 @@ CORE: Final = (
         "old-answers-count",
         "An answer belongs to its own recall",
         Treasury,
-        "_report",
-        'item.get("round") == known.round.number',
+        "_take_item",
+        'item.get("round") == recall.number',
         '(item.get("round") is not None or item.get("returned"))',
     ),
     one(
@@ -406,9 +406,9 @@ CORE: Final = (
         "ask-unanswered",
         "Every ask is answered",
         Releases,
-        "_serve",
-        "one_price):\n                self._deny(known, shard, day)\n",
-        "one_price):\n                known.asks.pop((shard, day))\n",
+        "_answer_in_want",
+        "one_price):\n            self._deny(known, shard, day)\n",
+        "one_price):\n            known.asks.pop((shard, day))\n",
     ),
     one(
         "late-twice",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from adgovernor.sessions.resolve_stage import Outcome, ResolveObserver, Retried
+
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
 
 
-class ResolveMetrics:
-    """A `sessions.resolve_stage.ResolveObserver` that counts."""
+class ResolveMetrics(ResolveObserver):
+    """A `ResolveObserver` that counts."""
 
     def __init__(self, *, process: bool = True) -> None:
         registry = self.registry = CollectorRegistry()
@@ -39,7 +41,7 @@ class ResolveMetrics:
             "adgovernor_resolve_retries", "What failed and was tried again.", ["what"], registry=registry
         )
 
-    def resolved(self, outcome: str, seconds: float, codes: tuple[int, ...]) -> None:
+    def resolved(self, outcome: Outcome, seconds: float, codes: tuple[int, ...]) -> None:
         """See `ResolveObserver.resolved`."""
         self._resolved.labels(outcome).inc()
         if outcome != "stale":
@@ -55,7 +57,7 @@ class ResolveMetrics:
         """See `ResolveObserver.share`."""
         self._partitions.set(partitions)
 
-    def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None:
+    def retried(self, what: Retried) -> None:
         """See `ResolveObserver.retried`."""
         self._retries.labels(what).inc()
 

@@ -94,7 +94,9 @@ class CampaignMoney:
                     "owed_micros": sayable(sum(entry[3] for entry in share.owed)),
                     "unfunded_micros": share.unfunded_micros,
                 }
-                for shard, share in sorted(self.shares.items(), key=lambda item: int(item[0][1:]))
+                for shard, share in sorted(
+                    self.shares.items(), key=lambda item: topics.partition_of_shard(item[0])
+                )
                 if share.books or share.owed
             ],
         }

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from adgovernor.contracts import zones
+from adgovernor.contracts import topics, zones
 from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.money import sayable
 from adgovernor.core import pacing
@@ -260,7 +260,7 @@ class TreasuryCampaign:
             spent = sum(row[2] for row in self.reports.get(shard, {}).values())
             if sum(days.values()) > spent:
                 found.append(shard)
-        return sorted(found, key=lambda name: int(name[1:]))
+        return sorted(found, key=topics.partition_of_shard)
 
     def idle_elsewhere(self, shard: str) -> bool:
         """Whether another shard has money that it has not reported as reserved or spent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from adgovernor.contracts.base import LONGEST_ID
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.pod_requests import MOST_BREAKS, BreakSpec, PodSpec, SlotSpec, parts_of
 from adgovernor.contracts.requests import AdRequest, AnyRequest, Candidate
@@ -123,7 +124,7 @@ def with_breaks(request: AdRequest) -> AdRequest:
         if asked > MOST_BREAKS:
             continue  # It is refused below; how many there are in all is still to be counted.
         first = BreakSpec(
-            break_id=(one.break_id or "")[:256] or None,
+            break_id=(one.break_id or "")[:LONGEST_ID] or None,
             offset=one.time_offset.strip()[:64],
             one_ad=one.source is not None and not one.source.allow_multiple_ads,
         )

@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 
 from adgovernor.contracts.campaigns import Account
+from adgovernor.contracts.money import MOST_MICROS
 
 WORDS = frozenset(("account", "account_day"))
 """Reasons of a pause that are about the account's money."""
-_UNBOUNDED = 2**62
 
 
 class AccountFund:
@@ -68,12 +68,12 @@ class AccountFund:
 
     def total_room(self) -> int:
         """What its campaigns together could still be leased."""
-        return _UNBOUNDED if self.account.budget_micros is None else self.topped_up - self.leased
+        return MOST_MICROS if self.account.budget_micros is None else self.topped_up - self.leased
 
     def day_room(self, day: int) -> int:
         """What its campaigns together could still be leased for the day."""
         daily = self.account.daily_budget_micros
-        return _UNBOUNDED if daily is None or not day else max(0, daily - self.leased_by_day.get(day, 0))
+        return MOST_MICROS if daily is None or not day else max(0, daily - self.leased_by_day.get(day, 0))
 
     def room(self, day: int) -> int:
         """The less of both."""
@@ -83,7 +83,7 @@ class AccountFund:
         """What is not yet spent of the day's budget, or (0) of all."""
         budget = self.account.daily_budget_micros if day else self.account.budget_micros
         if budget is None:
-            return _UNBOUNDED
+            return MOST_MICROS
         return (budget if day else self.topped_up) - spent
 
     def lease(self, day: int, amount: int) -> None:

@@ -16,9 +16,9 @@ from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.money import sayable
 from adgovernor.core.caps import CompiledCap
+from adgovernor.core.history import NEVER
 from adgovernor.core.rules import Rules
 
-FOREVER = 2**62
 CLICK_LIFE_MS = 600_000
 """How long a price is reserved for a click or completed view, where the campaign does not say."""
 PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
@@ -162,7 +162,7 @@ class CampaignShare:
         self.categories = list(dict.fromkeys(campaign.categories))
         self.daily = by_day or campaign.daily_budget_micros is not None
         self.start_ms = 0 if campaign.start_ms is None else campaign.start_ms
-        self.end_ms = FOREVER if campaign.end_ms is None else campaign.end_ms
+        self.end_ms = NEVER if campaign.end_ms is None else campaign.end_ms
         self.caps = tuple(
             CompiledCap(cap, campaign.campaign_id, campaign.account_id) for cap in campaign.caps
         )

@@ -258,25 +258,11 @@ class Model:
         units = [
             1 if r.amounts is None else max(1, sum(r.amounts.values()) // len(r.amounts)) for r in resources
         ]
-        drawn: list[list[tuple[int, int]]] = [[] for _ in self.ad_of]
-        for number, resource in enumerate(resources):
-            for option in resource.users:
-                drawn[option].append((number, 1 if resource.amounts is None else resource.amounts[option]))
-        reduced = self.reduced
+        drawn = self._drawn()
         best, kept = self.bound(), [r.price for r in resources]
         idle, divisor = 0, 1
         for _ in range(rounds):
-            demand = [-r.capacity for r in resources]
-            total = sum([r.price * r.capacity for r in resources])
-            for options in self.clique_options:
-                most, chosen = 0, -1
-                for option in options:
-                    if reduced[option] > most:
-                        most, chosen = reduced[option], option
-                if chosen >= 0:
-                    total += most
-                    for number, amount in drawn[chosen]:
-                        demand[number] += amount
+            total, excess = self._relaxed(drawn)
             if total < best:
                 best, kept, idle = total, [r.price for r in resources], 0
             else:
@@ -284,8 +270,8 @@ class Model:
                 if idle > _PATIENCE:
                     idle, divisor = 0, divisor * 2
             slopes = [
-                _SCALE * excess // unit if excess > 0 or r.price else 0
-                for excess, unit, r in zip(demand, units, resources, strict=True)
+                _SCALE * over // unit if over > 0 or r.price else 0
+                for over, unit, r in zip(excess, units, resources, strict=True)
             ]
             norm = sum([slope * slope for slope in slopes])
             if not norm:
@@ -297,6 +283,30 @@ class Model:
         for resource, price in zip(self.resources, kept, strict=True):
             self._set_price(resource, price)
         return best
+
+    def _drawn(self) -> list[list[tuple[int, int]]]:
+        """What each option draws, as (number of the resource, amount)."""
+        drawn: list[list[tuple[int, int]]] = [[] for _ in self.ad_of]
+        for number, resource in enumerate(self.resources):
+            for option in resource.users:
+                drawn[option].append((number, 1 if resource.amounts is None else resource.amounts[option]))
+        return drawn
+
+    def _relaxed(self, drawn: list[list[tuple[int, int]]]) -> tuple[int, list[int]]:
+        """The bound at the present prices, and how far the choices that attain it go beyond each resource."""
+        reduced = self.reduced
+        excess = [-r.capacity for r in self.resources]
+        total = sum([r.price * r.capacity for r in self.resources])
+        for options in self.clique_options:
+            most, chosen = 0, -1
+            for option in options:
+                if reduced[option] > most:
+                    most, chosen = reduced[option], option
+            if chosen >= 0:
+                total += most
+                for number, amount in drawn[chosen]:
+                    excess[number] += amount
+        return total, excess
 
     def bound(self) -> int:
         """Give the bound at the present prices."""

@@ -5,38 +5,18 @@ The key is the decision's id: an abandoned pod ends in a record that may be abou
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.requests import AdRequest
 from adgovernor.core.podstate import ABANDONED, COMPLETED, OpenPod, pod_id
 
 if TYPE_CHECKING:
     from adgovernor.core.user_shard import UserShard
 
 
-def created(
-    request: AdRequest,
-    number: int | None,
-    about: dict[str, Any],
-    deadline_ms: int,
-    unfilled: int,
-    positions: list[list[Any]],
-    bound_micros: int | None,
-) -> dict[str, Any]:
+def created(decision_id: str, pod: OpenPod, bound_micros: int | None) -> dict[str, Any]:
     """The body of a ``pod-created``."""
-    body = _body(
-        "pod-created",
-        request.request_id,
-        number,
-        about,
-        request.time_ms,
-        deadline_ms,
-        unfilled,
-        positions,
-        (),
-    )
+    body = _body("pod-created", decision_id, pod, pod.time_ms)
     if bound_micros is not None:
         body["bound_micros"] = bound_micros
     return body
@@ -60,35 +40,15 @@ def abandon_due(shard: UserShard) -> None:
 
 def _end(shard: UserShard, decision_id: str, pod: OpenPod, state: str, time_ms: int) -> None:
     shard.emit(["pod_end", decision_id, pod.number, state])
-    body = _body(
-        f"pod-{state}",
-        decision_id,
-        pod.number,
-        pod.about,
-        time_ms,
-        pod.deadline_ms,
-        pod.unfilled,
-        pod.positions,
-        pod.shown,
-    )
+    body = _body(f"pod-{state}", decision_id, pod, time_ms)
     shard.publish(topics.PODS, decision_id, body)
 
 
-def _body(
-    kind: str,
-    decision_id: str,
-    number: int | None,
-    about: dict[str, Any],
-    time_ms: int,
-    deadline_ms: int,
-    unfilled: int,
-    positions: list[list[Any]],
-    delivered: Collection[int],
-) -> dict[str, Any]:
+def _body(kind: str, decision_id: str, pod: OpenPod, time_ms: int) -> dict[str, Any]:
     rows = []
     offset_ms: int | None = 0
     for place, (slot, campaign, creative, account, price, currency, duration_ms, domain) in enumerate(
-        positions, 1
+        pod.positions, 1
     ):
         row: dict[str, Any] = {"position": place, "slot": slot}
         if offset_ms is not None:
@@ -98,20 +58,22 @@ def _body(
         row |= {"campaign_id": campaign, "creative_id": creative, "account_id": account}
         if domain:
             row["advertiser_domain"] = domain
-        row |= {"price_micros": price, "currency": currency, "delivered": slot in delivered}
+        row |= {"price_micros": price, "currency": currency, "delivered": slot in pod.shown}
         rows.append(row)
         offset_ms = None if offset_ms is None or duration_ms is None else offset_ms + duration_ms
     body: dict[str, Any] = {
         "type": kind,
-        "pod_id": pod_id(decision_id, number),
+        "pod_id": pod_id(decision_id, pod.number),
         "decision_id": decision_id,
         "time_ms": time_ms,
     }
-    body |= {f"break_{name}" if name.startswith("offset") else name: value for name, value in about.items()}
+    body |= {
+        f"break_{name}" if name.startswith("offset") else name: value for name, value in pod.about.items()
+    }
     return body | {
-        "deadline_ms": deadline_ms,
+        "deadline_ms": pod.deadline_ms,
         "positions": rows,
         "filled": len(rows),
-        "unfilled": unfilled,
-        "delivered": len(delivered),
+        "unfilled": pod.unfilled,
+        "delivered": len(pod.shown),
     }

@@ -161,6 +161,11 @@ class PodCandidate:
     funds: tuple[str, ...] = ()
     charge_micros: int | None = None
 
+    @property
+    def charge(self) -> int:
+        """Give what each of its funds pays when it plays."""
+        return self.price_micros if self.charge_micros is None else self.charge_micros
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -327,7 +332,7 @@ def _screen(pod: PodSpec, candidate: PodCandidate) -> list[Reason]:
         reasons.append("blocked_advertiser")
     if candidate.cap_keys and any(pod.caps_left.get(key, 1) < 1 for key in candidate.cap_keys):
         reasons.append("capped")
-    charge = candidate.price_micros if candidate.charge_micros is None else candidate.charge_micros
+    charge = candidate.charge
     if candidate.funds and any(pod.available_micros.get(fund, charge) < charge for fund in candidate.funds):
         reasons.append("funds")
     return reasons
@@ -393,69 +398,28 @@ def _problem(
     pod: PodSpec, segments: Sequence[PodSegment], candidates: Sequence[PodCandidate], masks: Sequence[int]
 ) -> SearchProblem:
     """Put the pod into the search's terms: eligible ads, the keys they may not share, and their limits."""
-    advertisers_apart = pod.advertiser_separation
-    categories_apart = pod.category_separation
-    indices: list[int] = []
-    exclusive: list[tuple[str, ...]] = []
-    apart: list[tuple[str, ...]] = []
-    limited: list[tuple[tuple[str, int], ...]] = []
-    limits: dict[str, int] = {}
+    indices = [index for index, mask in enumerate(masks) if mask]
+    ads = [candidates[index] for index in indices]
     ordered = (
-        advertisers_apart == "adjacent"
-        or categories_apart == "adjacent"
+        pod.advertiser_separation == "adjacent"
+        or pod.category_separation == "adjacent"
         or pod.before is not None
         or pod.after is not None
         or any(candidate.position for candidate in candidates)
     )
-    for index, mask in enumerate(masks):
-        if not mask:
-            continue
-        candidate = candidates[index]
-        keys: list[str] = []
-        beside: list[str] = []
-        if candidate.creative_id and not pod.repeat_creatives:
-            keys.append("creative:" + candidate.creative_id)
-        if candidate.media_url and pod.separate_media:
-            keys.append("media:" + candidate.media_url)
-        if advertisers_apart == "pod":
-            keys.extend(["domain:" + domain for domain in candidate.advertiser_domains])
-        if categories_apart == "pod":
-            keys.extend(["category:" + category for category in candidate.categories])
-        if candidate.position in (FIRST, LAST):
-            # Only one ad can be the first: two that insist on it exclude each other.
-            keys.append(f"position:{candidate.position}")
-        if ordered and advertisers_apart != "none":
-            beside.extend(["domain:" + domain for domain in candidate.advertiser_domains])
-        if ordered and categories_apart != "none":
-            beside.extend(["category:" + category for category in candidate.categories])
-        uses: list[tuple[str, int]] = []
-        for key in candidate.cap_keys:
-            left = pod.caps_left.get(key)
-            if left is not None:
-                limits["cap:" + key] = left
-                uses.append(("cap:" + key, 1))
-        if candidate.funds:
-            charge = candidate.price_micros if candidate.charge_micros is None else candidate.charge_micros
-            for fund in candidate.funds:
-                available = pod.available_micros.get(fund)
-                if available is not None:
-                    limits["fund:" + fund] = available
-                    uses.append(("fund:" + fund, charge))
-        indices.append(index)
-        exclusive.append(tuple(keys))
-        apart.append(tuple(beside))
-        limited.append(tuple(uses))
+    limits: dict[str, int] = {}
+    limited = [_draws(pod, ad, limits) for ad in ads]
     # A part that says no number takes as many ads as fit, up to what the whole pod may take.
     room = sum([(segment.max_ads or MAX_ADS + 1) if segment.total_ms else 1 for segment in segments])
     max_ads = pod.max_ads if room <= MAX_ADS else min(pod.max_ads or MAX_ADS, MAX_ADS)
     return SearchProblem(
         indices=indices,
-        prices=[candidates[index].price_micros for index in indices],
-        durations=[candidates[index].duration_ms for index in indices],
+        prices=[ad.price_micros for ad in ads],
+        durations=[ad.duration_ms for ad in ads],
         masks=[masks[index] for index in indices],
-        positions=[candidates[index].position for index in indices],
-        exclusive=exclusive,
-        beside=apart,
+        positions=[ad.position for ad in ads],
+        exclusive=[_exclusive_keys(pod, ad) for ad in ads],
+        beside=[_beside_keys(pod, ad) if ordered else () for ad in ads],
         limited=limited,
         limits=limits,
         segment_total_ms=[segment.total_ms for segment in segments],
@@ -466,6 +430,49 @@ def _problem(
         before=_neighbour_keys(pod.before),
         after=_neighbour_keys(pod.after),
     )
+
+
+def _exclusive_keys(pod: PodSpec, ad: PodCandidate) -> tuple[str, ...]:
+    """The keys of which the pod takes one ad."""
+    keys: list[str] = []
+    if ad.creative_id and not pod.repeat_creatives:
+        keys.append("creative:" + ad.creative_id)
+    if ad.media_url and pod.separate_media:
+        keys.append("media:" + ad.media_url)
+    if pod.advertiser_separation == "pod":
+        keys.extend(["domain:" + domain for domain in ad.advertiser_domains])
+    if pod.category_separation == "pod":
+        keys.extend(["category:" + category for category in ad.categories])
+    if ad.position in (FIRST, LAST):
+        # Only one ad can be the first: two that insist on it exclude each other.
+        keys.append(f"position:{ad.position}")
+    return tuple(keys)
+
+
+def _beside_keys(pod: PodSpec, ad: PodCandidate) -> tuple[str, ...]:
+    """The keys that two ads side by side may not share."""
+    keys: list[str] = []
+    if pod.advertiser_separation != "none":
+        keys.extend(["domain:" + domain for domain in ad.advertiser_domains])
+    if pod.category_separation != "none":
+        keys.extend(["category:" + category for category in ad.categories])
+    return tuple(keys)
+
+
+def _draws(pod: PodSpec, ad: PodCandidate, limits: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    """What the ad takes of the pod's caps and funds, which are noted in `limits`."""
+    uses: list[tuple[str, int]] = []
+    for key in ad.cap_keys:
+        left = pod.caps_left.get(key)
+        if left is not None:
+            limits["cap:" + key] = left
+            uses.append(("cap:" + key, 1))
+    for fund in ad.funds:
+        available = pod.available_micros.get(fund)
+        if available is not None:
+            limits["fund:" + fund] = available
+            uses.append(("fund:" + fund, ad.charge))
+    return tuple(uses)
 
 
 def _neighbour_keys(neighbour: PodNeighbour | None) -> frozenset[str]:
@@ -539,10 +546,9 @@ class _Beside:
             for key in ad.cap_keys:
                 if key in self._caps:
                     self._caps[key] -= 1
-            charge = ad.price_micros if ad.charge_micros is None else ad.charge_micros
             for fund in ad.funds:
                 if fund in self._funds:
-                    self._funds[fund] -= charge
+                    self._funds[fund] -= ad.charge
 
     def reasons(self, ad: PodCandidate) -> tuple[Reason, ...]:
         """Name the rules that the candidate would break beside the winners; `outbid` where there are none."""
@@ -559,10 +565,8 @@ class _Beside:
             reasons.append("position")
         if ad.cap_keys and any(self._caps.get(key, 1) < 1 for key in ad.cap_keys):
             reasons.append("capped")
-        if ad.funds:
-            charge = ad.price_micros if ad.charge_micros is None else ad.charge_micros
-            if any(self._funds.get(fund, charge) < charge for fund in ad.funds):
-                reasons.append("funds")
+        if any(self._funds.get(fund, ad.charge) < ad.charge for fund in ad.funds):
+            reasons.append("funds")
         if self._pod.before is not None or self._pod.after is not None:
             reasons.extend(reason for reason in _neighbour_reasons(self._pod, ad) if reason not in reasons)
         return tuple(reasons) or ("outbid",)

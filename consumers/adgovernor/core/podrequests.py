@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.pod_requests import PodRules
-from adgovernor.contracts.requests import AdRequest
+from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.core import podstate
 from adgovernor.core.breaks import PodAsk, oversized, pods_of
 from adgovernor.core.caps import Context
@@ -20,7 +20,7 @@ from adgovernor.core.losers import name_losers
 from adgovernor.core.podevents import created
 from adgovernor.core.podfill import PodNeighbour
 from adgovernor.core.podplan import Filled, keeps_apart, plan
-from adgovernor.core.podstate import Order, pod_id
+from adgovernor.core.podstate import OpenPod, Order, pod_id
 from adgovernor.video.vmap import EndOffset, StartOffset
 
 if TYPE_CHECKING:
@@ -162,34 +162,30 @@ class PodRequest:
                 row |= {"no_fill": code if index is None else _TOO_FAR, **shared}
                 unfilled += 1
                 continue
-            entry = entries[index]
-            entry.won = True
-            assert entry.share is not None
-            winner = self._selector.reserve(
-                first + slot, entry.candidate, entry.share, entry.day, entry.price, self._context, waits[slot]
-            )
+            winner = self._win(first + slot, entries[index], waits[slot])
             row |= {"winner": winner, "position": in_play[slot], **shared}
             if slot in filled.part_of:
                 row["part"] = filled.part_of[slot]
-            if not self._own:
-                self._person.add(Serving.of(shard.reserved_row))
             deadline_ms = max(deadline_ms, winner["deadline_ms"])
-            positions[slot] = [
-                first + slot,
-                winner["campaign_id"],
-                winner["creative_id"],
-                winner["account_id"],
-                winner["price_micros"],
-                winner["currency"],
-                winner.get("duration_ms"),
-                (entry.candidate.advertiser_domain or "").lower(),
-            ]
+            positions[slot] = _position(first + slot, winner, entries[index].candidate)
         rows = [positions[slot] for slot in filled.in_play if slot in positions]
         shard.emit(["pod", number, about, list(order), deadline_ms, unfilled, rows])
         if not self._own and (session := self._context.session):
             seen = podstate.person_row(number, about, list(order), deadline_ms, unfilled, rows, session)
             podstate.remember(self._person, request.request_id, seen)
-        self._events.append(created(request, number, about, deadline_ms, unfilled, rows, filled.bound_micros))
+        pod = OpenPod(number, request.time_ms, about, deadline_ms, unfilled, rows)
+        self._events.append(created(request.request_id, pod, filled.bound_micros))
+
+    def _win(self, slot: int, entry: Candidacy, wait_ms: int) -> dict[str, Any]:
+        """Reserves an entry's price for a slot; the winner as the decision names it."""
+        assert entry.share is not None
+        entry.won = True
+        winner = self._selector.reserve(
+            slot, entry.candidate, entry.share, entry.day, entry.price, self._context, wait_ms
+        )
+        if not self._own:
+            self._person.add(Serving.of(self._shard.reserved_row))
+        return winner
 
     def _waits(
         self, ask: PodAsk, entries: list[Candidacy], filled: Filled
@@ -249,6 +245,20 @@ class PodRequest:
         for entry in entries.values():
             if entry.share is not None:
                 self._shard.ask_for(entry.share, entry.day, 0 if entry.won else entry.price)
+
+
+def _position(slot: int, winner: dict[str, Any], candidate: Candidate) -> list[Any]:
+    """A filled position as a pod keeps it; see `podstate.OpenPod.positions`."""
+    return [
+        slot,
+        winner["campaign_id"],
+        winner["creative_id"],
+        winner["account_id"],
+        winner["price_micros"],
+        winner["currency"],
+        winner.get("duration_ms"),
+        (candidate.advertiser_domain or "").lower(),
+    ]
 
 
 def _lacks_money_alone(entry: Candidacy) -> bool:

@@ -160,38 +160,45 @@ class Releases(TreasuryMail):
         for (shard, day), (level, empty, owed) in list(known.asks.items()):
             if known.paused_on(day):
                 self._pay_in_pause(known, shard, day, level, owed)
+            elif (shard, day) not in known.asks or self._try_grant(known, shard, day, level, owed):
                 continue
-            if (shard, day) not in known.asks or self._try_grant(known, shard, day, level, owed):
-                continue
-            if known.reasons:
-                continue  # For the day before: when its pause ends, whoever lacks money asks again.
-            if 0 < day <= known.closed_day:
-                self._deny(known, shard, day)
-                continue
-            if self._day_is_ahead(known, day):
-                continue  # The day is not open yet: a tick will look again.
-            room = known.room(day)
-            lack = max(1, level - known.shard_idle(shard, day))
-            if not empty or (lack > room >= known.one_price):
-                self._deny(known, shard, day)
-            elif room >= known.one_price:
-                continue
-            elif known.own_room(day) >= known.one_price:
-                if not owed and self._is_withheld(known, day):
-                    continue
-                if not self._ask_account(known, shard, day):
-                    return
-            elif known.round is None:
-                if known.put_off.get(shard, 0) < known.patience and known.idle_elsewhere(shard):
-                    # Shards that ask in turn would take the last price from each other for ever, so whoever got it
-                    # has a while to spend it: longer with each recall that was for nothing.
-                    self.emit(["put_off", known.campaign.campaign_id, shard])
-                    self._deny(known, shard, day)
-                elif known.holders():
-                    self._recall(known)
-                else:
-                    self._conclude(known, clean=True)
-                    return
+            elif not self._answer_in_want(known, shard, day, level, empty, owed):
+                return
+
+    def _answer_in_want(
+        self, known: TreasuryCampaign, shard: str, day: int, level: int, empty: bool, owed: int
+    ) -> bool:
+        """An ask that cannot be met now: deny, recall, or wait. False where the campaign stops for lack of money, so
+        that no other ask is to be answered."""
+        if known.reasons:
+            return True  # For the day before: when its pause ends, whoever lacks money asks again.
+        if 0 < day <= known.closed_day:
+            self._deny(known, shard, day)
+            return True
+        if self._day_is_ahead(known, day):
+            return True  # The day is not open yet: a tick will look again.
+        room = known.room(day)
+        lack = max(1, level - known.shard_idle(shard, day))
+        if not empty or (lack > room >= known.one_price):
+            self._deny(known, shard, day)
+            return True
+        if room >= known.one_price:
+            return True
+        if known.own_room(day) >= known.one_price:
+            return (not owed and self._is_withheld(known, day)) or self._ask_account(known, shard, day)
+        if known.round is not None:
+            return True
+        if known.put_off.get(shard, 0) < known.patience and known.idle_elsewhere(shard):
+            # Shards that ask in turn would take the last price from each other for ever, so whoever got it
+            # has a while to spend it: longer with each recall that was for nothing.
+            self.emit(["put_off", known.campaign.campaign_id, shard])
+            self._deny(known, shard, day)
+            return True
+        if known.holders():
+            self._recall(known)
+            return True
+        self._conclude(known, clean=True)
+        return False
 
     def _pay_in_pause(self, known: TreasuryCampaign, shard: str, day: int, level: int, owed: int) -> None:
         """A paused campaign is leased what it owes for ads that were shown, where there is so much; while more may come

@@ -12,6 +12,7 @@ from typing import Any
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import (
     Account,
+    Command,
     MoneyCommand,
     StatusCommand,
     UpsertAccount,
@@ -89,9 +90,7 @@ class Treasury(Releases):
 
     # ------------------------------------------------------------------ commands
 
-    def _command(
-        self, draft: Draft, what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand
-    ) -> None:
+    def _command(self, draft: Draft, what: Command) -> None:
         draft.result = {"kind": "command", "command": what.command, "command_id": what.command_id}
         refusal = self._refusal(what) or self._too_much(what)
         if refusal is not None:
@@ -114,45 +113,42 @@ class Treasury(Releases):
             self._status_command(what)
             self._change(what, None)
 
-    def _refusal(self, what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str | None:
+    def _refusal(self, what: Command) -> str | None:
         if partition_of(what.account_id.encode(), self.rules.partitions) != self.partition:
             return "misrouted"
         if _own_id(what) in self.commands:
             return "duplicate"
         if isinstance(what, UpsertAccount):
             return self._account_refusal(what)
-        fund = self.accounts.get(what.account_id)
-        if isinstance(what, MoneyCommand) and what.campaign_id is None:
+        if isinstance(what, UpsertCampaign):
+            return self._definition_refusal(what)
+        if what.campaign_id is None:
+            fund = self.accounts.get(what.account_id)
             budgeted = fund is not None and fund.account.budget_micros is not None
             return None if budgeted else "no_account_budget"
-        campaign_id = what.campaign.campaign_id if isinstance(what, UpsertCampaign) else what.campaign_id
-        assert campaign_id is not None
-        known = self.campaigns.get(campaign_id)
-        if (
-            isinstance(what, UpsertCampaign)
-            and fund is not None
-            and fund.governs
-            and what.campaign.currency != fund.account.currency
-        ):
-            return "account_currency"
-        if isinstance(what, UpsertCampaign) and 0 < what.campaign.price() < what.campaign.least_price():
-            return "price_below_minimum"
-        if known is None:
-            return None if isinstance(what, UpsertCampaign) else "unknown_campaign"
-        if known.campaign.account_id != what.account_id:
-            return "other_account"
-        if "archived" in known.reasons:
-            return "archived"
-        if isinstance(what, UpsertCampaign):
-            if what.campaign.currency != known.campaign.currency:
-                return "other_currency"
-            by_day = what.campaign.daily_budget_micros is not None or self._days_of(what.account_id)
-            if by_day != known.by_day:
-                # Money is booked by day with a daily budget and as a whole without one.
-                return "daily_budget_added_or_removed"
-        return None
+        known = self.campaigns.get(what.campaign_id)
+        return "unknown_campaign" if known is None else _closed_to(known, what.account_id)
 
-    def _too_much(self, what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str | None:
+    def _definition_refusal(self, what: UpsertCampaign) -> str | None:
+        campaign = what.campaign
+        fund = self.accounts.get(what.account_id)
+        if fund is not None and fund.governs and campaign.currency != fund.account.currency:
+            return "account_currency"
+        if 0 < campaign.price() < campaign.least_price():
+            return "price_below_minimum"
+        known = self.campaigns.get(campaign.campaign_id)
+        if known is None:
+            return None
+        closed = _closed_to(known, what.account_id)
+        if closed is not None:
+            return closed
+        if campaign.currency != known.campaign.currency:
+            return "other_currency"
+        by_day = campaign.daily_budget_micros is not None or self._days_of(what.account_id)
+        # Money is booked by day with a daily budget and as a whole without one.
+        return None if by_day == known.by_day else "daily_budget_added_or_removed"
+
+    def _too_much(self, what: Command) -> str | None:
         """Refuses what would bring an account's money, or that of its campaigns together, above what can be said: their
         sums are published and stored."""
         added = 0
@@ -183,10 +179,7 @@ class Treasury(Releases):
         had = None if fund is None else fund.account.budget_micros
         if had is not None and account.budget_micros is None:
             return "account_budget_removed"
-        if account.budget_micros is None and account.daily_budget_micros is None:
-            bounded = False
-        else:
-            bounded = True
+        if account.budget_micros is not None or account.daily_budget_micros is not None:
             if fund is not None and fund.governs and fund.account.currency != account.currency:
                 return "other_currency"
             others = [known for known in campaigns if "archived" not in known.reasons]
@@ -198,7 +191,7 @@ class Treasury(Releases):
         ):
             return "daily_budget_added_or_removed"
         leased = sum(known.topped_up - known.unleased for known in campaigns)
-        if bounded and had is None and account.budget_micros is not None and account.budget_micros < leased:
+        if had is None and account.budget_micros is not None and account.budget_micros < leased:
             return "too_little_unleased"
         return None
 
@@ -207,11 +200,7 @@ class Treasury(Releases):
         fund = self.accounts.get(account_id)
         return fund is not None and fund.account.daily_budget_micros is not None
 
-    def _change(
-        self,
-        what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand,
-        refusal: str | None,
-    ) -> None:
+    def _change(self, what: Command, refusal: str | None) -> None:
         campaign_id = ""
         if isinstance(what, UpsertCampaign):
             campaign_id = what.campaign.campaign_id
@@ -334,27 +323,29 @@ class Treasury(Releases):
                 draft.result.setdefault("unaccounted", []).append([campaign_id])
                 continue
             self._touched[campaign_id] = None
-            for day, amount in item.get("returned", ()):
-                self._take_back(draft, known, source, day, amount)
-            for row in item.get("books", ()):
-                if 0 < row[0] <= known.closed_day:
-                    continue  # It was settled, so the row says what is known.
-                self.emit(["report", campaign_id, source, row])
-            for ask in item.get("asks", ()):
-                if "owed" not in ask and known.paused_on(ask["day"]):
-                    continue
-                owed = [ask["owed"]] if "owed" in ask else []
-                self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"], *owed])
-            for day in item.get("risk", ()):
-                if day > known.risked_day:
-                    self.emit(["risked", campaign_id, day])
-                    self._tell(source, "risk", campaign_id, day=day)
-            if (
-                known.round is not None
-                and item.get("round") == known.round.number
-                and source in known.round.waiting
-            ):
-                self.emit(["replied", campaign_id, source])
+            self._take_item(draft, known, source, item)
+
+    def _take_item(self, draft: Draft, known: TreasuryCampaign, source: str, item: dict[str, Any]) -> None:
+        """What a shard reports of one campaign."""
+        campaign_id = known.campaign.campaign_id
+        for day, amount in item.get("returned", ()):
+            self._take_back(draft, known, source, day, amount)
+        for row in item.get("books", ()):
+            if 0 < row[0] <= known.closed_day:
+                continue  # It was settled, so the row says what is known.
+            self.emit(["report", campaign_id, source, row])
+        for ask in item.get("asks", ()):
+            if "owed" not in ask and known.paused_on(ask["day"]):
+                continue
+            owed = [ask["owed"]] if "owed" in ask else []
+            self.emit(["ask", campaign_id, source, ask["day"], ask["level"], ask["empty"], *owed])
+        for day in item.get("risk", ()):
+            if day > known.risked_day:
+                self.emit(["risked", campaign_id, day])
+                self._tell(source, "risk", campaign_id, day=day)
+        recall = known.round
+        if recall is not None and item.get("round") == recall.number and source in recall.waiting:
+            self.emit(["replied", campaign_id, source])
 
     def _take_back(self, draft: Draft, known: TreasuryCampaign, shard: str, day: int, amount: int) -> None:
         """Takes money that comes back. More than was leased comes only where one of the two ledgers lost its tail and
@@ -367,6 +358,13 @@ class Treasury(Releases):
             self.emit(["returned", campaign_id, shard, day, leased])
 
 
-def _own_id(what: UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand) -> str:
+def _closed_to(known: TreasuryCampaign, account_id: str) -> str | None:
+    """Why an account may not command a campaign at all, or None."""
+    if known.campaign.account_id != account_id:
+        return "other_account"
+    return "archived" if "archived" in known.reasons else None
+
+
+def _own_id(what: Command) -> str:
     """A command's id among all accounts'. Which accounts share a treasury must not matter to them."""
     return f"{len(what.account_id)}|{what.account_id}|{what.command_id}"

@@ -9,6 +9,7 @@ from typing import Any, Final, get_args
 
 import orjson
 
+from adgovernor.contracts.campaigns import DAY_MS
 from adgovernor.contracts.errors import BadInput
 from adgovernor.core.podfill import MAX_ADS, PodCandidate, PodSegment, PodSpec, Separation, fill
 from adgovernor.library.errors import (
@@ -22,7 +23,6 @@ from adgovernor.library.errors import (
 from adgovernor.library.given import named, several
 from adgovernor.stores.backends import StateBackend, Transactions
 
-DAY_MS: Final = 86_400_000
 _SURE: Final = 10**9
 """The value of an ad that plays already: no new one, worth 1, is ever preferred to it."""
 

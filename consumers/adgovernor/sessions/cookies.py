@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -107,16 +107,7 @@ class CookieJar:
         ) or self._bytes() + cookie.size > _MAX_JAR_BYTES:
             return
         created = previous.created if previous is not None else cookie.created
-        self._cookies[cookie.key] = Cookie(
-            cookie.name,
-            cookie.value,
-            cookie.domain,
-            cookie.path,
-            cookie.host_only,
-            cookie.secure,
-            cookie.expires,
-            created,
-        )
+        self._cookies[cookie.key] = replace(cookie, created=created)
 
     def _bytes(self) -> int:
         return sum(cookie.size for cookie in self._cookies.values())

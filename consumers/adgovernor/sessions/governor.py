@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adgovernor.contracts.base import LONGEST_ID
+from adgovernor.contracts.decisions import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,12 @@ def change_id(kind: str, name: str) -> str:
     """The id of the change of *kind* that *name* stands for; a name too long for that stands in it as its digest."""
     written = f"{kind}/{name}"
     return written if len(written) <= LONGEST_ID else f"{kind}/{uuid.uuid5(uuid.NAMESPACE_URL, name)}"
+
+
+def describe(reason: Reason) -> str:
+    """A cap that blocked, in words."""
+    length = "" if reason.length_ms is None else f" {reason.length_ms} ms"
+    return f"{reason.scope} {reason.count} of {reason.limit} ({reason.window}{length})"
 
 
 class SessionGovernor(Protocol):

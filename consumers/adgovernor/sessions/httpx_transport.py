@@ -238,7 +238,7 @@ class HttpxTransport:
 async def _read_body(response: httpx.Response, max_body_bytes: int) -> bytes:
     """The body, decompressed, refused as soon as either form exceeds *max_body_bytes*."""
     declared = response.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_body_bytes:
+    if declared.isdecimal() and int(declared) > max_body_bytes:
         raise BodyRefusedError(f"the body is {declared} bytes; {max_body_bytes} are allowed")
     inflater = _inflater(response.headers.get("content-encoding", "").strip().lower())
     body = bytearray()

@@ -7,7 +7,6 @@ from typing import Final
 import structlog
 
 from adgovernor.contracts.campaigns import DAY_MS, Cap
-from adgovernor.contracts.decisions import Reason
 from adgovernor.contracts.money import decimal_of, micros_of
 from adgovernor.library import BudgetStatus, BudgetTracker, FrequencyCapper, NoBudgetError
 from adgovernor.sessions.errors import StateUnavailableError
@@ -18,6 +17,7 @@ from adgovernor.sessions.governor import (
     SessionState,
     Spend,
     change_id,
+    describe,
 )
 from adgovernor.sessions.states import SessionStates, asking_state
 
@@ -153,12 +153,6 @@ async def note_spend(states: SessionStates, session_id: str, price_micros: int, 
         await states.update(session_id, change)
     except StateUnavailableError as error:
         _log.warning("session state not updated", session_id=session_id, reason=str(error))
-
-
-def describe(reason: Reason) -> str:
-    """A cap that blocked, in words."""
-    length = "" if reason.length_ms is None else f" {reason.length_ms} ms"
-    return f"{reason.scope} {reason.count} of {reason.limit} ({reason.window}{length})"
 
 
 def _standing(status: BudgetStatus) -> BudgetStanding:

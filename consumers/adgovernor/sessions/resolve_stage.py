@@ -44,6 +44,7 @@ from adgovernor.video import VastError
 _log = structlog.get_logger("adgovernor.resolve")
 _SOURCE: Final = "/adgovernor/resolve"
 Outcome = Literal["ad", "no_ad", "stale"]
+Retried = Literal["fetch", "publish", "commit", "state"]
 
 
 class Decisions(Protocol):
@@ -56,24 +57,20 @@ class Decisions(Protocol):
     def __aiter__(self) -> AsyncIterator[Decision]: ...
 
 
-class ResolveObserver(Protocol):
-    """Hears what the stage does."""
+class ResolveObserver:
+    """Hears what the stage does; here it does nothing with that."""
 
     def resolved(self, outcome: Outcome, seconds: float, codes: tuple[int, ...]) -> None:
-        """A tag was followed, or was too old to be."""
-        ...
+        """A tag was followed, or was too old to be. ``codes``: VAST's, of the errors along its chain."""
 
     def pending(self, decisions: int) -> None:
         """So many decisions are being worked on."""
-        ...
 
     def share(self, partitions: int) -> None:
         """So many partitions are this stage's now."""
-        ...
 
-    def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None:
+    def retried(self, what: Retried) -> None:
         """Something failed and is tried again, or for ``state`` left out."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +98,6 @@ class ResolveSettings:
     def __post_init__(self) -> None:
         if min(self.concurrent, self.max_sessions) < 1 or self.commit_interval_s <= 0:
             raise ValueError("concurrent and max_sessions are at least 1, commit_interval_s is above 0")
-
-
-class _Silent:
-    def resolved(self, outcome: Outcome, seconds: float, codes: tuple[int, ...]) -> None: ...
-
-    def pending(self, decisions: int) -> None: ...
-
-    def share(self, partitions: int) -> None: ...
-
-    def retried(self, what: Literal["fetch", "publish", "commit", "state"]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -161,7 +148,7 @@ class ResolveStage:
         self._transport = transport
         self._commit = commit
         self._settings = settings or ResolveSettings()
-        self._observer: ResolveObserver = observer or _Silent()
+        self._observer = observer or ResolveObserver()
         self._clock_ms = clock_ms
         self._rng = rng or random.SystemRandom()
         self._sleep = sleep

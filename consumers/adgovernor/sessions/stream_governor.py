@@ -31,8 +31,8 @@ from adgovernor.sessions.governor import (
     SessionState,
     Spend,
     change_id,
+    describe,
 )
-from adgovernor.sessions.library_governor import describe
 from adgovernor.sessions.states import asking_state
 from adgovernor.stores.base import Store
 from adgovernor.stores.clock import wall_clock_ms

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -36,14 +37,18 @@ from adgovernor.stores.backends import KEY_LENGTH, Change, Versioned, check_key
 from adgovernor.stores.clock import wall_clock_ms
 
 _INSERT: Final[dict[str, Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_SWEEP_EVERY: Final = 100
+"""Values with an end that are written before ended rows are looked for."""
+_SWEPT: Final = 1_000
+"""Most rows that are removed at once, so that nobody waits for it long."""
+_log = structlog.get_logger("adgovernor.stores")
 _DRIVERS: Final = "postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE or sqlite+aiosqlite:///FILE"
 
 
 class DatabaseBackend:
     """A `StateBackend` in a table of a PostgreSQL or SQLite database, which it makes where it is missing.
 
-    Rows of pods and sessions whose life has ended are not seen any more, and lie there until `purge` is called: once a
-    day, say.
+    Rows of pods and sessions whose life has ended are not seen any more, and are removed now and then, a few at a time.
     """
 
     def __init__(
@@ -87,8 +92,10 @@ class DatabaseBackend:
             Column("version", BigInteger, nullable=False),
             Column("marks", LargeBinary, nullable=False),
             Column("value", LargeBinary, nullable=False),
-            Column("ends_ms", BigInteger),
+            Column("ends_ms", BigInteger, index=True),
         )
+        self._mortal = 0
+        """How many values with an end were written since rows were last removed."""
 
     async def load(self, key: str) -> Versioned | None:
         """See `StateBackend.load`."""
@@ -117,17 +124,15 @@ class DatabaseBackend:
             )
         else:
             statement = update(self._table).where(self._is(key, change.expected)).values(**values)
-        return await self._changes_one(statement)
+        changed = await self._changes_one(statement)
+        if change.ttl_ms is not None:
+            await self._sweep()
+        return changed
 
     async def delete(self, key: str, expected: Versioned) -> bool:
         """See `StateBackend.delete`."""
         check_key(key)
         return await self._changes_one(delete(self._table).where(self._is(key, expected)))
-
-    async def purge(self) -> int:
-        """Removes the rows whose life has ended; how many."""
-        async with self._connection() as connection:
-            return (await connection.execute(delete(self._table).where(~self._alive()))).rowcount
 
     async def ping(self) -> None:
         """See `StateBackend.ping`."""
@@ -137,6 +142,21 @@ class DatabaseBackend:
     async def close(self) -> None:
         """See `StateBackend.close`."""
         await self._engine.dispose()
+
+    async def _sweep(self) -> None:
+        """Removes some rows whose life has ended, once in a while: more than can have been added meanwhile."""
+        self._mortal += 1
+        if self._mortal < _SWEEP_EVERY:
+            return
+        self._mortal = 0
+        key = self._table.c.key
+        ended = select(key).where(~self._alive()).limit(_SWEPT).scalar_subquery()
+        try:
+            async with self._connection() as connection:
+                await connection.execute(delete(self._table).where(key.in_(ended), ~self._alive()))
+        except Unavailable as error:
+            # What was asked for is done, and rows that lie there a while longer do no harm.
+            _log.warning("ended rows were not removed, they are tried again", reason=str(error))
 
     def _alive(self) -> ColumnElement[bool]:
         ends = self._table.c.ends_ms

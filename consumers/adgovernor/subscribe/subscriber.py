@@ -237,7 +237,7 @@ class Subscriber(Generic[EventT]):
             if kept.offset < 0:
                 continue
             number = str(kept.metadata).removeprefix("dn=")
-            if not number.isdigit():
+            if not number.isdecimal():
                 raise BadInput(
                     f"group {group} has an offset for {tp.topic}[{tp.partition}] that no subscriber "
                     "committed; use a group of its own"
