@@ -57,6 +57,31 @@ def test_services_give_pods_no_variables() -> None:
     assert [pod["enableServiceLinks"] for pod in pods] == [False, False]
 
 
+def test_pods_have_no_more_rights_than_they_need() -> None:
+    """Every container is one that a namespace of the standard `restricted` with quotas takes: nobody's root, no
+    capability, no token of the cluster's, and it says what it needs."""
+    pods = [
+        one["spec"]["template"]["spec"]
+        for one in yaml.safe_load_all(MANIFEST.read_text())
+        if "template" in one.get("spec", {})
+    ]
+    assert [pod["automountServiceAccountToken"] for pod in pods] == [False, False]
+    for container in (each for pod in pods for each in pod["containers"]):
+        rights = container["securityContext"]
+        assert rights == {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+        assert "memory" in container["resources"]["limits"]
+    image = (DEPLOY / "docker" / "Dockerfile").read_text()
+    assert "\nUSER 10001\n" in image, "the image and the manifests name the same user"
+
+
 def test_probes_ask_what_a_worker_answers() -> None:
     """Kubernetes asks the paths and the port that a worker serves by default."""
     container = _worker()["spec"]["template"]["spec"]["containers"][0]
