@@ -168,6 +168,8 @@ def _resources(found: Sourced[object], resources: Iterable[Resource]) -> tuple[A
         AdResource(
             kind=resource.kind,
             value=resource.value if resource.kind == "html" else found.absolute(resource.value),
+            type=resource.creative_type,
+            api_framework=resource.api_framework,
         )
         for resource in resources
     )

@@ -39,6 +39,10 @@ class AdResource(Contract):
     kind: str
     """``static``, ``iframe``, ``javascript`` or ``executable``, whose value is an address; or ``html``."""
     value: str
+    type: str | None = None
+    """MIME, of what is static."""
+    api_framework: str | None = None
+    """What runs the code that measures, such as ``omid``."""
 
 
 class AdCompanion(Contract):

@@ -68,11 +68,15 @@ class ClosedCaption:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """§3.15: what a companion, overlay or icon shows; *kind* is ``static``, ``iframe`` or ``html``."""
+    """§3.15: what a companion, overlay or icon shows; *kind* is ``static``, ``iframe`` or ``html``.
+
+    §3.17: measurement code; *kind* is ``javascript`` or ``executable``, and *api_framework* says what runs it.
+    """
 
     kind: str
     value: str
     creative_type: str | None = None
+    api_framework: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ def _verifications(reader: Reader, ad: Element) -> Iterator[Verification]:
             elements += reader.path(extension, "AdVerifications", "Verification")
     for element in elements:
         resources = tuple(
-            Resource(kind, uri, Reader.attribute(resource, "apiFramework"))
+            Resource(kind, uri, api_framework=Reader.attribute(resource, "apiFramework"))
             for name, kind in (("JavaScriptResource", "javascript"), ("ExecutableResource", "executable"))
             for resource in reader.children(element, name)
             if (uri := reader.uri(resource)) is not None

@@ -43,6 +43,24 @@ async def test_all_files_of_a_linear_ad_and_what_its_code_is_given() -> None:
     assert ad.parameters == "p=1"
 
 
+async def test_resources_say_what_they_are_and_what_runs_them() -> None:
+    """A player learns an image's type, and which of a vendor's scripts is for the measuring that it has."""
+    ad = await playable(
+        "<Creative><CompanionAds><Companion><StaticResource creativeType='image/png'>/i</StaticResource></Companion>"
+        "</CompanionAds></Creative>",
+        extra="<AdVerifications><Verification vendor='v'>"
+        "<JavaScriptResource apiFramework='omid'>/o.js</JavaScriptResource>"
+        "<ExecutableResource apiFramework='other'>/x</ExecutableResource></Verification></AdVerifications>",
+    )
+    (image,) = ad.companions[0].resources
+    assert (image.type, image.api_framework) == ("image/png", None)
+    codes = ad.verifications[0].resources
+    assert [(code.kind, code.type, code.api_framework) for code in codes] == [
+        ("javascript", None, "omid"),
+        ("executable", None, "other"),
+    ]
+
+
 async def test_an_overlay_carries_the_tracking_of_its_chain() -> None:
     """Resources and its own clicks, those of the Wrappers above it, and the events of all."""
     wrapped = (
