@@ -90,7 +90,7 @@ async def _replay(settings: Settings, to: str, per_s: float | None) -> Counter[s
     await _must_be_empty(settings, to)
     counts: Counter[str] = Counter()
     clock = asyncio.get_running_loop().time
-    began = clock()
+    began: float | None = None
     async with (
         KafkaHistory(connection, settings.prefix, read_bytes=_READ_BYTES) as history,
         Publisher(connection, prefix=to, partitions=partitions, message_bytes=_LARGEST) as publisher,
@@ -111,6 +111,8 @@ async def _replay(settings: Settings, to: str, per_s: float | None) -> Counter[s
                         record.topic, f"/adgovernor/replay/{settings.prefix}", name
                     )
                     await bulk.put(key, value, headers, partition, record.topic)
+                    if began is None:
+                        began = clock()  # Connecting took its time, which is not to be caught up with.
                     counts[record.topic] += 1
                     if per_s is not None and (ahead := began + counts.total() / per_s - clock()) > _PAUSE_S:
                         await asyncio.sleep(ahead)

@@ -15,13 +15,11 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.contracts.connections import FIND_TRIES, FIND_TRY_S, KafkaConnection
 from adgovernor.contracts.errors import BadSettings, Unavailable
 
 _T = TypeVar("_T")
 _DEADLINE_S: Final = 20.0
-_FIND_TRIES: Final = 8
-_FIND_TRY_S: Final = 0.25
 _STOP_TRIES: Final = 20
 _STOP_TRY_S: Final = 0.25
 _NEVER: Final = "none"
@@ -152,13 +150,13 @@ class PartitionReader:
 
     async def _find_partitions(self) -> list[int]:
         # A broker may not know yet of a topic that was made a moment ago through another.
-        for _ in range(_FIND_TRIES):
+        for _ in range(FIND_TRIES):
             # The client's own view of the cluster, unlike `topics()`, says the partitions too.
             cluster = await self._consumer._client.fetch_all_metadata()
             partitions = cluster.partitions_for_topic(self.full_name)
             if partitions:
                 return sorted(partitions)
-            await asyncio.sleep(_FIND_TRY_S)
+            await asyncio.sleep(FIND_TRY_S)
         return []
 
     def partitions(self) -> list[int]:

@@ -24,7 +24,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.contracts.connections import FIND_TRIES, FIND_TRY_S, KafkaConnection
 from adgovernor.contracts.errors import AdGovernorError, BadInput, BadSettings, Unavailable
 from adgovernor.publish.kafka import discard_producer, start_producer
 
@@ -37,8 +37,6 @@ _BATCH_BYTES: Final = 256 * 1024
 _OVERHEAD_BYTES: Final = 256
 """What a waiting message takes beside its key and value: headers and our own bookkeeping, roughly."""
 _BACKOFF_S: Final = (0.05, 2.0)
-_FIND_TRIES: Final = 5
-_FIND_TRY_S: Final = 0.25
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 _REFUSED: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
@@ -190,12 +188,12 @@ class Lanes:
                 producer = await self._link.producer()
                 # Asked for by its name, a topic that is missing would be waited for, or made by a broker that makes
                 # topics by itself.
-                for _ in range(_FIND_TRIES):
+                for _ in range(FIND_TRIES):
                     cluster = await producer.client.fetch_all_metadata()
                     if cluster.partitions_for_topic(full_name):
                         return len(await producer.partitions_for(full_name))
                     # A broker may not know yet of a topic that was made a moment ago through another.
-                    await asyncio.sleep(_FIND_TRY_S)
+                    await asyncio.sleep(FIND_TRY_S)
         except _REFUSED as error:
             raise BadSettings(f"topic {full_name} may not be written; give this user WRITE on it") from error
         except (KafkaError, TimeoutError) as error:

@@ -16,6 +16,9 @@ SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 _REQUEST_TIMEOUT_MS: Final = 10_000
 """Well below every deadline of ours, so that the client has time for a second try at another broker."""
+FIND_TRIES: Final = 12
+"""How often a topic that is missing is looked for: a broker may not know yet of one that was made a moment ago."""
+FIND_TRY_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
