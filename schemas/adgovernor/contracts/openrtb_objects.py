@@ -86,6 +86,7 @@ class Banner(Loose):
     w: Integer | None = None
     h: Integer | None = None
     format: tuple[Format, ...] = ()
+    battr: tuple[Integer, ...] = ()
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Every size that is asked for, as (width, height) in device-independent pixels."""
@@ -114,6 +115,10 @@ class Video(Loose):
     """Where 2.5 numbered the impressions of one request; replaced by `slotinpod`."""
     minbitrate: Integer | None = None
     maxbitrate: Integer | None = None
+    protocols: tuple[Integer, ...] = ()
+    """What is supported (AdCOM 1.0, list Creative Subtypes - Audio/Video); empty: nothing is said."""
+    battr: tuple[Integer, ...] = ()
+    """Creative attributes that are blocked (AdCOM 1.0, list Creative Attributes)."""
     w: Integer | None = None
     h: Integer | None = None
 
@@ -127,7 +132,9 @@ class Video(Loose):
 
 
 class Native(Loose):
-    """A native impression (3.2.9); only its presence counts here."""
+    """A native impression (3.2.9)."""
+
+    battr: tuple[Integer, ...] = ()
 
 
 class Imp(Loose):
@@ -307,6 +314,8 @@ class Bid(Loose):
     dur: Integer | None = None
     slotinpod: Integer = 0
     mtype: Integer | None = None
+    attr: tuple[Integer, ...] = ()
+    protocol: Integer | None = None
     ext: BidExt | None = None
 
     def seconds(self) -> int | None:

@@ -1,8 +1,8 @@
-"""Who may bid for an impression: media, currencies, seats, deals, apps and allowed categories.
+"""Who may bid for an impression: media and what they take, currencies, seats, deals, apps and allowed categories.
 
 What lives here: terms that hold for a bid alone, before prices are compared. What never does: durations, floors and
-block lists of categories and domains, which bear on the fill. A bid that does not say its seat, medium, app or
-categories is not held to lists of them. Section numbers are those of OpenRTB 2.6.
+block lists of categories and domains, which bear on the fill. A bid that does not say its seat, medium,
+attributes, protocol, app or categories is not held to lists of them. Section numbers are those of OpenRTB 2.6.
 """
 
 from __future__ import annotations
@@ -10,18 +10,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from adgovernor.contracts.openrtb_objects import MEDIA_OF_BIDS, Bid, BidRequest, Imp
+from adgovernor.contracts.openrtb_objects import (
+    MEDIA_OF_BIDS,
+    Banner,
+    Bid,
+    BidRequest,
+    Imp,
+    Native,
+    Video,
+)
 
-Barred = Literal["media", "currency", "seat", "blocked_app", "category", "no_deal", "deal_advertiser"]
+Barred = Literal[
+    "media",
+    "currency",
+    "seat",
+    "blocked_app",
+    "blocked_attribute",
+    "protocol",
+    "category",
+    "no_deal",
+    "deal_advertiser",
+]
 
 
 def barred(request: BidRequest, imp: Imp, seat: str, bid: Bid, currency: str) -> Barred | None:
-    """Why the bid may not be made at all, or None: a medium that is not offered (3.2.4), the request's currencies,
-    seats, apps and categories (3.2.1), a private auction without the deal (3.2.11), the deal's own seats and
-    advertisers (3.2.12)."""
+    """Why the bid may not be made at all, or None: a medium that is not offered (3.2.4), creative attributes or a
+    protocol that the medium does not take (3.2.6 to 3.2.9), the request's currencies, seats, apps and categories
+    (3.2.1), a private auction without the deal (3.2.11), the deal's own seats and advertisers (3.2.12)."""
     offered = imp.media_types()
-    if bid.mtype in MEDIA_OF_BIDS and offered and MEDIA_OF_BIDS[bid.mtype] not in offered:
+    name = MEDIA_OF_BIDS.get(bid.mtype or 0) or (offered[0] if len(offered) == 1 else "")
+    if name and offered and name not in offered:
         return "media"
+    medium: Banner | Video | Native | None = getattr(imp, name) if name else None
+    if medium is not None and not set(bid.attr).isdisjoint(medium.battr):
+        return "blocked_attribute"
+    if (
+        isinstance(medium, Video)
+        and bid.protocol
+        and medium.protocols
+        and bid.protocol not in medium.protocols
+    ):
+        return "protocol"
     if request.cur and currency not in request.cur:
         return "currency"
     if seat and (seat in request.bseat or (request.wseat and seat not in request.wseat)):

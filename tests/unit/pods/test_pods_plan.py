@@ -207,6 +207,27 @@ def test_who_may_bid(
 
 
 @pytest.mark.parametrize(
+    ("takes", "terms", "reason"),
+    [
+        ({"battr": [1, 2]}, {"attr": [2, 9]}, "blocked_attribute"),
+        ({"battr": [1, 2]}, {"attr": [3]}, None),
+        ({"battr": [1, 2]}, {}, None),
+        ({"protocols": [2, 3]}, {"protocol": 7}, "protocol"),
+        ({"protocols": [2, 3]}, {"protocol": 3}, None),
+        ({"protocols": [2, 3]}, {}, None),
+        ({}, {"protocol": 7, "attr": [1]}, None),
+    ],
+)
+def test_an_ad_is_one_that_its_medium_takes(
+    takes: dict[str, Any], terms: dict[str, Any], reason: str | None
+) -> None:
+    """A bid whose creative attributes are blocked, or whose VAST the player does not know, wins nothing."""
+    request = parse_request({"id": "r", "imp": [video("1", **takes)]})
+    response = parse_response({"seatbid": [{"bid": [bid("a", "1", 2, **terms)]}]})
+    assert out(plan(request, response)) == ({} if reason is None else {"a": [reason]})
+
+
+@pytest.mark.parametrize(
     ("rival", "dear", "won", "parted"),
     [
         (3, 5, {"a", "b"}, {"a", "c"}),  # Together worth 6, more than the rival alone.
