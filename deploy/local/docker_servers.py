@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from local_kafka import COMMON_SETTINGS, Jvm, internal_replication, kafka_version
+from local_kafka import COMMON_SETTINGS, JVM_OPTIONS, heap_options, internal_replication, kafka_version
 from local_redis import NO_DISK, cluster_formed, form_cluster, redis_command
 from supervised import ServerFailed, free_ports
 
@@ -39,7 +39,7 @@ def no_docker_because() -> str | None:
     return None
 
 
-def start_kafka_container(jvm: Jvm, *, kept: bool) -> tuple[str, DockerContainer]:
+def start_kafka_container(heap_mb: int, *, kept: bool) -> tuple[str, DockerContainer]:
     """Start one broker in KRaft mode; its bootstrap address and the container."""
     (port,) = free_ports(1)
     host = _host()
@@ -53,8 +53,8 @@ def start_kafka_container(jvm: Jvm, *, kept: bool) -> tuple[str, DockerContainer
         "advertised.listeners": f"PLAINTEXT://{host}:{port}",
     }
     environment = {f"KAFKA_{name.replace('.', '_').upper()}": value for name, value in settings.items()}
-    environment["KAFKA_HEAP_OPTS"] = " ".join(jvm.flags()[:2])
-    environment["KAFKA_JVM_PERFORMANCE_OPTS"] = " ".join(jvm.options)
+    environment["KAFKA_HEAP_OPTS"] = " ".join(heap_options(heap_mb))
+    environment["KAFKA_JVM_PERFORMANCE_OPTS"] = " ".join(JVM_OPTIONS)
     environment["CLUSTER_ID"] = (
         base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
     )

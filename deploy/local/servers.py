@@ -29,10 +29,9 @@ from typing import TYPE_CHECKING
 
 import docker_servers
 from local_kafka import (
-    BENCH_JVM,
+    BENCH_HEAP_MB,
     OLDEST_JAVA,
-    TEST_JVM,
-    Jvm,
+    TEST_HEAP_MB,
     LocalKafka,
     fetch_jars,
     find_java,
@@ -55,9 +54,8 @@ if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
 __all__ = [
-    "BENCH_JVM",
-    "TEST_JVM",
-    "Jvm",
+    "BENCH_HEAP_MB",
+    "TEST_HEAP_MB",
     "LocalKafka",
     "LocalPostgres",
     "LocalRedis",
@@ -91,7 +89,7 @@ ACCEPTED: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "app": ([KAFKA_VARIABLE, APP_KAFKA_VARIABLE], [REDIS_VARIABLE, APP_REDIS_VARIABLE]),
 }
 """Whose addresses in the environment are taken; tests never take those that the application would use."""
-PROFILES: Mapping[str, Jvm] = {"test": TEST_JVM, "bench": BENCH_JVM}
+PROFILES: Mapping[str, int] = {"test": TEST_HEAP_MB, "bench": BENCH_HEAP_MB}
 
 EXIT_UNAVAILABLE, EXIT_FAILED = 69, 70
 _APT_TIMEOUT_S = 900
@@ -131,7 +129,7 @@ def obtain_kafka(
 
     def local() -> Server:
         require_local(kafka=True)
-        kafka = start_kafka(jvm=PROFILES[profile], kept=kept)
+        kafka = start_kafka(heap_mb=PROFILES[profile], kept=kept)
         return _local(kafka.bootstrap, kafka.brokers, kafka.stop)
 
     return _from_environment(variables) or _container_or_local("Kafka", in_container, local)
