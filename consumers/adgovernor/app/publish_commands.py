@@ -52,7 +52,7 @@ def publish_ad_requests(
     ] = "json",
     candidates: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="For openrtb: the campaigns to offer, as JSON."),
+        typer.Option(exists=True, dir_okay=False, help="For openrtb: the ads to offer (see above), as JSON."),
     ] = None,
     time: Annotated[
         str | None,
@@ -71,6 +71,18 @@ def publish_ad_requests(
         {"request_id": "r1", "time_ms": 1767225600000, "user_id": "u1",
          "candidates": [{"campaign_id": "spring", "creative_id": "c1",
                          "price_micros": 2500}]}
+
+    With --format openrtb each line is a bid request, which says neither what may be shown nor (mostly) when it was
+    made. --candidates names the ads to offer: a campaigns file, or a list of its own. Each is offered where its media,
+    sizes, duration, price, categories and domain suit the impression (floors, bcat, acat, badv, durations).
+
+    \b
+    Example of such a list:
+        [{"campaign_id": "spring", "creative_id": "c1", "media": ["video"],
+          "cpm": 2.5, "currency": "USD", "duration_s": 15, "categories": ["IAB1"],
+          "advertiser_domain": "acme.example"},
+         {"campaign_id": "house", "creative_id": "h1", "media": ["banner"],
+          "sizes": [[300, 250]]}]
 
     Examples:
 

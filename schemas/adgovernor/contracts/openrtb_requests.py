@@ -36,7 +36,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adgovernor.contracts.base import LATEST_MS, Id
+from adgovernor.contracts.base import LATEST_MS, Id, RatePpm, TagUrl
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
 from adgovernor.contracts.openrtb import parse_request
@@ -83,18 +83,19 @@ class OfferedCampaign(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_a_candidate(cls, entry: Any) -> Any:
-        """Prices and durations may also be written as an ad request's candidates have them, and one medium as a
-        word."""
+        """Prices and durations may also be written as an ad request's candidates have them, one medium as a word, and
+        the entry as a campaign's definition."""
         if not isinstance(entry, Mapping):
             return entry
-        given = dict(entry)
+        given = _of_a_definition(entry) if "account_id" in entry else dict(entry)
         for name, field, scale in (
-            ("cpm_micros", "cpm", 1_000_000),
             ("price_micros", "cpm", 1_000),
+            ("cpm_micros", "cpm", 1_000_000),
             ("duration_ms", "duration_s", 1_000),
         ):
-            if isinstance(given.get(name), int) and field not in given:
-                given[field] = Decimal(given.pop(name)) / scale
+            if isinstance(given.get(name), int) and not isinstance(given[name], bool):
+                given.setdefault(field, Decimal(given.pop(name)) / scale)
+                given.pop(name, None)
         if isinstance(given.get("media"), str):
             given["media"] = (given["media"],)
         return given
@@ -110,6 +111,8 @@ class OfferedCampaign(BaseModel):
     duration_s: Decimal | None = Field(default=None, gt=0)
     categories: tuple[str, ...] = ()
     advertiser_domain: str | None = None
+    expected_rate_ppm: RatePpm | None = None
+    tag_url: TagUrl | None = None
 
     @property
     def duration_ms(self) -> int | None:
@@ -125,12 +128,22 @@ class OfferedCampaign(BaseModel):
             duration_ms=self.duration_ms,
             categories=self.categories,
             advertiser_domain=self.advertiser_domain,
+            expected_rate_ppm=self.expected_rate_ppm,
+            tag_url=self.tag_url,
         )
+
+
+def _of_a_definition(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a campaign's definition says of its ads: one creative, named like the campaign, at the campaign's price."""
+    names = ["campaign_id", "creative_id", "currency", "categories"]
+    if entry.get("pricing", "cpm") == "cpm":
+        names += ["price_micros", "cpm_micros"]
+    return {"creative_id": entry.get("campaign_id"), **{name: entry[name] for name in names if name in entry}}
 
 
 def read_candidates(raw: bytes) -> tuple[OfferedCampaign, ...]:
     """Read a candidates file: JSON lines or a JSON list of `OfferedCampaign`, or an object with such a list as
-    `candidates`.
+    `candidates`; or a file of accounts and campaigns, as they are applied.
 
     Raises:
         BadInput: not such a document; says which entry and field.
@@ -143,13 +156,16 @@ def read_candidates(raw: bytes) -> tuple[OfferedCampaign, ...]:
             raise
         document = [read_json(line) for line in lines]
     if isinstance(document, Mapping):
-        document = [document] if "campaign_id" in document else document.get("candidates")
+        alone = "campaign_id" in document or "account_id" in document
+        document = [document] if alone else document.get("candidates")
     if not isinstance(document, list):
         raise BadInput(
             "candidates: give JSON lines or a JSON list of campaigns, or an object with the list `candidates`"
         )
     found = []
     for number, entry in enumerate(document):
+        if isinstance(entry, Mapping) and "account_id" in entry and "campaign_id" not in entry:
+            continue  # An account, in a file of campaigns.
         try:
             found.append(OfferedCampaign.model_validate(entry))
         except ValidationError as error:

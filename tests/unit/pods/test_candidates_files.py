@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from adgovernor.contracts.errors import BadInput
@@ -35,3 +37,32 @@ def test_a_broken_line_is_an_error() -> None:
     """A file whose lines are no JSON is refused."""
     with pytest.raises(BadInput):
         read_candidates(b'{"campaign_id": "c", "creative_id": "a"}\n{nope\n')
+
+
+def test_a_campaigns_file_names_what_is_offered() -> None:
+    """The file that campaigns are applied from will do: each campaign is offered at its own price, where that is for
+    impressions; accounts are left out."""
+    found = read_candidates(
+        b"""{"account_id": "acme", "time_zone": "Europe/Berlin"}
+        {"campaign_id": "c", "account_id": "acme", "currency": "EUR", "budget_micros": 9, "price_micros": 2,
+         "caps": [{"window": "day", "limit": 3}], "categories": ["IAB1"]}
+        {"campaign_id": "d", "account_id": "acme", "budget_micros": 9, "price_micros": 5, "pricing": "cpc"}""".replace(
+            b",\n", b","
+        )
+    )
+    said = [(one.campaign_id, one.creative_id, one.cpm, one.currency, one.categories) for one in found]
+    assert said == [("c", "c", Decimal("0.002"), "EUR", ("IAB1",)), ("d", "d", None, "USD", ())]
+
+
+def test_candidates_of_an_ad_request_can_be_offered() -> None:
+    """What an ad request's candidates hold is read and goes along; of two prices that of one impression counts."""
+    (found,) = read_candidates(
+        b'[{"campaign_id":"c","creative_id":"a","price_micros":7,"cpm_micros":1,"expected_rate_ppm":5,'
+        b'"tag_url":"https://ads.example/vast"}]'
+    )
+    candidate = found.candidate()
+    assert (candidate.price(), candidate.expected_rate_ppm, candidate.tag_url) == (
+        7,
+        5,
+        "https://ads.example/vast",
+    )
