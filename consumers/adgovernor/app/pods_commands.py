@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,10 @@ def _pods() -> None:
 @pods_app.command("plan")
 def plan_command(
     request: Annotated[
-        Path, typer.Argument(help="An OpenRTB 2.5/2.6 bid request, or a Prebid test document.")
+        Path,
+        typer.Argument(
+            help="An OpenRTB 2.5/2.6 bid request, or a Prebid test document; `-` is standard input."
+        ),
     ],
     bids: Annotated[
         Path | None,
@@ -62,6 +66,8 @@ def plan_command(
 
 
 def _read(path: Path) -> bytes:
+    if str(path) == "-" and sys.stdin is not None:
+        return sys.stdin.buffer.read()
     try:
         return path.read_bytes()
     except OSError as error:

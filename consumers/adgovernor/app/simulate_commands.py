@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -49,7 +49,7 @@ def simulate(
         for topic, body in source:
             name = EVENT_NAMES.get(topic, topic)
             if as_json:
-                out.write(orjson.dumps({"type": name, **body}) + b"\n")
+                out.write(orjson.dumps({"type": name, **_whole(topic, body)}) + b"\n")
             else:
                 view.event(name, body)
     totals = run.finish()
@@ -62,3 +62,15 @@ def simulate(
         typer.echo(f"rejected: {complaint}", err=True)
     if run.rejected:
         raise typer.Exit(1)
+
+
+def _whole(topic: str, body: dict[str, Any]) -> dict[str, Any]:
+    """An event with the fields that messages leave out because they are as usual, as ``watch`` prints it."""
+    from adgovernor.contracts.catalogue import CATALOGUE
+
+    contract = CATALOGUE.get(topic)
+    if contract is None:  # A dead letter is no event of ours.
+        return body
+    event = contract.parse(orjson.dumps(body))
+    whole: dict[str, Any] = event.model_dump(mode="json", exclude_none=True)
+    return whole

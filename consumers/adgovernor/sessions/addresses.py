@@ -111,7 +111,7 @@ class AddressPolicy:
         if not allowed:
             message = (
                 f"{host} is at {', '.join(addresses)}, which is not a public address; "
-                "private, loopback and link-local addresses must be allowed explicitly"
+                "allow private, loopback and link-local ones first (allow_private, --allow-private)"
             )
             raise AddressRefusedError(message)
         return [Endpoint(address, port) for address in allowed]

@@ -263,6 +263,26 @@ def test_a_byte_order_mark_is_no_part_of_the_first_entry(tmp_path: Path) -> None
     assert (result.exit_code, "decision r1" in result.stdout) == (0, True), result.output
 
 
+def test_a_simulated_decision_is_whole(tmp_path: Path) -> None:
+    """A simulation's JSON names what messages leave out because it is as usual, as `watch` does."""
+    campaigns, events = tmp_path / "c.jsonl", tmp_path / "e.jsonl"
+    campaigns.write_text("")
+    events.write_text('{"request_id":"r1","time_ms":1,"user_id":"u"}\n')
+    result = CliRunner().invoke(
+        app, ["simulate", "--campaigns", str(campaigns), "--events", str(events), "--json"]
+    )
+    decision, totals = map(json.loads, result.stdout.splitlines())
+    assert (decision["type"], decision["degraded"], decision["losers"]) == ("decision", False, [])
+    assert (decision["slots"], totals["type"]) == ([{"slot": 0, "no_fill": "no_candidate"}], "totals")
+
+
+def test_a_plan_reads_standard_input() -> None:
+    """A bid request may be piped into `pods plan -`."""
+    request = '{"id":"r","imp":[{"id":"1","video":{"mimes":["video/mp4"],"podid":"p","poddur":60}}]}'
+    result = CliRunner().invoke(app, ["pods", "plan", "-", "--json"], input=request)
+    assert (result.exit_code, json.loads(result.stdout)["poddur"]) == (0, 60), result.output
+
+
 def test_a_history_cannot_be_copied_to_where_nothing_can_be_written(tmp_path: Path) -> None:
     """A folder that cannot be written is named, rather than a traceback shown."""
 
