@@ -1,7 +1,9 @@
-"""Runs the simulation: `python -m tests.simulation --seeds N [--from S] [--sealed] [--mutations [NAME...]] [-v]`.
+"""Runs the simulation: `python -m tests.simulation --seeds N [--from S] [--sealed] [--theme NAME]
+[--mutations [NAME...]] [-v]`.
 
 Without `--mutations` every seed must be clean; what is wrong with one is printed with the command that repeats it.
-With it, each broken rule (all, or those named) must be noticed within `--seeds` seeds (2,000 unless told).
+With it, each broken rule (all, or those named) must be noticed within `--seeds` seeds (2,000 unless told), in runs that
+lean to the rule's theme, or to the one that is named.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 from tests.simulation.mutations import MUTATIONS, UNNEEDED
-from tests.simulation.runs import MUTATION_SEEDS, Verdict, first_failure, run_seed
+from tests.simulation.runs import MUTATION_SEEDS, Verdict, first_failure, how_to_repeat, run_seed
+from tests.simulation.themes import THEMES
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -25,26 +29,30 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "--mutations", nargs="*", metavar="NAME", help="break these rules, one at a time (none named: all)"
     )
     parser.add_argument("--sealed", action="store_true", help="sealed ledgers, and people who are forgotten")
+    parser.add_argument("--theme", choices=sorted(THEMES), default="", help="what the runs lean to")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line a seed, and every violation")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     return parser.parse_args(words)
 
 
-def _seed(task: tuple[int, bool]) -> Verdict:
-    seed, sealed = task
-    return run_seed(seed, sealed=sealed)
+def _seed(task: tuple[int, bool, str]) -> Verdict:
+    seed, sealed, theme = task
+    return run_seed(seed, sealed=sealed, theme=theme)
 
 
-def _mutation(task: tuple[str, int, int]) -> tuple[str, Verdict | None, float]:
-    name, first, count = task
+def _mutation(task: tuple[str, int, int, str]) -> tuple[str, Verdict | None, float]:
+    name, first, count, theme = task
+    mutation = MUTATIONS[name]
+    if theme:
+        mutation = replace(mutation, theme=theme)
     began = time.process_time()
-    return name, first_failure(MUTATIONS[name], first, count), time.process_time() - began
+    return name, first_failure(mutation, first, count), time.process_time() - began
 
 
 def _run_seeds(options: argparse.Namespace, pool: ProcessPoolExecutor) -> int:
     count, bad, began = options.seeds or 500, 0, time.monotonic()
-    tasks = [(seed, options.sealed) for seed in range(options.first, options.first + count)]
-    how = " --sealed" if options.sealed else ""
+    tasks = [(seed, options.sealed, options.theme) for seed in range(options.first, options.first + count)]
+    how = how_to_repeat(options.sealed, options.theme)
     for verdict in pool.map(_seed, tasks, chunksize=4):
         if verdict.problems:
             bad += 1
@@ -67,8 +75,9 @@ def _run_mutations(options: argparse.Namespace, pool: ProcessPoolExecutor) -> in
     if unknown:
         print(f"no such mutation: {', '.join(unknown)}; there are: {', '.join(MUTATIONS)}", file=sys.stderr)
         return 2
-    count, missed = options.seeds or MUTATION_SEEDS, 0
-    for name, verdict, seconds in pool.map(_mutation, [(name, options.first, count) for name in names]):
+    count, missed, began = options.seeds or MUTATION_SEEDS, 0, time.monotonic()
+    tasks = [(name, options.first, count, options.theme) for name in names]
+    for name, verdict, seconds in pool.map(_mutation, tasks):
         if verdict is None:
             missed += 1
             print(f"{name}: NOT NOTICED in {count} seeds ({MUTATIONS[name].rule})")
@@ -77,7 +86,9 @@ def _run_mutations(options: argparse.Namespace, pool: ProcessPoolExecutor) -> in
         print(
             f"{name}: noticed by seed {verdict.seed} ({tried} tried, {seconds:.1f} s): {verdict.problems[0]}"
         )
-    print(f"{len(names) - missed} of {len(names)} broken rules were noticed")
+    print(
+        f"{len(names) - missed} of {len(names)} broken rules were noticed in {time.monotonic() - began:.0f} s"
+    )
     if options.mutations == []:
         for rule, reason in UNNEEDED.items():
             print(f"not broken: {rule}: {reason}")

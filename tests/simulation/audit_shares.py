@@ -164,6 +164,10 @@ class ShareAudit:
                 for row in item.get("books", ()):
                     held = None if share is None else share.books.get(row[0])
                     self.check(held == row[1:], "reports tell the truth", f"{item}: {held}")
+                for ask in item.get("asks", ()):
+                    owed = [] if share is None else share.owed.values()
+                    left = sum(entry[1] for entry in owed if entry[0] == ask["day"])
+                    self.check(ask.get("owed", 0) >= left, "an ask names what is owed", f"{item}: {left}")
             told = dict(self.told.get((destination, number - 1), {}))
             for item in payload["items"]:
                 name = item["campaign_id"]

@@ -42,6 +42,8 @@ class Broker:
         self.last_call: dict[tuple[str, int], int] = {}
         """Where topics ended when the workers were told to stop: what came before had to be consumed."""
         self.on_output: Callable[[str, int, RawEvent], None] | None = None
+        self.compacted: dict[int, set[int]] = {}
+        """Partition of ``person-keys`` → offsets that compaction has taken."""
         self._waiting: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
 
     def now_ms(self) -> int:

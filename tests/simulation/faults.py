@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.simulation.themes import BROAD, Theme
+
 _OPERATION_FAULTS: Final = {
     # Appends to the ledger.
     "append_lost": 0.06,
@@ -133,9 +135,18 @@ def draw_faults(rng: random.Random, load_s: float) -> Faults:
     return faults
 
 
-def draw_losses(rng: random.Random, faults: Faults, load_s: float) -> None:
-    """Gives one seed in eight a log that loses what it had acknowledged."""
-    if rng.random() < 0.125:
+def lean(rng: random.Random, faults: Faults, theme: Theme, load_s: float) -> None:
+    """Adds the faults that a theme is about."""
+    faults.rates.update(theme.certain_faults)
+    for name, most in theme.certain_events.items():
+        for _ in range(rng.randint(1, most)):
+            faults.events.append((rng.uniform(1.5, load_s), name))
+    faults.events.sort()
+
+
+def draw_losses(rng: random.Random, faults: Faults, load_s: float, theme: Theme = BROAD) -> None:
+    """Gives one broad seed in eight a log that loses what it had acknowledged."""
+    if rng.random() < theme.losses:
         for name in _NOT_WITH_LOSSES:
             faults.rates.pop(name, None)
         kinds = rng.choices(_LOSSES, k=rng.randint(1, 3))

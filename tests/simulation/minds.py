@@ -7,17 +7,20 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from tests.simulation.themes import BROAD, Theme
+
 _MEMBERS: Final = (None, "mum", "kid")
 _DEVICES: Final = (None, "tv", "phone")
 _PERS: Final = ("household", "user", "device")
 
 
 class Minds:
-    """Half of the runs have people with minds; the others do not even draw for them."""
+    """Half of the broad runs have people with minds; the others do not even draw for them."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, theme: Theme = BROAD) -> None:
         self._rng = rng
-        self.on = rng.random() < 0.5
+        self._theme = theme
+        self.on = rng.random() < theme.minds
 
     def cap(self, cap: dict[str, Any]) -> None:
         """Some caps count for one of several identities."""
@@ -60,7 +63,7 @@ class Minds:
         rng = self._rng
         if not self.on:
             return
-        for _ in range(rng.randint(0, 12)):
+        for _ in range(rng.randint(*self._theme.wishes)):
             scope = rng.choice(("all", "advertiser", "category", "category"))
             event: dict[str, Any] = {
                 "type": "preference",

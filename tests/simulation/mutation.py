@@ -37,8 +37,8 @@ class Mutation:
     changes: tuple[tuple[str, str], ...]
     sealed: bool = False
     """Whether it shows in sealed runs only."""
-    losses: bool = False
-    """Whether it shows only in runs whose log loses what it had acknowledged; the others are then left out."""
+    theme: str = ""
+    """What the runs lean to in which it is looked for, where the broad mix seldom meets its situation."""
 
     def mutated(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The function as it is, and as the mutation has it."""
@@ -82,5 +82,5 @@ class Mutation:
                 setattr(place, self.function, original)
 
 
-def one(name: str, rule: str, owner: Any, function: str, old: str, new: str) -> Mutation:
-    return Mutation(name, rule, owner, function, ((old, new),))
+def one(name: str, rule: str, owner: Any, function: str, old: str, new: str, *, theme: str = "") -> Mutation:
+    return Mutation(name, rule, owner, function, ((old, new),), theme=theme)

@@ -6,7 +6,7 @@ from typing import Final
 
 from tests.simulation.mutation import one
 
-from adgovernor.core import caps, history, person_ops, selection
+from adgovernor.core import caps, history, person_ops, selection, user_shard
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.folded import FoldedState
 from adgovernor.core.history import Person
@@ -132,6 +132,7 @@ CORE: Final = (
         "if room >= known.one_price:\n",
         "if room >= known.one_price and known.round is None and known.holders():\n"
         "            self._recall(known)\n",
+        theme="silence",
     ),
     one(
         "recall-some",
@@ -148,6 +149,7 @@ CORE: Final = (
         "_end_round",
         "clean = not known.round.dirty",
         "clean = True",
+        theme="recalls",
     ),
     one(
         "round-without-answers",
@@ -164,6 +166,7 @@ CORE: Final = (
         "_take_item",
         'item.get("round") == recall.number',
         '(item.get("round") is not None or item.get("returned"))',
+        theme="days",
     ),
     one(
         "recall-keeps-money",
@@ -198,6 +201,16 @@ CORE: Final = (
         "share.book(day).move(reserved=-price, spent=charged, lease=price - charged)",
         "share.book(day).move(reserved=-price)\n"
         "        share.book(max(share.books)).move(spent=charged, lease=price - charged)",
+        theme="days",
+    ),
+    one(
+        "any-day-gets-back",
+        "Expiry books to the reservation's day",
+        UserState,
+        "_on_expire",
+        "share.book(day).move(reserved=-price, lease=price)",
+        "share.book(day).move(reserved=-price)\n        share.book(max(share.books)).move(lease=price)",
+        theme="days",
     ),
     one(
         "day-never-begins",
@@ -206,6 +219,7 @@ CORE: Final = (
         "_calendar",
         "reasons -= DAY_WORDS",
         "pass",
+        theme="days",
     ),
     one(
         "old-day-keeps-money",
@@ -214,6 +228,7 @@ CORE: Final = (
         "_idle",
         "(share.paused_on(day) or share.is_over(day, watermark_ms))",
         "share.paused_on(day)",
+        theme="days",
     ),
     one(
         "pause-keeps-money",
@@ -255,6 +270,7 @@ CORE: Final = (
         "_leave_exhausted",
         '                reasons.discard("exhausted")\n',
         "                reasons.clear()\n",
+        theme="episodes",
     ),
     one(
         "exhausted-again",
@@ -263,6 +279,7 @@ CORE: Final = (
         "_look_for_exhaustion",
         "if known.reasons or not one",
         'if not one or "manual" in known.reasons',
+        theme="silence",
     ),
     one(
         "exhausted-too-soon",
@@ -279,6 +296,7 @@ CORE: Final = (
         "_conclude",
         "if clean and known.unleased + known.reported_idle() < one",
         "if known.unleased < one",
+        theme="recalls",
     ),
     one(
         "never-resumed",
@@ -289,12 +307,22 @@ CORE: Final = (
         "                pass\n",
     ),
     one(
+        "released-money-waits",
+        "Exhausted leaves on released money: enough of it, or any when nothing is outstanding",
+        Releases,
+        "_leave_exhausted",
+        "if room >= one and (topped_up or room >= threshold or known.outstanding == 0)",
+        "if room >= one and topped_up",
+        theme="silence",
+    ),
+    one(
         "never-exhausted",
         "What is spent up is exhausted, and says so",
         Releases,
         "_look_for_exhaustion",
         "if known.reasons or not one",
         "if True",
+        theme="silence",
     ),
     one(
         "thresholds-repeat",
@@ -328,6 +356,25 @@ CORE: Final = (
         "_pay_owed",
         "if until_ms <= self.watermark_ms",
         "if False",
+        theme="debts",
+    ),
+    one(
+        "debts-never-end",
+        "What is owed and can be paid no more is unfunded",
+        user_shard,
+        "_unpaid",
+        "if entry[4] <= watermark_ms",
+        "if False",
+        theme="debts",
+    ),
+    one(
+        "debts-not-named",
+        "The next ask names what is owed",
+        UserShard,
+        "_ask",
+        '        if owed:\n            ask["owed"] = owed\n',
+        "",
+        theme="debts",
     ),
     one(
         "debts-paid-twice",
@@ -361,6 +408,7 @@ CORE: Final = (
         "_check",
         "if seen < cap.limit",
         "if seen <= cap.limit",
+        theme="caps",
     ),
     one(
         "caps-forget",
@@ -377,6 +425,7 @@ CORE: Final = (
         "counts",
         "deadline_ms == SHOWN or deadline_ms > watermark_ms",
         "deadline_ms == SHOWN",
+        theme="caps",
     ),
     one(
         "opt-outs-ignored",
@@ -443,5 +492,6 @@ CORE: Final = (
         "_fullest_of",
         "if not times or max(times) <= time_ms:\n        return len(times)\n",
         "if True:\n        return sum(1 for t in times if t <= time_ms)\n",
+        theme="caps",
     ),
 )

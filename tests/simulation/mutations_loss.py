@@ -13,7 +13,7 @@ from adgovernor.runtime.engine import ShardEngine
 
 
 def one(name: str, rule: str, owner: Any, function: str, old: str, new: str) -> Mutation:
-    return Mutation(name, rule, owner, function, ((old, new),), losses=True)
+    return Mutation(name, rule, owner, function, ((old, new),), theme="losses")
 
 
 LOSS: Final = (

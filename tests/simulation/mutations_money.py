@@ -41,6 +41,7 @@ MONEY: Final = (
         "_account_money",
         "taken = min(what.amount_micros, fund.total_room())",
         "taken = min(what.amount_micros, fund.topped_up)",
+        theme="accounts",
     ),
     one(
         "account-exhausted-too-soon",
@@ -49,6 +50,7 @@ MONEY: Final = (
         "_refuse",
         "if clean and fund.total_room() + idle < one",
         "if fund.total_room() < one",
+        theme="accounts",
     ),
     one(
         "account-top-up-lost",
@@ -65,6 +67,16 @@ MONEY: Final = (
         "day_budget",
         "max(0, self._allowed(day) - before)",
         "self._allowed(day)",
+        theme="days",
+    ),
+    one(
+        "day-leased-early",
+        "Next-day leases are granted a little early at most",
+        Rules,
+        "opens_early_ms",
+        "max(self.early_lease_ms, self.lateness_ms)",
+        "3_600_000",
+        theme="days",
     ),
     one(
         "days-closed-at-once",
@@ -89,6 +101,7 @@ MONEY: Final = (
         "is_settled",
         "if lease or reserved or days.get(day, 0) != spent",
         "if False",
+        theme="days",
     ),
     one(
         "impressions-pay-for-all",
@@ -121,6 +134,7 @@ MONEY: Final = (
         "reserve",
         "time_ms + min(share.life_ms, shard.rules.longest_reservation_ms())",
         "time_ms + share.life_ms",
+        theme="pods",
     ),
     one(
         "pod-all-at-once",
@@ -129,6 +143,7 @@ MONEY: Final = (
         "_waits",
         "before_ms + self._played_ms",
         "before_ms",
+        theme="pods",
     ),
     one(
         "pod-overspends",
@@ -137,6 +152,7 @@ MONEY: Final = (
         "_candidate",
         "charge_micros=entry.price",
         "charge_micros=0",
+        theme="pods",
     ),
     one(
         "pod-of-one-advertiser",
@@ -145,6 +161,7 @@ MONEY: Final = (
         "keeps_apart",
         '"pod" if not parts or any(part.separate_advertisers for part in parts) else "none"',
         '"none"',
+        theme="pods",
     ),
     one(
         "pod-below-its-floor",
@@ -153,6 +170,7 @@ MONEY: Final = (
         "_segment",
         "floor_micros=place.floor_micros",
         "floor_micros=0",
+        theme="pods",
     ),
     one(
         "pod-too-many",
@@ -161,5 +179,6 @@ MONEY: Final = (
         "_segment",
         "max_ads=max_ads",
         "max_ads=12",
+        theme="pods",
     ),
 )

@@ -26,6 +26,7 @@ PEOPLE: Final = (
         "judge",
         "if share.personalised and not context.personal:",
         "if False:",
+        theme="minds",
     ),
     one(
         "another-identity-counts",
@@ -50,6 +51,7 @@ PEOPLE: Final = (
         "opted_out",
         '        if ("advertiser", account) in self.allows:\n            return None\n',
         "",
+        theme="minds",
     ),
     one(
         "refusal-of-all-forgotten",
@@ -66,6 +68,7 @@ PEOPLE: Final = (
         "opt",
         "    person.allows = [known for known in person.allows if known != entry]\n",
         "",
+        theme="minds",
     ),
     one(
         "erased-but-remembered",

@@ -174,6 +174,7 @@ RUNTIME: Final = (
         "holds",
         "        return tip == self.confirmed or tip in self._attempted\n",
         "        return True\n",
+        theme="store",
     ),
     one(
         "evict-the-dirty",
@@ -190,6 +191,7 @@ RUNTIME: Final = (
         "_catch_up",
         "        for name, value in zip(names, values, strict=True):\n            machine.load(name, value)\n",
         "        for name in names:\n            machine.load(name, None)\n",
+        theme="store",
     ),
     one(
         "clock-not-watched",

@@ -12,8 +12,10 @@ from adgovernor.runtime.keyring import Keyring
 from adgovernor.runtime.publisher import Publisher
 
 
-def _sealed(name: str, rule: str, owner: Any, function: str, old: str, new: str) -> Mutation:
-    return Mutation(name, rule, owner, function, ((old, new),), sealed=True)
+def _sealed(
+    name: str, rule: str, owner: Any, function: str, old: str, new: str, *, theme: str = ""
+) -> Mutation:
+    return Mutation(name, rule, owner, function, ((old, new),), sealed=True, theme=theme)
 
 
 SEALING: Final = (
@@ -27,6 +29,7 @@ SEALING: Final = (
                     await self._keyring.destroy_up_to(queue[blocks - 1][0])
                 if outputs:
 """,
+        theme="keys",
     ),
     _sealed(
         "no-tombstone-again",
@@ -46,6 +49,7 @@ SEALING: Final = (
                 return [RawEvent(named, None, None)]
             if events:
 """,
+        theme="keys",
     ),
     _sealed(
         "forgotten-while-away",
@@ -54,6 +58,7 @@ SEALING: Final = (
         "catch_up",
         "        await self._read_people(unsure, trail)\n",
         "",
+        theme="store",
     ),
     _sealed(
         "erased-in-part",
@@ -62,6 +67,7 @@ SEALING: Final = (
         "ready",
         "return place if _subject(event) in self._unsure else place + 1",
         "return place + 1",
+        theme="store",
     ),
     _sealed(
         "key-for-later",

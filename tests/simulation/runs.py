@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from tests.simulation.audit import Audit
 from tests.simulation.mutation import Mutation, Outdated
-from tests.simulation.world import SimWorld, faults_of
+from tests.simulation.themes import BROAD, THEMES
+from tests.simulation.world import SimWorld
 
 MUTATION_SEEDS = 2_000
 """A broken rule is noticed within so many seeds."""
@@ -27,10 +28,13 @@ class Verdict:
     fingerprint: str
 
 
-def run_seed(seed: int, mutation: Mutation | None = None, *, sealed: bool = False) -> Verdict:
-    """Runs and judges one seed. An auditor that cannot make sense of what it reads has found something, too."""
+def run_seed(
+    seed: int, mutation: Mutation | None = None, *, sealed: bool = False, theme: str = ""
+) -> Verdict:
+    """Runs and judges one seed, which leans to a theme (empty: the broad mix). An auditor that cannot make sense of
+    what it reads has found something, too."""
     with mutation.applied() if mutation is not None else contextlib.nullcontext():
-        world = SimWorld(seed, sealed=sealed)
+        world = SimWorld(seed, sealed=sealed, theme=THEMES[theme] if theme else BROAD)
         world.run()
     problems = world.problems
     if not problems:
@@ -46,9 +50,7 @@ def run_seed(seed: int, mutation: Mutation | None = None, *, sealed: bool = Fals
 def first_failure(mutation: Mutation, first: int, count: int) -> Verdict | None:
     """The first of ``count`` seeds that notices a broken rule; None where none does."""
     for seed in range(first, first + count):
-        if mutation.losses and not faults_of(seed).losses:
-            continue
-        verdict = run_seed(seed, mutation, sealed=mutation.sealed)
+        verdict = run_seed(seed, mutation, sealed=mutation.sealed, theme=mutation.theme)
         if any("NameError(" in problem for problem in verdict.problems):
             raise Outdated(f"{mutation.name}: {verdict.problems[0]}")
         if verdict.problems:
@@ -56,11 +58,16 @@ def first_failure(mutation: Mutation, first: int, count: int) -> Verdict | None:
     return None
 
 
-def check_clean(first: int, *, sealed: bool = False) -> None:
+def how_to_repeat(sealed: bool, theme: str) -> str:
+    """The words that a run needs besides its seed."""
+    return (" --sealed" if sealed else "") + (f" --theme {theme}" if theme else "")
+
+
+def check_clean(first: int, *, sealed: bool = False, theme: str = "") -> None:
     """Runs a batch of seeds; fails with the first that is not clean, and says how to run it again."""
     for seed in range(first, first + BATCH):
-        problems = run_seed(seed, sealed=sealed).problems
-        how = " --sealed" if sealed else ""
+        problems = run_seed(seed, sealed=sealed, theme=theme).problems
+        how = how_to_repeat(sealed, theme)
         assert not problems, (
             f"again: python -m tests.simulation --from {seed} --seeds 1 -v{how}; {problems[0]}"
         )

@@ -37,7 +37,10 @@ BUCKETS = ("keys", "key-names", "key-place")
 def seal(workload: Workload, rng: random.Random) -> None:
     """Makes a workload that of a sealed deployment, in which some ask to be forgotten."""
     workload.rules = replace(workload.rules, sealing=True)
-    for _ in range(rng.randint(1, 8)):
+    requests = [
+        a for a in workload.arrivals if a.topic == topics.AD_REQUESTS and b"request_id" in (a.value or b"")
+    ]
+    for _ in range(rng.randint(*workload.theme.erasures)):
         at_s = rng.uniform(3, LOAD_S)
         person = rng.choice(workload.people)
         key = next(
@@ -48,6 +51,11 @@ def seal(workload: Workload, rng: random.Random) -> None:
             "routing_id": key,
             "time_ms": workload.epoch_ms + int(at_s * 1000) - rng.randint(0, 900),
         }
+        if workload.theme.parting and rng.random() < workload.theme.parting:
+            last = rng.choice(requests)
+            request = orjson.loads(last.value or b"")
+            at_s, key = last.at_s, (last.key or b"").decode()
+            event.update(routing_id=key, time_ms=request["time_ms"] + 1)
         workload.arrivals.append(workload._arrival(at_s, topics.USER_EVENTS, key, event))
     workload.arrivals.sort(key=lambda arrival: arrival.at_s)
 
@@ -95,20 +103,21 @@ class SimKeyLog:
             end = len(messages)
             if faults.hit("read_stale"):
                 end = faults.rng.randint(min(offset, end), end)
-            some = messages[offset:end][: max(1, max_bytes // 128)]
+            some = self._kept(messages[offset:end])[: max(1, max_bytes // 128)]
             if some and faults.hit("read_short"):
                 some = some[: faults.rng.randint(0, len(some))]
-            return self._compacted(some), end
+            return some, end
 
         return await self._net.call(read)
 
-    def _compacted(self, events: Iterable[RawEvent]) -> list[RawEvent]:
-        """As if the broker had compacted just now what lies before the last hundred messages or none of it."""
-        messages = self._broker.topics.get((topics.PERSON_KEYS, self._partition), [])
-        dead = {event.key for event in messages if event.value is None}
-        if not self._faults.on or self._faults.rng.random() < 0.5:
-            return list(events)
-        return [event for event in events if event.key not in dead or event is messages[-1]]
+    def _kept(self, events: Iterable[RawEvent]) -> list[RawEvent]:
+        """What compaction left of these. Now and then the broker has just compacted all but the last message."""
+        gone = self._broker.compacted.setdefault(self._partition, set())
+        if self._faults.on and self._faults.rng.random() < 0.5:
+            messages = self._broker.topics.get((topics.PERSON_KEYS, self._partition), [])
+            dead = {event.key for event in messages if event.value is None}
+            gone.update(event.offset for event in messages[:-1] if event.key in dead)
+        return [event for event in events if event.offset not in gone]
 
     async def close(self) -> None:
         """See `KeyLog.close`."""

@@ -7,62 +7,33 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.runs import first_failure
 
 _SAMPLE_SEEDS = 40
-"""Mutations that so many seeds notice are broken in every run of the tests; `--mutations` breaks all of them."""
-_SLOW = {
-    "account-exhausted-too-soon",
-    "an-end-is-the-end",
-    "any-day-closed",
-    "any-day-pays",
-    "any-store-state",
-    "day-never-begins",
-    "debts-for-ever",
-    "dirty-round-counts",
-    "idle-not-counted",
-    "lost-history-is-required",
-    "lost-messages-waited-for",
-    "lost-money-comes-back",
-    "missing-not-sent-again",
-    "money-lifts-manual",
-    "never-exhausted",
-    "no-catch-up",
-    "old-answers-count",
-    "old-day-keeps-money",
-    "own-word-forgotten",
-    "rolled-over-twice",
-    "stale-owner-believed",
-    "tombstone-before-outputs",
-    "wider-word-decides",
-}
-
+"""Every rule that is broken is noticed by one of so many seeds; `python -m tests.simulation --mutations` tries more."""
 
 _NOTICED_BY = {
-    "account-spends-its-leases": 10,
+    "account-day-unbounded": 5,
     "another-identity-counts": 6,
-    "exhausted-again": 38,
-    "numbers-of-lost-messages-again": 14,
-    "numbers-of-lost-outputs-again": 14,
-    "permission-outlives-refusal": 25,
-    "pod-all-at-once": 26,
-    "pod-too-many": 15,
-    "recall-in-plenty": 15,
-    "reservations-too-long": 5,
-    "reservations-uncapped": 17,
+    "caps-look-back-only": 4,
+    "debts-for-ever": 8,
+    "debts-never-end": 6,
+    "erased-in-part": 5,
+    "flight-ignored": 7,
+    "forgotten-while-away": 6,
+    "lost-messages-waited-for": 30,
+    "no-tombstone-again": 4,
+    "opt-outs-ignored": 4,
+    "released-money-waits": 6,
+    "share-forgets": 15,
+    "stale-owner-believed": 6,
+    "store-forgets-links": 11,
 }
 """The seeds that noticed these rules when they were last looked for. They are tried first, to save those before them;
 where one does not notice any more, all are tried."""
 
 
-@pytest.mark.parametrize("name", sorted(set(MUTATIONS) - _SLOW))
+@pytest.mark.parametrize("name", sorted(MUTATIONS))
 def test_a_broken_rule_is_noticed(name: str) -> None:
     """A rule that is broken on purpose makes the simulation fail."""
     mutation = MUTATIONS[name]
     verdict = first_failure(mutation, _NOTICED_BY.get(name, 0), 1)
     verdict = verdict or first_failure(mutation, 0, _SAMPLE_SEEDS)
     assert verdict is not None, f"{mutation.rule}: not noticed within {_SAMPLE_SEEDS} seeds"
-
-
-@pytest.mark.parametrize("name", sorted(_SLOW))
-def test_a_rule_that_is_broken_elsewhere_is_still_there(name: str) -> None:
-    """Rules whose breaking takes many seeds to show (`python -m tests.simulation --mutations`) can be broken."""
-    original, broken = MUTATIONS[name].mutated()
-    assert original.__code__.co_code != broken.__code__.co_code

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 from tests.simulation.minds import Minds
+from tests.simulation.themes import BROAD, Theme
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.routing import partition_of
@@ -58,6 +59,7 @@ class Workload:
     rich: bool = False
     """Whether accounts have budgets, and there are pods, prices by click and view, and days that roll over."""
     minds: Minds = field(default_factory=lambda: Minds(random.Random(0)))
+    theme: Theme = BROAD
     _seen: dict[int, int] = field(default_factory=dict)
     """Partition of ``decisions`` → the last number taken by the client below."""
     _requests: list[tuple[float, dict[str, Any], bytes]] = field(default_factory=list)
@@ -79,14 +81,14 @@ class Workload:
         return found
 
     def _show(self, body: dict[str, Any], slot: dict[str, Any], now_s: float) -> list[Arrival]:
-        rng = self.rng
-        draw = rng.random()
-        if draw < 0.22:
+        rng, theme = self.rng, self.theme
+        draw = rng.random() - theme.not_shown
+        if draw < 0:
             return []
-        if draw < 0.65:
+        if draw < theme.shown_soon:
             delay_s = rng.uniform(0.05, 2.0)
-        elif draw < 0.95:
-            delay_s = rng.uniform(3.0, 9.0)
+        elif draw < theme.shown_soon + theme.shown_late:
+            delay_s = rng.uniform(*theme.late_s)
         else:
             delay_s = rng.uniform(9.0, 20.0)
         routing, price = body["routing_id"], slot["winner"]["price_micros"]
@@ -142,7 +144,7 @@ class Workload:
         rng = self.rng
         self._plan_campaigns()
         self._plan_people()
-        requests = rng.randint(60, 170)
+        requests = rng.randint(*self.theme.requests)
         for number in range(requests):
             self._plan_request(number)
         for _ in range(rng.randint(0, 8)):
@@ -156,24 +158,24 @@ class Workload:
     def _plan_campaigns(self) -> None:
         rng = self.rng
         for number in range(rng.randint(1, 2)):
-            zone = self.zone if rng.random() < 0.7 else rng.choice(_ZONES)
+            zone = self.zone if rng.random() < self.theme.at_home else rng.choice(_ZONES)
             account: dict[str, Any] = {"account_id": f"a{number}", "time_zone": zone}
-            if self.rich and rng.random() < 0.5:
-                account["budget_micros"] = 1000 * rng.choice((5, 15, 40)) + rng.choice((0, 300))
+            if self.rich and rng.random() < self.theme.account_budgets:
+                account["budget_micros"] = 1000 * rng.choice(self.theme.account_prices) + rng.choice((0, 300))
             if self.rich and rng.random() < (0.5 if self.midnight else 0.2):
                 account["daily_budget_micros"] = 1000 * rng.choice((4, 8, 20)) + rng.choice((0, 300))
             self.accounts[f"a{number}"] = account
         for name, account in self.accounts.items():
             self._command(0.05, name, "account", account=account)
-        for number in range(rng.randint(1, 4)):
+        for number in range(rng.randint(*self.theme.campaigns)):
             campaign = self._draw_campaign(f"c{number}")
             self.campaigns.append(campaign)
             self._command(rng.uniform(0.1, 1.5), campaign["account_id"], "upsert", campaign=campaign)
 
     def _draw_campaign(self, name: str) -> dict[str, Any]:
-        rng = self.rng
+        rng, theme = self.rng, self.theme
         price = rng.choice((1, 700, 1000, 1000, 1300))
-        budget = price * rng.choice((3, 8, 15, 30, 60)) + rng.choice((0, 0, rng.randint(0, price)))
+        budget = price * rng.choice(theme.prices) + rng.choice((0, 0, rng.randint(0, price)))
         campaign: dict[str, Any] = {
             "campaign_id": name,
             "account_id": rng.choice(sorted(self.accounts)),
@@ -183,8 +185,10 @@ class Workload:
         }
         if rng.random() < 0.3:
             campaign["min_price_micros"] = max(1, price // 2)
-        if rng.random() < (0.7 if self.midnight else 0.3):
-            campaign["daily_budget_micros"] = price * rng.choice((3, 6, 15)) + rng.choice((0, price // 3))
+        if rng.random() < (max(0.7, theme.daily) if self.midnight else theme.daily):
+            campaign["daily_budget_micros"] = price * rng.choice(theme.daily_prices) + rng.choice(
+                (0, price // 3)
+            )
             if self.rich and rng.random() < 0.5:
                 campaign["daily_policy"] = "rollover"
         if self.rich and rng.random() < 0.4:
@@ -199,7 +203,7 @@ class Workload:
             campaign["pacing"] = {"mode": rng.choice(("even", "front_loaded"))}
         if rng.random() < 0.4:
             campaign["categories"] = rng.sample(_CATEGORIES, rng.randint(1, 2))
-        campaign["caps"] = [self._draw_cap() for _ in range(rng.choice((0, 0, 1, 2, 3)))]
+        campaign["caps"] = [self._draw_cap() for _ in range(rng.choice(theme.caps))]
         if rng.random() < 0.5:
             campaign["policies"] = {
                 "no_identity": rng.choice(("skip", "session")),
@@ -232,7 +236,7 @@ class Workload:
 
     def _plan_people(self) -> None:
         rng = self.rng
-        for number in range(rng.randint(3, 8)):
+        for number in range(rng.randint(*self.theme.people)):
             person: dict[str, str] = {}
             draw = rng.random()
             if draw < 0.2:
@@ -245,7 +249,7 @@ class Workload:
 
     def _plan_request(self, number: int) -> None:
         rng = self.rng
-        at_s = rng.uniform(1.2, LOAD_S)
+        at_s = rng.uniform(1.2, self.theme.until_s)
         request: dict[str, Any] = {"request_id": f"r{number}", **rng.choice(self.people)}
         draw = rng.random()
         if draw < 0.02:
@@ -262,7 +266,7 @@ class Workload:
             request["deadline_ms"] = request["time_ms"] - 10
         if rng.random() < 0.2:
             request["slots"] = rng.randint(1, 3)
-        if self.rich and rng.random() < 0.3:
+        if self.rich and rng.random() < self.theme.pods:
             request["pod"] = {
                 "total_duration_ms": rng.choice((30_000, 60_000)),
                 "max_ads": rng.randint(1, 4),
@@ -354,14 +358,12 @@ class Workload:
         rng = self.rng
         if self.rich:
             self._plan_account_commands()
-        for _ in range(rng.randint(2, 9)):
+        for _ in range(rng.randint(*self.theme.commands)):
             campaign = rng.choice(self.campaigns)
             at_s = rng.uniform(3, LOAD_S)
             price = campaign["price_micros"]
             name, account = campaign["campaign_id"], campaign["account_id"]
-            kind = rng.choice(
-                ("top-up", "top-up", "top-up", "credit", "decrease", "decrease", "upsert", "pause")
-            )
+            kind = rng.choice(self.theme.command_words)
             if kind in ("top-up", "credit", "decrease"):
                 amount = rng.choice((price, price * rng.randint(2, 10), rng.randint(1, 2 * price)))
                 if kind == "decrease" and rng.random() < 0.4:
@@ -402,17 +404,17 @@ class Workload:
             self.arrivals.append(Arrival(again_s, first.topic, first.partition, first.key, first.value))
 
 
-def draw_workload(rng: random.Random, minds: Minds) -> Workload:
-    """The workload of one seed; two runs in five cross a midnight of some account."""
+def draw_workload(rng: random.Random, minds: Minds, theme: Theme = BROAD) -> Workload:
+    """The workload of one seed; two broad runs in five cross a midnight of some account."""
     day = datetime(2026, 3, 1, tzinfo=ZoneInfo("UTC")) + timedelta(days=rng.randint(0, 300))
     zone = rng.choice(_ZONES)
-    midnight = rng.random() < 0.4
+    midnight = rng.random() < theme.midnight
     if midnight:
         start = day.replace(tzinfo=ZoneInfo(zone))
-        epoch_ms = int(start.timestamp() * 1000) - rng.randint(6_000, 20_000)
+        epoch_ms = int(start.timestamp() * 1000) - rng.randint(*theme.midnight_ms)
     else:
         epoch_ms = int(day.timestamp() * 1000) + rng.randint(0, 86_400_000)
-    partitions = rng.choice((1, 2, 2, 3, 4))
+    partitions = rng.choice(theme.partitions)
     rules = Rules(
         partitions=partitions,
         lateness_ms=1_500,
@@ -427,9 +429,19 @@ def draw_workload(rng: random.Random, minds: Minds) -> Workload:
         lease_divisor=rng.choice((1, 2, 3)),
         day_grace_ms=rng.choice((0, 14_000)),
     )
-    rich = rng.random() < 0.5
+    chosen = {name: rng.choice(values) for name, values in theme.rules.items()}
+    rules = Rules.from_dict({**rules.as_dict(), **chosen})
+    rich = rng.random() < theme.rich
     workload = Workload(
-        rng, partitions, epoch_ms, rules, zone=zone, midnight=midnight, rich=rich, minds=minds
+        rng,
+        partitions,
+        epoch_ms,
+        rules,
+        zone=zone,
+        midnight=midnight,
+        rich=rich,
+        minds=minds,
+        theme=theme,
     )
     workload.plan()
     return workload

@@ -23,12 +23,14 @@ from tests.simulation.faults import (
     draw_faults,
     draw_losses,
     draw_upgrade,
+    lean,
 )
 from tests.simulation.loop import Process, Stuck, VirtualLoop
 from tests.simulation.minds import Minds
 from tests.simulation.operators import PREFIX, RESEND_S, Operators
 from tests.simulation.sealed import SimKeyLog, seal
 from tests.simulation.store import SimStore, StoreServer
+from tests.simulation.themes import BROAD, Theme
 from tests.simulation.workers import Clock, Watch, Worker
 from tests.simulation.workload import LOAD_S, Arrival, Workload, draw_workload
 
@@ -48,10 +50,11 @@ MAX_TURNS: Final = 60_000
 """More turns of the engines' loops than this in one run: something goes round without getting anywhere."""
 
 
-def faults_of(seed: int) -> Faults:
+def faults_of(seed: int, theme: Theme = BROAD) -> Faults:
     """What befalls the world of a seed."""
     faults = draw_faults(random.Random(f"faults {seed}"), LOAD_S)
-    draw_losses(random.Random(f"losses {seed}"), faults, LOAD_S)
+    lean(random.Random(f"lean {seed}"), faults, theme, LOAD_S)
+    draw_losses(random.Random(f"losses {seed}"), faults, LOAD_S, theme)
     draw_clocks(random.Random(f"clocks {seed}"), faults, LOAD_S)
     draw_upgrade(random.Random(f"upgrade {seed}"), faults, LOAD_S)
     return faults
@@ -60,17 +63,17 @@ def faults_of(seed: int) -> Faults:
 class SimWorld:
     """The run of one seed. After `run`, `problems` says what went wrong while it ran."""
 
-    def __init__(self, seed: int, *, sealed: bool = False) -> None:
+    def __init__(self, seed: int, *, sealed: bool = False, theme: Theme = BROAD) -> None:
         self.seed = seed
-        self.sealed = sealed
+        self.sealed = sealed or theme.sealed
         self.rng = random.Random(f"world {seed}")
         self.loop = VirtualLoop()
         self.workload: Workload = draw_workload(
-            random.Random(f"workload {seed}"), Minds(random.Random(f"minds {seed}"))
+            random.Random(f"workload {seed}"), Minds(random.Random(f"minds {seed}"), theme), theme
         )
-        if sealed:
+        if self.sealed:
             seal(self.workload, random.Random(f"sealed {seed}"))
-        self.faults = faults_of(seed)
+        self.faults = faults_of(seed, theme)
         self.partitions = self.workload.partitions
         self.broker = Broker(self.loop, self.workload.epoch_ms, self.faults)
         self.broker.on_output = self._on_output
@@ -109,6 +112,7 @@ class SimWorld:
             "witness_messages": 10,
             "skew_ms": 2_000,
         }
+        self.settings.update({name: rng.choice(values) for name, values in theme.settings.items()})
 
     # --- The run ----------------------------------------------------------------------------------------------
 
