@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import IO, Any
 
@@ -79,15 +79,22 @@ def campaigns(now_ms: int) -> dict[int, list[tuple[bytes, bytes]]]:
 def requests(count: int, start_ms: int, per_ms: int, seed: int = 1) -> dict[int, list[tuple[bytes, bytes]]]:
     """So many requests of five candidates by partition, ``per_ms`` of them in each millisecond of event time."""
     rng = random.Random(seed)
-    keys = [f"user-{number:06}".encode() for number in range(PEOPLE)]
-    homes = [partition_of(key, PARTITIONS) for key in keys]
     found: dict[int, list[tuple[bytes, bytes]]] = {partition: [] for partition in range(PARTITIONS)}
+    for key, value in some_requests(rng, 0, count, start_ms, seed, per_ms):
+        found[partition_of(key, PARTITIONS)].append((key, value))
+    return found
+
+
+def some_requests(
+    rng: random.Random, first: int, count: int, start_ms: int, seed: int, per_ms: int = 1
+) -> Iterator[tuple[bytes, bytes]]:
+    """So many requests, numbered from ``first`` on, with their keys."""
     for number in range(count):
-        person = rng.randrange(PEOPLE)
+        person = f"user-{rng.randrange(PEOPLE):06}"
         request = {
-            "request_id": f"{seed}-{number:08}",
+            "request_id": f"{seed}-{first + number:08}",
             "time_ms": start_ms + number // per_ms,
-            "user_id": keys[person].decode(),
+            "user_id": person,
             "placement": "preroll",
             "labels": ["sports"],
             "candidates": [
@@ -99,8 +106,7 @@ def requests(count: int, start_ms: int, per_ms: int, seed: int = 1) -> dict[int,
                 for _ in range(CANDIDATES)
             ],
         }
-        found[homes[person]].append((keys[person], orjson.dumps(request)))
-    return found
+        yield person.encode(), orjson.dumps(request)
 
 
 async def publish(topic: str, messages: Mapping[int, list[tuple[bytes, bytes]]]) -> None:

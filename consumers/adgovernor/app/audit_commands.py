@@ -54,8 +54,10 @@ async def _audit(
 ) -> Report:
     from adgovernor.audit.history import FolderHistory, History, KafkaHistory, copy
     from adgovernor.audit.verify import audit as prove
+    from adgovernor.runtime.collector import Collector
     from adgovernor.stores.redis import RedisStore
 
+    collector = Collector()
     store = RedisStore(settings.redis.config(), settings.prefix) if with_store else None
     try:
         async with KafkaHistory(settings.kafka.connection(), settings.prefix) as kafka:
@@ -65,8 +67,9 @@ async def _audit(
             elif copy_to is not None:
                 await copy(kafka, copy_to)
                 history = FolderHistory(copy_to)
-            return await prove(history, settings.prefix, store)
+            return await prove(history, settings.prefix, store, collector=collector)
     finally:
+        collector.close()
         if store is not None:
             await store.close()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 
-from adgovernor.audit.promises import Promise
+from adgovernor.audit.beside import Inputs, Outputs
 from adgovernor.audit.shelf import Shelf
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
-from adgovernor.runtime.chain import Walk
+from adgovernor.runtime.chain import Spine, Walk
 from adgovernor.runtime.unsealing import Keys
 
 
@@ -20,19 +19,14 @@ class Followed:
     shard: str
     walk: Walk
     machine: UserShard | Treasury
-    published: int = 0
-    outputs: dict[str, list[Promise]] = field(default_factory=lambda: defaultdict(list))
-    """By topic, as the ledger says."""
-    taken: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
-    """Input topic → offset → digest of each record."""
-    positions: dict[str, int] = field(default_factory=dict)
-    height: int = 0
-    chain: str = ""
-    """Of the last block decided again."""
+    spine: Spine
+    """As of the last block decided again."""
+    people: Shelf
+    inputs: Inputs | None = None
+    outputs: Outputs | None = None
+    """While the ledger is read for the first time."""
     keys: Keys = field(default_factory=Keys)
     """Of a sealed ledger."""
-    epoch: int = 0
-    people: Shelf = field(default_factory=Shelf)
     void: set[str] = field(default_factory=set)
     """Chains of blocks that do not count because those before them are not there."""
     astray: str = ""

@@ -195,7 +195,8 @@ def _bytes_of(row: dict[str, Any], name: str) -> bytes | None:
     return None if text is None else text.encode()
 
 
-def _row_of(message: RawMessage) -> dict[str, Any]:
+def row_of(message: RawMessage) -> dict[str, Any]:
+    """A message as a line of a copied history."""
     row: dict[str, Any] = {"offset": message.offset, "time_ms": message.time_ms}
     for name, raw in (("key", message.key), ("value", message.value)):
         try:
@@ -223,7 +224,7 @@ async def copy(history: History, folder: Path) -> int:
                     first.setdefault(topic, {})[str(partition)] = begins
                 with (folder / topic / f"{partition}.jsonl").open("wb") as file:
                     async for message in history.messages(topic, partition):
-                        file.write(orjson.dumps(_row_of(message)) + b"\n")
+                        file.write(orjson.dumps(row_of(message)) + b"\n")
                         count += 1
         (folder / _FIRST).write_bytes(orjson.dumps(first))
     except OSError as error:

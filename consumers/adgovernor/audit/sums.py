@@ -118,7 +118,7 @@ def _check_ways(
             continue
         place = f"{_place(known)} on {shard}"
         text = f"{treasury} leased {there}, the shard has {here}, and no message is under way between them"
-        if followed[treasury].epoch or followed[shard].epoch:
+        if followed[treasury].spine.epoch or followed[shard].spine.epoch:
             # What the lost messages had moved is known to one side alone.
             report.notes.append(f"{place}: {text}, after a loss that a person accepted")
         else:

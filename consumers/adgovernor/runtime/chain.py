@@ -66,10 +66,15 @@ class Walk:
                     f"{FORMAT}: run the newer release everywhere"
                 ) from error
             return None
+        return block if self.take(entry.offset, block) else None
+
+    def take(self, offset: int, block: ReadBlock) -> bool:
+        """As `step`, of a message that has been parsed; whether it counts."""
+        self.offset = offset + 1
         if not self.counts(block.header):
-            return None
-        self.height, self.chain, self.tip_offset = block.header.height, block.chain, entry.offset
-        return block
+            return False
+        self.height, self.chain, self.tip_offset = block.header.height, block.chain, offset
+        return True
 
     def counts(self, header: BlockHeader) -> bool:
         """Whether a block with this header is the next of the chain."""

@@ -43,6 +43,10 @@ TICK: Final = "tick"
 """The cause of a record that time alone caused; its offset is -1."""
 _TAIL_BYTES: Final = len('],"chain":""}') + 64
 _JOINT: Final = b",\n"
+_PERSONAL: Final = b',"personal":'
+_ASSUMED: Final = b',"assumed":'
+_SEALED: Final = _PERSONAL + b'"'
+"""Begins the personal part of a sealed record; what is written as a text within JSON has its quotes escaped."""
 
 
 class Personal(Contract):
@@ -326,22 +330,35 @@ def is_plain_json(value: bytes) -> bool:
     return True
 
 
-def _parse_record(line: bytes) -> dict[str, Any]:
+def parse_record(line: bytes, *, causes_only: bool = False) -> dict[str, Any]:
+    """A record from its line, all but the input's value; for ``causes_only`` see `parse_block`.
+
+    Raises:
+        BadInput: when it is no JSON object.
+        ValueError: when it is no JSON at all.
+    """
     # The input's value is not parsed: folding has no use for it, and it is half of the ledger's bytes. Its
     # length comes before anything that an input could have written, so the first match is the field.
     at = line.index(b'"bytes":') + 8
-    size = int(line[at : line.index(b",", at)])
+    end = line.index(b",", at)
+    size = int(line[at:end])
     start = len(line) - size - 2
     if line[start - 8 : start] == b'"value":':
         line = line[:start] + b"null}}"
+    if causes_only:
+        # The personal part is the last member, and a text within it has its quotes escaped.
+        personal = line.rindex(_PERSONAL)
+        if line.find(_ASSUMED, end, personal) < 0:
+            line = line[:end] + line[personal:]
     data = orjson.loads(line)
     if not isinstance(data, dict):
         raise BadInput("not a ledger block: a record is no JSON object")
     return data
 
 
-def parse_block(value: bytes) -> ReadBlock:
-    """A block from its bytes.
+def parse_block(value: bytes, *, causes_only: bool = False) -> ReadBlock:
+    """A block from its bytes. ``causes_only``: for who decides the records again, which is several times the work of
+    reading them; result, deltas and outputs are left out of their ``data``, where none of the block is sealed.
 
     Raises:
         BadInput: when the bytes are no block of a format known here, or their hash is not their chain.
@@ -362,10 +379,11 @@ def parse_block(value: bytes) -> ReadBlock:
                 f"the block has format {head['format']}, this program reads {FORMAT}: use a newer release"
             )
         records = []
+        causes_only = causes_only and _SEALED not in body
         for line in lines[1:-1]:
             if line:
                 exact = line.removesuffix(b",")
-                records.append(ReadRecord(_parse_record(exact), exact))
+                records.append(ReadRecord(parse_record(exact, causes_only=causes_only), exact))
         header = BlockHeader(
             head["prefix"],
             head["shard"],

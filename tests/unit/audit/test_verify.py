@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import orjson
 import pytest
@@ -91,20 +93,40 @@ async def test_memory_holds_the_people_of_one_shard_at_a_time() -> None:
     assert history.people == [0, 0, 0]
 
 
-async def test_people_that_were_put_away_come_back_the_same() -> None:
-    """A shard that is followed further has the people that it had."""
+async def test_people_that_were_put_away_come_back_the_same(tmp_path: Path) -> None:
+    """Whoever left memory has the stored form there, comes back with it, and changes made since are not lost."""
     world = await a_history(1)
     machine = world.machine("u0")
     assert isinstance(machine, UserShard)
     _, buckets = await world.store.read_buckets("u0", ("users",))
-    for name, value in buckets["users"].items():
+    people = buckets["users"]
+    shelf = Shelf(tmp_path / "u0")
+    for name, value in people.items():
         machine.load(name, value)
-    shelf = Shelf()
-    shelf.put_away(machine)
-    assert machine.persons == {}
-    shelf.take_out(machine)
-    assert {name: person.encode() for name, person in machine.persons.items()} == buckets["users"]
-    assert len(buckets["users"]) == 9
+    shelf.note(set(people))
+    shelf.put_away(machine, 2)
+    assert len(machine.persons) == 2
+    shelf.put_away(machine, 0)
+    assert dict(shelf.rest(machine)) == people
+    shelf.close()
+    first, *others = people
+    shelf.bring(machine, [first, "somebody new"])
+    machine.persons[first].erase()
+    shelf.note({first})
+    shelf.put_away(machine, 0)
+    shelf.bring(machine, list(people))
+    assert machine.persons[first].encode() is None
+    assert {name: machine.persons[name].encode() for name in others} == {n: people[n] for n in others}
+
+
+async def test_people_who_leave_memory_meanwhile_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more people than may be in memory, most are put away and come back, and every number agrees."""
+    world = await a_history(1)
+    kept = await prove(world)
+    monkeypatch.setattr("adgovernor.audit.again._KEEP_PEOPLE", 2)
+    report = await prove(world)
+    assert report.green, report.findings
+    assert report.counted == kept.counted
 
 
 async def test_a_shard_that_was_only_claimed_is_green() -> None:
@@ -155,6 +177,23 @@ async def test_a_block_that_is_gone_is_red_although_something_took_its_place() -
     report = await audit(MemoryHistory(world.broker), "test", None)
     assert "chain" in found(report)
     assert f"ledger[0] offset {middle + 2}" in {finding.place for finding in report.findings}
+
+
+@pytest.mark.parametrize("what", [rb'"ad-requests":(\d+)', rb'"dn":\{"decisions":(\d+)'])
+async def test_a_block_that_says_other_positions_or_numbers_is_red(what: bytes) -> None:
+    """A block whose hash is right, but whose header is not what its records make of it, is found."""
+    world = await a_history(1)
+    messages = world.broker._messages[topics.LEDGER, 0]
+    while b'"dn":{"decisions"' not in (value := messages.pop().value or b""):
+        pass
+    found = re.search(what, value)
+    assert found is not None
+    changed = value[: found.start(1)] + b"7" + value[found.start(1) : -len(b',"chain":""}') - 64]
+    chain = sha256(changed).hexdigest().encode()
+    messages.append(RawEvent(len(messages), None, changed + b',"chain":"' + chain + b'"}'))
+    report = await audit(MemoryHistory(world.broker), "test", None)
+    place = next(finding.place for finding in report.findings if finding.check == "decide")
+    assert place.startswith(f"ledger[0] offset {len(messages) - 1}, ")
 
 
 async def test_a_changed_input_is_red(tmp_path: Path) -> None:
@@ -209,6 +248,59 @@ async def test_a_store_that_differs_is_red() -> None:
     report = await prove(world)
     assert found(report) == {"store"}
     assert "campaigns c2" in report.findings[0].place
+
+
+GONE: Final = object()
+
+
+async def with_core(world: Deployment, **changed: object) -> Report:
+    """What is found where fields of u0's stored state are others, or gone."""
+    meta, buckets = await world.store.read_buckets("u0", ["core"])
+    assert meta is not None
+    core = {**orjson.loads(buckets["core"]["state"]), **changed}
+    value = orjson.dumps({name: value for name, value in core.items() if value is not GONE})
+    await world.store.swap("u0", meta.tip, meta, {"core": {"state": value}})
+    return await prove(world)
+
+
+async def test_a_state_that_an_older_release_stored_is_green() -> None:
+    """A value written before it had some field is what that field's default makes of it."""
+    report = await with_core(await a_history(1), since_ms=GONE)
+    assert report.green, report.findings
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"since_ms": 5},
+        {"watermark_ms": 1},
+        {"watermark_ms": GONE},
+        {"more": 0},
+        {"lateness": []},
+        {"rules": {}},
+    ],
+)
+async def test_what_an_older_release_would_not_have_stored_is_red(changed: dict[str, object]) -> None:
+    """Another value, one that must be there and is not, and one that nobody reads are differences."""
+    report = await with_core(await a_history(1), **changed)
+    assert found(report) == {"store"}
+    assert "core state" in report.findings[0].place
+
+
+async def test_a_person_who_differs_is_red() -> None:
+    """A serving that somebody took out of a person's stored history is found, and so are people who are not there and
+    people whom the ledger does not know."""
+    world = await a_history(1)
+    meta, buckets = await world.store.read_buckets("u0", ["users"])
+    assert meta is not None
+    people = buckets["users"]
+    shown, gone = [name for name in sorted(people) if "s" in orjson.loads(people[name])][:2]
+    state = orjson.loads(people[shown])
+    state["s"].pop()
+    users: dict[str, bytes | None] = {shown: orjson.dumps(state), gone: None, "stranger": people[gone]}
+    await world.store.swap("u0", meta.tip, meta, {"users": users})
+    report = await prove(world)
+    assert {finding.place.rpartition(" ")[2] for finding in report.findings} == {shown, gone, "stranger"}
 
 
 class HalfSeen(MemoryHistory):
