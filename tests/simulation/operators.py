@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,7 @@ from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.core.machines import machine_of
 from adgovernor.runtime.chain import Walk
 from adgovernor.runtime.observer import Observer
-from adgovernor.runtime.recover import recover, resend
+from adgovernor.runtime.recover import NothingLost, recover, resend
 from adgovernor.runtime.world import StartOver, World
 
 if TYPE_CHECKING:
@@ -101,7 +102,13 @@ class Operators:
 
     async def _recover(self, shard: str) -> None:
         world = self._world_of(shard)
-        await self._maintain(lambda: recover(world, why="simulated", positions=self._positions_kept(shard)))
+
+        async def accept() -> None:
+            # What only the owner's memory had seen is known to nobody: the shard is started again as it is.
+            with contextlib.suppress(NothingLost):
+                await recover(world, why="simulated", positions=self._positions_kept(shard))
+
+        await self._maintain(accept)
         self.mending.discard(shard)
         self.mended_s[shard] = self._sim.loop.time()
         if self._sim.loop.time() > RESEND_S and any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -91,7 +92,37 @@ async def _kafka(settings: Settings) -> list[Checked]:
     return [
         reached,
         *(Checked("topics", one.level, one.message, one.mend) for one in check_topics(topics)),
+        *await _whole(settings, topics),
     ]
+
+
+async def _whole(settings: Settings, found: Mapping[str, object]) -> list[Checked]:
+    """What is wrong with ledgers of which a part was deleted."""
+    from adgovernor.contracts import topics
+    from adgovernor.runtime.chain import cut
+    from adgovernor.subscribe import PartitionReader
+
+    lost: list[Checked] = []
+    for ledger in (name for name in topics.LEDGERS if name in found):
+        name = topics.full_name(settings.prefix, ledger)
+        try:
+            async with PartitionReader(
+                settings.kafka.connection(), name, client_id="adgovernor-check"
+            ) as reader:
+                firsts = await reader.first_offsets(reader.partitions())
+        except (BadSettings, Unavailable) as error:
+            return [*lost, Checked("topics", "error", str(error), "give this user READ on the ledgers")]
+        lost += [
+            Checked(
+                "topics",
+                "error",
+                cut(f"{name}[{partition}]", first, 0),
+                "keep Redis, which alone has the state now, and see deploy/OPERATIONS.md",
+            )
+            for partition, first in sorted(firsts.items())
+            if first > 0
+        ]
+    return lost
 
 
 def mend_kafka(why: str, tls: bool) -> str:

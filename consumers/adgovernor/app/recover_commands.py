@@ -38,12 +38,20 @@ def recover(
             help="Where an input is read from next, where what lies between is lost too; may be repeated.",
         ),
     ] = None,
+    even_if_healthy: Annotated[
+        bool,
+        typer.Option(
+            "--even-if-healthy",
+            help="Begin a new epoch although nothing says that anything was lost.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a halted shard again after its ledger lost its tail. Money may be spent twice: look first.
 
     The ledger gets a block that begins a new epoch and says why; outputs go on behind what was published, and the
-    shard's part of Redis is built up again from the ledger. Restart the shard's worker afterwards.
+    shard's part of Redis is built up again from the ledger. Restart the shard's worker afterwards. A shard of which
+    outputs, messages and Redis agree with its ledger is left as it is (exit code 2): it lost nothing.
 
     Example: adgovernor recover u3 --accept-loss --why "both replicas of ledger 3 burnt, INC-77"
     """
@@ -54,7 +62,9 @@ def recover(
             "unknown to it, and may happen again. Look at the brokers first; then give --accept-loss and --why TEXT"
         )
     settings = settings_of(context)
-    done = run_async(_recover(settings, shard, why.strip(), _positions(shard, position or [])))
+    done = run_async(
+        _recover(settings, shard, why.strip(), _positions(shard, position or []), even_if_healthy)
+    )
     if as_json:
         print_json(
             {
@@ -121,13 +131,22 @@ def _positions(shard: str, given: list[str]) -> dict[str, int]:
     return result
 
 
-async def _recover(settings: Settings, shard: str, why: str, positions: dict[str, int]) -> Recovery:
+async def _recover(
+    settings: Settings, shard: str, why: str, positions: dict[str, int], even_if_healthy: bool
+) -> Recovery:
+    from adgovernor.runtime.recover import NothingLost
     from adgovernor.runtime.recover import recover as begin_epoch
     from adgovernor.runtime.world import StartOver
 
     async with _world(settings, shard) as world:
         try:
-            return await begin_epoch(world, why=why, positions=positions)
+            return await begin_epoch(world, why=why, positions=positions, even_if_healthy=even_if_healthy)
+        except NothingLost as error:
+            raise BadInput(
+                f"{error}. Nothing was done. Restart the shard's worker; where it halts again, its log says what is "
+                "wrong. Where input is lost, say with --position where reading goes on; to begin a new epoch all the "
+                "same, give --even-if-healthy"
+            ) from error
         except StartOver as error:
             raise Unavailable(
                 f"{error}: another owner writes {shard}; stop its workers and run this again"

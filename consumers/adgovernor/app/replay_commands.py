@@ -156,13 +156,15 @@ async def in_order(history: History, prefix: str) -> AsyncIterator[ReadBlock]:
 
 async def _blocks(history: History, prefix: str, shard: str) -> AsyncIterator[ReadBlock]:
     """The blocks of one ledger that count, opened as far as the keys are still there."""
-    from adgovernor.runtime.chain import Walk
+    from adgovernor.runtime.chain import Walk, cut
     from adgovernor.runtime.ports import LedgerEntry
     from adgovernor.runtime.unsealing import Keys
 
     walk, keys = Walk(prefix, shard), Keys()
-    partition = topics.partition_of_shard(shard)
-    async for message in history.messages(topics.ledger_topic(shard), partition):
+    ledger, partition = topics.ledger_topic(shard), topics.partition_of_shard(shard)
+    if first := await history.first(ledger, partition):
+        raise BadInput(cut(f"{topics.full_name(prefix, ledger)}[{partition}]", first, 0))
+    async for message in history.messages(ledger, partition):
         block = walk.step(LedgerEntry(message.offset, message.time_ms, message.value or b""))
         if block is None:
             continue

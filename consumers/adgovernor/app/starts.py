@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import Unavailable
-from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine, spine_of
+from adgovernor.contracts.errors import BadInput, Unavailable
+from adgovernor.runtime.chain import Spine, Walk, count_outputs, cut, new_spine, spine_of
+from adgovernor.runtime.outputs import place_of
 from adgovernor.runtime.ports import LedgerEntry
 from adgovernor.subscribe import PartitionReader, Position
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from adgovernor.stores.base import Store
 
 _READ = 2_000
+_FEW = 10
 _WAIT_S = 0.5
 _SILENT_READS = 20
 """A ledger that shows nothing for so many reads although its end is further is not readable."""
@@ -37,6 +39,7 @@ async def _bring_to_end(reader: PartitionReader, prefix: str, spines: dict[int, 
 
     Raises:
         Unavailable: where a ledger shows less than its end promises.
+        BadInput: where what is to be read of it was deleted.
     """
     ends = await reader.ends(spines)
     walks = {
@@ -47,6 +50,9 @@ async def _bring_to_end(reader: PartitionReader, prefix: str, spines: dict[int, 
     if not walks:
         return
     await reader.read_from({partition: walk.offset for partition, walk in walks.items()})
+    for partition, walk in walks.items():
+        if (first := reader.beginnings[partition]) > walk.offset:
+            raise BadInput(cut(f"{reader.full_name}[{partition}]", first, walk.offset))
     silent = 0
     while behind := [partition for partition, walk in walks.items() if walk.offset < ends[partition]]:
         messages = await reader.read(_READ, _WAIT_S)
@@ -116,6 +122,46 @@ async def from_now(connection: KafkaConnection, prefix: str, store: Store, topic
         for partition, (_, spine) in spines.items():
             result[partition] = Position(ends[partition], spine.dn.get(topic, 1) - 1)
     return result
+
+
+async def first_kept(
+    connection: KafkaConnection, prefix: str, store: Store, topic: str
+) -> dict[int, tuple[Position, int]]:
+    """Where those partitions of an output topic begin of which retention has taken the beginning: the position before
+    the first message that is left, and that message's offset. A partition that has none left begins where it is now.
+
+    Raises:
+        Unavailable: where Kafka cannot be used, or shows less than it promises.
+        BadInput: where a partition is empty and its ledger, which alone knows the number, cannot be read.
+    """
+    found: dict[int, tuple[Position, int]] = {}
+    async with PartitionReader(
+        connection, topics.full_name(prefix, topic), client_id="adgovernor-watch"
+    ) as reader:
+        firsts = {p: first for p, first in (await reader.first_offsets(reader.partitions())).items() if first}
+        ends = await reader.ends(firsts)
+        wanted = [partition for partition, first in firsts.items() if first < ends[partition]]
+        # One after the other: of each a message or a few are wanted.
+        for partition in wanted:
+            await reader.read_from({partition: firsts[partition]})
+            silent = 0
+            while partition not in found and reader.next[partition] < ends[partition]:
+                messages = await reader.read(_FEW, _WAIT_S)
+                silent = 0 if messages else silent + 1
+                if silent > _SILENT_READS:
+                    raise Unavailable(
+                        f"{reader.full_name}[{partition}] shows nothing at offset {reader.next[partition]}"
+                    )
+                for message in messages:
+                    place = place_of(message.headers, message.value, topic in topics.DLQS)
+                    if place is not None:
+                        position = Position(message.offset, place["dn"] - 1)
+                        found[partition] = (position, message.offset)
+                        break
+    if len(found) < len(firsts):
+        ends_now = await from_now(connection, prefix, store, topic)
+        found |= {p: (ends_now[p], ends_now[p].offset) for p in firsts if p not in found}
+    return found
 
 
 async def _known(store: Store, shard: str) -> Spine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -17,6 +18,7 @@ from adgovernor.app.console import (
     run_async,
     settings_of,
 )
+from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.topics import shard_named
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ _T = TypeVar("_T")
 state_app = typer.Typer(no_args_is_help=True)
 
 _LENGTHS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+_ASK_S = 3.0
+"""How long Kafka is asked about a ledger; the state itself is the store's."""
 _AD_COLUMNS = ("position", "slot", "campaign_id", "creative_id", "state")
 
 
@@ -205,17 +209,45 @@ def show_campaign(context: typer.Context, campaign_id: str, account: str | None,
         print_table("by shard", ("shard", "day", "lease", "reserved", "spent"), shards)
 
 
+def _lost_of_ledger(context: typer.Context, shard: str) -> str:
+    """What to say where a part of a shard's ledger was deleted; nothing where it is whole, or Kafka does not answer."""
+    settings = settings_of(context)
+
+    async def work() -> str:
+        from adgovernor.contracts import topics
+        from adgovernor.runtime.chain import cut
+        from adgovernor.runtime.kafka_reader import KafkaReaders
+
+        ledger, partition = topics.ledger_topic(shard), topics.partition_of_shard(shard)
+        name = topics.full_name(settings.prefix, ledger)
+        readers = KafkaReaders(settings.kafka.connection(), 1, "adgovernor-state")
+        try:
+            async with asyncio.timeout(_ASK_S):
+                first = await readers.first(name, partition)
+        except (Unavailable, TimeoutError):
+            return ""
+        finally:
+            await readers.close()
+        return cut(f"{name}[{partition}]", first, 0) if first else ""
+
+    return run_async(work())
+
+
 @state_app.command("shard")
 def shard(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Such as u3 (users) or t3 (treasury).")],
     as_json: AsJson = False,
 ) -> None:
-    """Show where a shard is in its ledger and its inputs.
+    """Show where a shard is in its ledger and its inputs; and say so where a part of the ledger was deleted.
 
     Example: adgovernor state shard u0
     """
     shard_named(name)
+    lost = _lost_of_ledger(context, name)
+    if lost:
+        # Said first, for the store may have nothing, or an old state, for this very reason.
+        typer.echo(lost, err=True)
     found = read_state(context, lambda state: state.shard(name))
     if as_json:
         print_json(found)

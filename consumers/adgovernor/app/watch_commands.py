@@ -29,7 +29,8 @@ def watch(
         typer.Argument(metavar="TOPIC...", help=f"{', '.join(_TOPICS)}."),
     ],
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Begin with the first event; else with the next one.")
+        bool,
+        typer.Option("--from-start", help="Begin with the first event that is kept; else with the next one."),
     ] = False,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop where the topics end now, rather than wait for more.")
@@ -56,7 +57,9 @@ async def _watch(
     settings: Settings, names: list[str], from_start: bool, until_end: bool, limit: int | None
 ) -> None:
     starts: dict[str, dict[int, Position]] = {}
-    if not from_start:
+    if from_start:
+        starts = await _first_kept(settings, names)
+    else:
         starts = await _from_now(settings, names)
     left = limit
     done = asyncio.Event()
@@ -110,6 +113,27 @@ async def _watch(
         for task in (*tasks, enough):
             task.cancel()
         await asyncio.gather(*tasks, enough, return_exceptions=True)
+
+
+async def _first_kept(settings: Settings, names: list[str]) -> dict[str, dict[int, Position]]:
+    """Where the topics begin of which retention has taken the beginning; and says so."""
+    from adgovernor.app.starts import first_kept
+
+    starts: dict[str, dict[int, Position]] = {}
+    async with opened_store(settings) as store:
+        kafka = settings.kafka.connection()
+        for name in names:
+            if name == topics.ADS:
+                continue
+            found = await first_kept(kafka, settings.prefix, store, name)
+            starts[name] = {partition: position for partition, (position, _) in found.items()}
+            for partition, (position, offset) in sorted(found.items()):
+                typer.echo(
+                    f"{name}[{partition}] begins with number {position.dn + 1} (offset {offset}): what was before has "
+                    "expired by the topic's retention",
+                    err=True,
+                )
+    return starts
 
 
 async def _from_now(settings: Settings, names: list[str]) -> dict[str, dict[int, Position]]:

@@ -26,7 +26,7 @@ from adgovernor.contracts.sealing import id_of
 from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
-from adgovernor.runtime.chain import Walk, new_spine
+from adgovernor.runtime.chain import Walk, cut, new_spine
 from adgovernor.runtime.collector import Collector
 from adgovernor.stores.base import Store
 
@@ -161,6 +161,11 @@ async def _rest(one: Followed) -> None:
 
 async def _blocks(history: History, one: Followed, report: Report) -> AsyncIterator[tuple[ReadBlock, str]]:
     ledger, partition = topics.ledger_topic(one.shard), topics.partition_of_shard(one.shard)
+    first = await history.first(ledger, partition)
+    if first > one.walk.offset:
+        report.fault("chain", f"{ledger}[{partition}]", cut(f"{ledger}[{partition}]", first, one.walk.offset))
+        one.broken = True
+        return
     async for message in history.messages(ledger, partition, one.walk.offset):
         place = f"{ledger}[{partition}] offset {message.offset}"
         try:

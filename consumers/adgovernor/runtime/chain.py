@@ -100,6 +100,16 @@ def chain_in(value: bytes) -> str | None:
         return None
 
 
+def cut(ledger: str, first: int, wanted: int) -> str:
+    """What to say of a ledger partition of which what is to be read was deleted. ``ledger``: its name; ``first``: the
+    offset at which it begins; ``wanted``: the one at which reading should."""
+    return (
+        f"{ledger} begins at offset {first}, and offset {wanted} is to be read: what was before was deleted, by the "
+        "topic's retention, by hand (delete-records) or with a disk. No ledger may expire: stop that first "
+        "(`adgovernor check`), then see deploy/OPERATIONS.md, `ledger_cut`"
+    )
+
+
 class Verdict(Enum):
     """What an acknowledged offset means for the block that was appended."""
 

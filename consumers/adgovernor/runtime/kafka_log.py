@@ -13,9 +13,10 @@ from aiokafka.errors import KafkaError
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Halted, Unavailable
+from adgovernor.runtime.chain import cut
 from adgovernor.runtime.kafka_inputs import InputLost, KafkaInputs
 from adgovernor.runtime.kafka_producers import KafkaProducers
-from adgovernor.runtime.kafka_reader import KafkaReaders
+from adgovernor.runtime.kafka_reader import Expired, KafkaReaders
 from adgovernor.runtime.ports import AppendUnknown, Fetch, LedgerEntry, Output, RawEvent
 
 _BATCH_BYTES: Final = 500_000
@@ -109,8 +110,16 @@ class KafkaShardLog:
         return offset
 
     async def read_ledger(self, offset: int, max_bytes: int) -> tuple[list[LedgerEntry], int]:
-        """See `ShardLog.read_ledger`."""
-        records, end = await self._readers.read(self._ledger_topic, self._partition, offset, max_bytes)
+        """See `ShardLog.read_ledger`.
+
+        Raises:
+            Halted: when that part of the ledger was deleted.
+        """
+        try:
+            records, end = await self._readers.read(self._ledger_topic, self._partition, offset, max_bytes)
+        except Expired as gone:
+            name = f"{self._ledger_topic}[{self._partition}]"
+            raise Halted(self._shard, "ledger_cut", cut(name, gone.first, offset)) from gone
         return [
             LedgerEntry(
                 record.offset,

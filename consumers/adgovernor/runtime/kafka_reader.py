@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.cluster import ClusterMetadata
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from adgovernor.contracts.connections import KafkaConnection
@@ -18,6 +18,18 @@ from adgovernor.contracts.errors import Unavailable
 _READ_S: Final = 20.0
 _POLL_MS: Final = 1_000
 _STOP_S: Final = 5.0
+
+
+class Expired(Exception):
+    """What is to be read was deleted: the partition begins behind it.
+
+    Attributes:
+        first: the offset at which the partition begins now.
+    """
+
+    def __init__(self, first: int) -> None:
+        super().__init__(f"the partition begins at offset {first}")
+        self.first = first
 
 
 class KafkaReaders:
@@ -41,6 +53,7 @@ class KafkaReaders:
 
         Raises:
             Unavailable: when the partition cannot be read.
+            Expired: when it begins behind the offset.
         """
         tp = TopicPartition(topic, partition)
         async with self._client(f"{topic}[{partition}]") as client:
@@ -53,7 +66,13 @@ class KafkaReaders:
             records: list[Any] = []
             size = 0
             while size < max_bytes and (not records or records[-1].offset + 1 < end):
-                found = await client.getmany(tp, timeout_ms=_POLL_MS)
+                try:
+                    found = await client.getmany(tp, timeout_ms=_POLL_MS)
+                except OffsetOutOfRangeError:
+                    first = (await client.beginning_offsets([tp]))[tp]
+                    if first <= offset:
+                        raise
+                    raise Expired(first) from None
                 if not found:
                     break
                 for record in found[tp]:

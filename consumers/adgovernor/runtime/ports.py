@@ -74,7 +74,7 @@ class ShardLog(Protocol):
     async def read_ledger(self, offset: int, max_bytes: int) -> tuple[list[LedgerEntry], int]:
         """Entries from ``offset`` on, and the offset that the partition will give next, read before the entries:
         a walk that has reached it has seen all that was acknowledged before the call. May be short; raises
-        `Unavailable`."""
+        `Unavailable`, and `Halted` where what is to be read was deleted."""
         ...
 
     async def publish(self, outputs: Sequence[Output], deadline_s: float) -> None:

@@ -6,12 +6,12 @@ numbers from which outputs and side messages continue, and readers that keep one
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.contracts.ledger import ReadBlock
 from adgovernor.core.inputs import read as read_input
 from adgovernor.core.links import FIRST, lost_messages
@@ -23,7 +23,7 @@ from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
 from adgovernor.runtime.outputs import outputs_of, said_lost
 from adgovernor.runtime.takeover import claim_block, walk_ledger
 from adgovernor.runtime.unsealing import Keys, read_keys
-from adgovernor.runtime.witnesses import ahead_of, check_witnesses, read_witnesses, side_witnesses
+from adgovernor.runtime.witnesses import Witness, ahead_of, check_witnesses, read_witnesses, side_witnesses
 from adgovernor.runtime.world import World
 from adgovernor.stores.base import Meta, Tip
 
@@ -31,6 +31,10 @@ _AT_ONCE: Final = 2_000
 """Side messages that are read in one step."""
 _PASSES: Final = 500
 """How often more is looked for that a worker has sent meanwhile: it pauses within far fewer, unless it is flooded."""
+
+
+class NothingLost(BadInput):
+    """There is nothing to accept: a new epoch would empty the shard's part of the store for no reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +56,40 @@ class Recovery:
     """Where inputs are read from next."""
 
 
-async def recover(world: World, *, why: str, positions: Mapping[str, int] | None = None) -> Recovery:
+async def recover(
+    world: World,
+    *,
+    why: str,
+    positions: Mapping[str, int] | None = None,
+    even_if_healthy: bool = False,
+) -> Recovery:
     """Begins a new epoch of a shard and empties its part of the store, which the next owner rebuilds. No worker may
     own the shard meanwhile; one that does is fenced by the new block. ``positions`` says where topics are read from
     next whose unread input is lost.
 
     Raises:
+        NothingLost: when all witnesses agree with the ledger, unless ``even_if_healthy``; nothing is then done.
         Unavailable: when the log or the store cannot be reached; nothing, or only the block, is then done, and it
             may be run again.
         StartOver: when another owner appended at the same time; stop the workers of this shard first.
         Halted: when the log loses messages even now.
     """
-    walk, spine, links = await _walk(world)
-    dn, jumped = await _ahead(world, spine, links.sent)
+    witnesses, unseen = await read_witnesses(world)
+    meta = await world.store.read_meta(world.shard)
+    noted = dict.fromkeys((w.height for w in witnesses), "")
+    if meta is not None:
+        noted[meta.tip.height] = ""
+    walk, spine, links = await _walk(world, noted)
+    witnesses += await side_witnesses(world, spine, unseen)
+    dn, jumped = _ahead(spine, links.sent, witnesses)
     rejoined = await _rejoin(world, links, spine, positions or {})
+    # Of a ledger that lost a part before, older messages are not its own any more.
+    contradicted = _contradicted(noted, [] if spine.epoch else witnesses, meta)
+    if not (even_if_healthy or positions or dn or jumped or rejoined or contradicted):
+        raise NothingLost(
+            f"nothing says that {world.shard} lost anything: outputs, side messages and Redis agree with its ledger, "
+            f"which ends at height {spine.height} of epoch {spine.epoch}"
+        )
     accepted = {source: (one.number, one.digest) for source, one in rejoined.items()}
     passed = {source: one.passed for source, one in rejoined.items() if one.passed}
     recovery: dict[str, Any] = {
@@ -92,13 +116,24 @@ async def recover(world: World, *, why: str, positions: Mapping[str, int] | None
     return Recovery(header.epoch, header.height, dn, jumped, accepted, passed, dict(spine.positions))
 
 
-async def _walk(world: World) -> tuple[Walk, Spine, Links]:
-    """Walks the whole ledger, for its spine and its links."""
+def _contradicted(noted: Mapping[int, str], witnesses: Iterable[Witness], meta: Meta | None) -> bool:
+    """Whether a side message or the store names another block than the ledger has at that height, or one that it has
+    not. ``noted``: the chains at those heights."""
+    said = [(witness.height, witness.chain) for witness in witnesses if witness.chain is not None]
+    if meta is not None and meta.tip.height > 0:
+        said.append((meta.tip.height, meta.tip.chain))
+    return any(noted.get(height) != chain for height, chain in said)
+
+
+async def _walk(world: World, noted: dict[int, str] | None = None) -> tuple[Walk, Spine, Links]:
+    """Walks the whole ledger, for its spine and its links. ``noted`` gets the chains at those heights that it has."""
     spine, links = new_spine(world.shard), Links()
     walk = Walk(world.settings.prefix, world.shard)
     async for block, offset in walk_ledger(world, walk):
         spine.advance(block.header, block.chain, offset, count_outputs(block))
         spine.places.clear()
+        if noted is not None and block.header.height in noted:
+            noted[block.header.height] = block.chain
         _follow(links, block)
     return walk, spine, links
 
@@ -210,13 +245,11 @@ async def _taken_since(world: World, least: Mapping[str, int]) -> dict[str, dict
     return known
 
 
-async def _ahead(
-    world: World, spine: Spine, sent: dict[str, tuple[int, str]]
+def _ahead(
+    spine: Spine, sent: Mapping[str, tuple[int, str]], witnesses: Iterable[Witness]
 ) -> tuple[dict[str, int], dict[str, tuple[int, str]]]:
     """What the lost tail published beyond what the ledger knows: output topics with the number to go on with, and
     destinations with the number and hash of the last message."""
-    witnesses, unseen = await read_witnesses(world)
-    witnesses += await side_witnesses(world, spine, unseen)
     dn: dict[str, int] = {}
     jumped: dict[str, tuple[int, str]] = {}
     for witness in ahead_of(spine, sent, witnesses):

@@ -224,6 +224,15 @@ def check_topics(found: dict[str, TopicState]) -> list[Finding]:
 
 def _check_topic(topic: str, state: TopicState) -> list[Finding]:
     findings: list[Finding] = []
+    if not state.config and topic in (*topics.LEDGERS, topics.CAMPAIGNS, topics.PERSON_KEYS):
+        findings.append(
+            Finding(
+                "warning",
+                state.name,
+                f"the settings of {state.name} may not be read, so nobody knows whether it forgets",
+                "give this user DESCRIBE_CONFIGS on the deployment's topics",
+            )
+        )
     if topic in topics.LEDGERS:
         findings += _check_ledger(state)
     # What may not be read says nothing.

@@ -10,7 +10,7 @@ from faulty import FaultyLog, FaultyStore, Truncated
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted
-from adgovernor.runtime.recover import recover, resend
+from adgovernor.runtime.recover import NothingLost, recover, resend
 
 
 async def _served(requests: int, **settings: object) -> tuple[Deployment, Truncated, FaultyStore]:
@@ -45,6 +45,43 @@ async def test_an_old_output_at_the_end_does_not_hide_newer_ones() -> None:
     assert halted.value.reason == "ledger_truncated"
     told = await recover(deployment.world("u0"), why="a disk was lost")
     assert told.dn["decisions"] == 11
+
+
+async def test_a_shard_that_lost_nothing_is_left_as_it_is() -> None:
+    """A new epoch of a shard with which all witnesses agree is refused before anything is done, unless it is insisted
+    on; afterwards as before, while old messages of the lost history are still there."""
+    deployment, broker, store = await _served(10)
+    await deployment.stop()
+    end, meta = broker.end(topics.LEDGER, 0), await store.read_meta("u0")
+    for shard in ("u0", "t0"):
+        with pytest.raises(NothingLost, match="agree with its ledger"):
+            await recover(deployment.world(shard), why="a test")
+    assert (broker.end(topics.LEDGER, 0), await store.read_meta("u0")) == (end, meta)
+    assert (await recover(deployment.world("u0"), why="a test", even_if_healthy=True)).epoch == 1
+    _cut(broker, 5)
+    store.wipe()
+    assert (await recover(deployment.world("u0"), why="a disk was lost")).epoch == 1
+    with pytest.raises(NothingLost, match="epoch 1"):
+        await recover(deployment.world("u0"), why="a test")
+
+
+@pytest.mark.parametrize("store_says", [True, False])
+async def test_a_ledger_that_only_the_store_contradicts_is_recovered(store_says: bool) -> None:
+    """Where nothing that was lost had been published, what the store says is enough to accept a loss."""
+    deployment = Deployment(1, store_deadline_s=0.05)
+    broker = deployment.broker = Truncated(1, deployment.clock)
+    store = deployment.store = FaultyStore()
+    for _ in range(2):
+        deployment.start()
+        await deployment.settle()
+        await deployment.stop()
+    broker.cut(topics.LEDGER, 0, 1)
+    if store_says:
+        assert (await recover(deployment.world("u0"), why="a disk was lost")).epoch == 1
+        return
+    store.wipe()
+    with pytest.raises(NothingLost):
+        await recover(deployment.world("u0"), why="a test")
 
 
 async def test_sending_again_waits_until_a_loss_is_accepted() -> None:
