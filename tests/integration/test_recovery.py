@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from forked import run_program
+
+from adgovernor.stores.redis import RedisStore
+from adgovernor.stores.redis_client import RedisConfig
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 _WAIT_S = 60.0
@@ -51,6 +55,11 @@ class Site:
         assert done.returncode == 0, (arguments, done.stdout.decode(), done.stderr.decode())
         return json.loads(done.stdout)
 
+    def said(self, *arguments: str) -> tuple[int, str]:
+        """A command's exit code, and all that it says."""
+        done = run_program("adgovernor.app.cli", arguments, environment=self.environment, folder=self.folder)
+        return done.returncode, done.stdout.decode() + done.stderr.decode()
+
     def campaigns(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.command("campaigns", "list")
         return found
@@ -85,6 +94,16 @@ class Site:
             return self.command("state", "user", user)["servings"]
 
         until(served, f"an ad for {user}")
+
+    async def delete(self, topic: str, before: int) -> None:
+        """The first messages of a topic are gone, as with retention."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            place = TopicPartition(f"{self.prefix}.{topic}", 0)
+            await admin.delete_records({place: RecordsToDelete(before_offset=before)})
+        finally:
+            await admin.close()
 
     async def lose(self, topic: str) -> None:
         """The topic is gone, and made anew without anything in it."""
@@ -139,3 +158,47 @@ async def test_a_treasury_goes_on_without_its_ledger(
         assert any("a person accepted a loss here (epoch 1)" in note for note in report["notes"])
     finally:
         site.stop()
+
+
+async def test_a_ledger_without_its_beginning_is_named_by_all_who_need_it(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, redis_namespace: str, tmp_path: Path
+) -> None:
+    """A shard goes on without its ledger's beginning as long as Redis has its state, and halts for that reason where it
+    has not; check, state, audit and replay say what is gone, and watch begins with what is left of its topic."""
+    site = Site(f"{topic_prefix}.{redis_namespace}", kafka_bootstrap, redis_url, tmp_path)
+    site.command("topics", "create", "--partitions", "1")
+    store = RedisStore(RedisConfig.from_url(redis_url), site.prefix)
+    try:
+        site.start()
+        campaign = {"campaign_id": "c1", "account_id": "a1", "budget_micros": 100_000, "price_micros": 1_000}
+        (tmp_path / "campaigns.json").write_text(json.dumps([campaign]))
+        site.command("campaigns", "apply", "campaigns.json")
+        site.serve("r1")
+        site.serve("r2")
+        site.stop()
+        code, said = site.said("recover", "u0", "--accept-loss", "--why", "a mistake")
+        assert (code, "agree with its ledger" in said) == (2, True), said
+
+        await site.delete("ledger", 3)
+        await site.delete("decisions", 1)
+        code, said = site.said("watch", "decisions", "--from-start", "--until-end")
+        first, told = said.splitlines()[0], "decisions[0] begins with number 2 (offset 1)"
+        assert (code, json.loads(first)["dn"], told in said) == (0, 2, True), said
+
+        site.start()
+        site.serve("r3")
+        site.stop()
+        gone = f"{site.prefix}.ledger[0] begins at offset 3"
+        for expected, *arguments in ((1, "check"), (0, "state", "shard", "u0"), (2, "replay", "elsewhere")):
+            code, said = site.said(*map(str, arguments))
+            assert (code, gone in " ".join(said.split())) == (expected, True), (arguments, said)
+        code, said = site.said("audit", "--json")
+        findings = json.loads(said)["findings"]
+        assert (code, [finding["place"] for finding in findings]) == (1, ["ledger[0]"]), said
+
+        await store.drop("u0")
+        site.start()
+        until(lambda: "ledger_cut" in site.log.read_text(), "the halt")
+    finally:
+        site.stop()
+        await store.close()

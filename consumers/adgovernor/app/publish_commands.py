@@ -169,9 +169,21 @@ def _run(
                     on_bad=tell,
                     on_line=advance,
                     on_misspelt=wonder,
+                    summary=summary,
                 )
 
-    summary = run_async(work())
+    summary = LinesSummary()
+    try:
+        run_async(work())
+    except KeyboardInterrupt:
+        events, on = counted(summary.published, "event"), summary.done + 1
+        way = f"adgovernor publish {topic} -"
+        complain(
+            f"interrupted: of {counted(summary.lines, 'line')} read, {events} are acknowledged. Publish the file "
+            f"again (what landed already is recognised by its ids), or go on from line {on}: tail -n +{on} "
+            f"{'FILE' if source == '-' else source} | {way}"
+        )
+        raise
     if as_json:
         print_json(
             {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adgovernor.app.console import AsJson, print_json, run_async, settings_of
+from adgovernor.app.console import AsJson, complain, print_json, run_async, settings_of
 from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.topics import shard_named
 
@@ -111,7 +111,11 @@ def resend(
     Example: adgovernor resend t0 --since 48000
     """
     shard_named(shard)
-    count = run_async(_resend(settings_of(context), shard, since))
+    try:
+        count = run_async(_resend(settings_of(context), shard, since))
+    except KeyboardInterrupt:
+        complain("interrupted: what was sent again does no harm; run this again for all of it")
+        raise
     if as_json:
         print_json({"shard": shard, "since": since, "messages": count})
     else:

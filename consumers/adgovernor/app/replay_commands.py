@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adgovernor.app.console import AsJson, print_json, run_async, settings_of
+from adgovernor.app.console import AsJson, complain, counted, print_json, run_async, settings_of
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, BadSettings
 
@@ -61,7 +61,15 @@ def replay(
         raise BadInput(f"{to!r} is no prefix; give 1 to 80 letters, digits, dots, dashes and underscores")
     if to == settings.prefix:
         raise BadInput("a history cannot be replayed into its own deployment; give another prefix")
-    counts = run_async(_replay(settings, to, per_s))
+    counts: Counter[str] = Counter()
+    try:
+        run_async(_replay(settings, to, per_s, counts))
+    except KeyboardInterrupt:
+        complain(
+            f"interrupted: {counted(counts.total(), 'input')} were handed over to {to}, and not all of them may have "
+            "landed. A history is replayed from its beginning: do it again, into another prefix that was never used"
+        )
+        raise
     unreadable = counts.pop(_UNREADABLE, 0)
     if as_json:
         print_json(
@@ -79,7 +87,7 @@ def replay(
         typer.echo(f"{unreadable} inputs were erased and cannot be replayed", err=True)
 
 
-async def _replay(settings: Settings, to: str, per_s: float | None) -> Counter[str]:
+async def _replay(settings: Settings, to: str, per_s: float | None, counts: Counter[str]) -> None:
     from adgovernor.audit.history import KafkaHistory
     from adgovernor.publish import Bulk, Publisher
     from adgovernor.runtime.topics_admin import create_topics, partition_count
@@ -88,7 +96,6 @@ async def _replay(settings: Settings, to: str, per_s: float | None) -> Counter[s
     partitions = await partition_count(connection, settings.prefix)
     await create_topics(connection, to, partitions)
     await _must_be_empty(settings, to)
-    counts: Counter[str] = Counter()
     clock = asyncio.get_running_loop().time
     began: float | None = None
     async with (
@@ -119,7 +126,6 @@ async def _replay(settings: Settings, to: str, per_s: float | None) -> Counter[s
             await bulk.finish()
         finally:
             bulk.abandon()
-    return counts
 
 
 async def _must_be_empty(settings: Settings, prefix: str) -> None:

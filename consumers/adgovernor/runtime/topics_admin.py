@@ -226,10 +226,10 @@ def _check_topic(topic: str, state: TopicState) -> list[Finding]:
     findings: list[Finding] = []
     if not state.config and topic in (*topics.LEDGERS, topics.CAMPAIGNS, topics.PERSON_KEYS):
         findings.append(
-            Finding(
+            _found(
                 "warning",
-                state.name,
-                f"the settings of {state.name} may not be read, so nobody knows whether it forgets",
+                state,
+                "keeps its settings from this user, so nobody knows whether it forgets",
                 "give this user DESCRIBE_CONFIGS on the deployment's topics",
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,6 +16,9 @@ from adgovernor.publish.publisher import Bulk, Publisher
 
 KEPT_BAD_LINES: Final = 100
 """How many bad lines a summary names; a file of another kind would otherwise fill the memory."""
+
+_MARK: Final = 100
+"""After so many messages it is noted which line they came to."""
 
 LOOKED_INTO: Final = 1_000
 """How many lines are looked into for misspelt fields: a file is written one way throughout."""
@@ -44,6 +48,8 @@ class LinesSummary:
     blank: int = 0
     bad_lines: list[BadLine] = field(default_factory=list)
     """The first bad lines, at most `KEPT_BAD_LINES`."""
+    done: int = 0
+    """The first so many lines need not be published again: what they held is acknowledged, bad or blank."""
 
 
 class StoppedAt(Unavailable):
@@ -57,7 +63,8 @@ class StoppedAt(Unavailable):
     def __init__(self, summary: LinesSummary, cause: AdGovernorError) -> None:
         super().__init__(
             f"{cause}; of {summary.lines} lines read, {summary.published} messages are acknowledged; publish the "
-            "file again once Kafka is back (what landed already is recognised by its ids)"
+            f"file again once Kafka is back, from line {summary.done + 1} on or all of it (what landed already is "
+            "recognised by its ids)"
         )
         self.summary = summary
 
@@ -71,6 +78,7 @@ async def publish_lines(
     on_bad: BadLineSeen | None = None,
     on_line: Callable[[int], None] | None = None,
     on_misspelt: Callable[[int, str], None] | None = None,
+    summary: LinesSummary | None = None,
 ) -> LinesSummary:
     """Publishes one event a line to an input topic (logical name); the line's own bytes, once they are valid.
 
@@ -80,13 +88,16 @@ async def publish_lines(
         on_line: called after each line with its size in bytes, for a progress bar.
         on_misspelt: called with the number of a line and what is said of a field in it that is probably misspelt;
             the line is published all the same. Only the first `LOOKED_INTO` lines are looked into.
+        summary: a new one, which then says how far this came also where it is cancelled.
 
     Raises:
         StoppedAt: where Kafka does not answer.
     """
     contract = contract_of(topic)
-    summary = LinesSummary()
+    summary = LinesSummary() if summary is None else summary
     bulk = Bulk(publisher, topic)
+    marks: deque[tuple[int, int]] = deque([(0, 0)])
+    """How many messages the first so many lines came to: marks for those under way, and one before."""
     try:
         async for line in _each(lines):
             summary.lines += 1
@@ -110,14 +121,28 @@ async def publish_lines(
                 _note(summary, error, on_bad)
             if on_line is not None:
                 on_line(len(line))
+            if bulk.handed_over - marks[-1][0] >= _MARK:
+                marks.append((bulk.handed_over, summary.lines))
+                _reached(summary, bulk, marks)
         await bulk.finish()
+        marks.append((bulk.handed_over, summary.lines))
     except Unavailable as error:
-        summary.published = bulk.acknowledged
+        _reached(summary, bulk, marks)
         raise StoppedAt(summary, error) from error
     finally:
+        _reached(summary, bulk, marks)
         bulk.abandon()
-    summary.published = bulk.acknowledged
     return summary
+
+
+def _reached(summary: LinesSummary, bulk: Bulk, marks: deque[tuple[int, int]]) -> None:
+    """Takes what is acknowledged by now into the summary."""
+    summary.published = bulk.acknowledged
+    while marks and marks[0][0] <= bulk.acknowledged:
+        summary.done = marks[0][1]
+        if len(marks) == 1:
+            return
+        marks.popleft()
 
 
 def _note(summary: LinesSummary, error: BadInput, on_bad: BadLineSeen | None) -> None:

@@ -326,6 +326,7 @@ class Bulk:
         self._under_way: list[tuple[Ticket, int]] = []
         self.acknowledged = 0
         """How many messages, counted from the first, are acknowledged."""
+        self.handed_over = 0
 
     async def put(
         self,
@@ -339,6 +340,7 @@ class Bulk:
         ticket, count = self._open
         await self._publisher.hand_over(topic or self._topic, key, value, headers, partition, ticket)
         self._open = ticket, count + 1
+        self.handed_over += 1
         if count + 1 >= SLICE:
             self._turn()
             if len(self._under_way) > _SLICES_UNDER_WAY:
