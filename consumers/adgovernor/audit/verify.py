@@ -113,9 +113,8 @@ async def _follow(
         await decide_again(one, block, place, report)
         if one.broken:
             break
-    else:
-        if expected is not None:
-            compare_store(one, expected, report)
+    if expected is not None and not one.broken:
+        compare_store(one, expected, report)
     if one.astray and not one.broken:
         # An owner goes on from what it believes to count. What it believed in was there, then, and is not any more.
         report.fault(
