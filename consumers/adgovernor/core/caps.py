@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import DAY_MS, Cap
-from adgovernor.core.history import Person, Serving
+from adgovernor.core.history import PLACES, Person, Serving
 from adgovernor.core.identities import Identities, servings_of, totals_suffix
 
 ROLLING: Final = "rolling"
@@ -57,7 +57,7 @@ def horizon_ms(caps: tuple[Cap, ...]) -> int:
 class CompiledCap:
     """A campaign's cap, ready for the hot path."""
 
-    __slots__ = ("_fixed", "_label", "cap", "event", "lifetime", "limit")
+    __slots__ = ("_fixed", "_label", "cap", "event", "lifetime", "limit", "place", "word")
 
     def __init__(self, cap: Cap, campaign: str, account: str) -> None:
         self.cap = cap
@@ -69,12 +69,20 @@ class CompiledCap:
         """The label that a request must have for the cap to bear on it."""
         self._fixed: tuple[str, ...] | None = None
         """What it counts, where that is the same for all candidates."""
+        self.place = -1
+        """Where a serving has what a window counts by (see `history.PLACES`); -1: not in one place."""
+        self.word: str | None = None
+        """What must stand there; None: the candidate's creative."""
         if cap.scope == "campaign":
             self._fixed = ("campaign:" + campaign,)
+            self.word = campaign
         elif cap.scope == "advertiser":
             self._fixed = ("advertiser:" + account,)
+            self.word = account
         elif cap.scope == "label":
             self._fixed = (f"label:{cap.label}",)
+        if not self.lifetime and cap.scope in ("creative", "campaign", "advertiser"):
+            self.place = PLACES[cap.scope]
 
     def scopes(
         self, creative: str, categories: Iterable[str], labels: Collection[str] | None
@@ -194,6 +202,8 @@ def blockers(
     for cap in caps:
         if served < cap.limit and not cap.lifetime and not beside:
             continue  # No window has more servings than there are.
+        if cap.place >= 0 and not beside and person.has_fewer(cap.limit, cap.place, cap.word or creative):
+            continue  # Nor more of one campaign, advertiser or creative than there are.
         for scope in cap.scopes(creative, categories, context.labels):
             found = _check(person, cap, scope, context, time_zone, found, beside)
     return found

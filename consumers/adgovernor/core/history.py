@@ -44,7 +44,7 @@ _WHO: Final = 8
 _EVENTS: Final = 12
 """Where a serving has, if it needs it, what else than its impression matters: [the event paid for where it is not the
 impression, the deadline of the money reserved for that (`SHOWN` once it is paid), {event: when it happened first}]."""
-_PLACES: Final = {"creative": 3, "campaign": 4, "advertiser": 5, "category": 6, "label": 7}
+PLACES: Final = {"creative": 3, "campaign": 4, "advertiser": 5, "category": 6, "label": 7}
 """Where a serving has what a scope of each kind names."""
 _LISTS: Final = 6
 """From here on these places have lists."""
@@ -302,7 +302,7 @@ class Person:
         if by_scope is None:
             if len(self.servings) <= _FEW:
                 kind, _, word = scope.partition(":")
-                at = _PLACES[kind]
+                at = PLACES[kind]
                 if at >= _LISTS:
                     return [serving for serving in self.servings if word in serving[at]]
                 return [serving for serving in self.servings if serving[at] == word]
@@ -310,6 +310,16 @@ class Person:
             for serving in self.servings:
                 _index(by_scope, serving)
         return by_scope.get(scope, ())
+
+    def has_fewer(self, limit: int, place: int, word: str) -> bool:
+        """Whether it is seen at once that fewer than ``limit`` servings have a word at a place; of many it is not."""
+        servings = self.servings
+        if len(servings) > _FEW:
+            return False
+        for serving in servings:
+            if serving[place] == word:
+                limit -= 1
+        return limit > 0
 
     def add(self, serving: Serving) -> None:
         """Takes a serving."""

@@ -112,7 +112,11 @@ class Selector:
             if share is None:
                 reasons = _UNKNOWN
             else:
-                price, value = prices(candidate, share)
+                price = candidate.price_micros
+                if price is None or share.pays_on:
+                    price, value = prices(candidate, share)
+                else:
+                    value = price  # As `prices` would say, for nearly every candidate.
                 day = share.day_of(time_ms) if share.daily else 0
                 reasons = judge(candidate, share, price, day, person, context)
                 if share.currency != currency:

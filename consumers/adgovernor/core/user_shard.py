@@ -430,16 +430,18 @@ class UserShard(PersonEvents):
 
     def _ask(self, share: CampaignShare, day: int, price: int, *, again: bool = False) -> None:
         """Asks for money where there is too little for ``price``, for the low-water mark, or for what is owed."""
+        lease, wanted = share.lease(day), max(price, share.low_water())
+        if lease >= wanted and not share.owed:
+            return
         paused = share.paused_on(day)
         if paused and not share.owed:
             return
         if (day in share.asks and not again) or self.watermark_ms < share.denied.get(day, 0):
             return
-        lease = share.lease(day)
         owed = share.owed_on(day)
         # Nothing is sold in a pause, or after the day; what was shown is still paid for.
         over = paused or share.is_over(day, self.watermark_ms)
-        if not owed and (over or lease >= max(price, share.low_water())):
+        if not owed and (over or lease >= wanted):
             return
         if over:
             level = lease
