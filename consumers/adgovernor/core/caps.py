@@ -117,8 +117,11 @@ def count(person: Person, cap: Cap, scope: str, context: Context, time_zone: str
     if window == "pod":
         request = context.request_id
         first = context.first_slot
+        at_ms = context.time_ms  # An id that was forgotten may come again, for another request.
         return sum(
-            1 for s in servings if s.decision_id == request and s.slot >= first and s.counts(watermark)
+            1
+            for s in servings
+            if s.decision_id == request and s.time_ms == at_ms and s.slot >= first and s.counts(watermark)
         )
     if window == "stream":
         session = context.session

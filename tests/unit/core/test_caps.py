@@ -148,6 +148,15 @@ def test_lifetime_cap_outlives_the_history() -> None:
     assert winner_of(world.request("bob", T0 + 400 * DAY, "c1", user="bob")) == "c1"
 
 
+def test_a_pod_cap_counts_another_request_of_a_forgotten_id_apart() -> None:
+    """A request id that comes again after it was forgotten is another pod."""
+    world = _world({"window": "pod", "limit": 1})
+    assert winner_of(world.request("r1", T0, "c1")) == "c1"
+    world.show("r1", T0)
+    world.request("r2", T0 + 4 * HOUR, "c1")
+    assert winner_of(world.request("r1", T0 + 5 * HOUR, "c1")) == "c1"
+
+
 def test_pod_cap_counts_within_one_request_only() -> None:
     """A cap of window pod limits one request's slots and forgets them with it."""
     world = _world({"window": "pod", "limit": 1})
