@@ -75,7 +75,7 @@ def apply(
             bad.append(line)
             continue
         data = command_of(line)
-        if "command" not in line.data:
+        if data.get("command_id") != line.data.get("command_id"):
             data["command_id"] = new_id()
         data.setdefault("time_ms", wall_clock_ms())
         try:

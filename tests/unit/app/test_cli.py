@@ -11,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from typer.testing import CliRunner
 
-from adgovernor.app import logs
+from adgovernor.app import campaigns_commands, logs
 from adgovernor.app.audit_commands import show
 from adgovernor.app.check_commands import mend_kafka
 from adgovernor.app.cli import COMMANDS, app, load_command
@@ -261,6 +262,20 @@ def test_a_byte_order_mark_is_no_part_of_the_first_entry(tmp_path: Path) -> None
     events.write_text('{"request_id":"r1","time_ms":1,"user_id":"u"}\n', encoding="utf-8-sig")
     result = CliRunner().invoke(app, ["simulate", "--campaigns", str(campaigns), "--events", str(events)])
     assert (result.exit_code, "decision r1" in result.stdout) == (0, True), result.output
+
+
+def test_a_command_of_a_file_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command has an effect once, so it goes out under its own id, however it is named; a definition, which may be
+    applied again, under a new one."""
+    given: list[Any] = []
+    monkeypatch.setattr(campaigns_commands, "give", lambda _, commands, *rest, **more: given.extend(commands))
+    file = tmp_path / "c.jsonl"
+    money = '"command_id":"more","account_id":"a","campaign_id":"c","amount_micros":5'
+    campaign = '{"campaign_id":"c","account_id":"a","budget_micros":9}'
+    file.write_text(f'{{"command":"top-up",{money}}}\n{{"type":"top-up",{money}}}\n{campaign}\n{campaign}\n')
+    assert CliRunner().invoke(app, [*NOWHERE, "campaigns", "apply", str(file)]).exit_code == 0
+    ids = [command.command_id for command in given]
+    assert (ids[:2], len(set(ids))) == (["more", "more"], 3)
 
 
 def test_a_simulated_decision_is_whole(tmp_path: Path) -> None:
