@@ -8,6 +8,7 @@ OpenRTB 2.6.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -143,6 +144,8 @@ def _expand(request: BidRequest, where: str) -> BidRequest:
         here = f"{path}.pods[{number}]"
         if pod.podid in seen:
             raise BadOpenRtb(f"{here}.podid", f"{pod.podid} is given twice")
+        if re.fullmatch(r"-[0-9]+|0+", pod.podid):
+            raise BadOpenRtb(f"{here}.podid", f"{pod.podid} is no number of a pod; they count from 1")
         seen.add(pod.podid)
         if pod.adpoddurationsec <= 0:
             raise BadOpenRtb(f"{here}.adpoddurationsec", f"{pod.adpoddurationsec} must be above 0")

@@ -272,6 +272,8 @@ def test_podconfig_without_exact_durations_bounds_each_slot() -> None:
         ),
         ({"durationrangesec": [30], "pods": [{"podid": 1, "adpoddurationsec": 60}] * 2}, "pods[1].podid"),
         ({"durationrangesec": [30], "pods": [{"podid": 1}]}, "pods[0].adpoddurationsec"),
+        ({"durationrangesec": [30], "pods": [{"podid": 0, "adpoddurationsec": 60}]}, "pods[0].podid"),
+        ({"durationrangesec": [30], "pods": [{"podid": -1, "adpoddurationsec": 60}]}, "pods[0].podid"),
         (
             {"durationrangesec": [1], "pods": [{"podid": n, "adpoddurationsec": 501} for n in (1, 2)]},
             "pods[1].adpoddurationsec",
