@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -256,6 +257,49 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     replayed = deployment.json("replay", other)
     assert replayed["published"] == {"ad-requests": 6, "campaigns": 10, "impressions": 2}
     deployment.run("replay", other, code=2)
+
+
+def test_an_interrupted_publish_says_how_to_go_on(deployment: Deployment) -> None:
+    """Ctrl-C ends a publish at once, also while its pipe is silent, and names the line from which to go on."""
+    deployment.run("topics", "create", "--partitions", "2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adgovernor.app.cli", "publish", "ad-requests", "-"],
+        env=deployment.environment,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    try:
+        for number in range(1_203):
+            body = {"request_id": f"r{number}", "time_ms": 1_767_225_600_000, "user_id": f"user-{number}"}
+            process.stdin.write(
+                b"\n" if number == 7 else json.dumps({**body, "candidates": []}).encode() + b"\n"
+            )
+        process.stdin.flush()
+        asyncio.run(_come(deployment, 1_202))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    found = re.search(
+        rb"of 1203 lines read, (\d+) events are acknowledged.* line (\d+): tail -n \+(\d+) FILE", said
+    )
+    assert found is not None, said
+    published, line, again = map(int, found.groups())
+    # The last acknowledgements may have been on their way back. One of the first lines is blank.
+    assert 1_000 <= published <= 1_202
+    assert line == again
+    assert published - 100 < line - 2 <= published
+
+
+async def _come(deployment: Deployment, count: int) -> None:
+    """Waits until so many requests are on their topic."""
+    kafka = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"]
+    name = topics.full_name(deployment.prefix, topics.AD_REQUESTS)
+    async with asyncio.timeout(_START_S), subscribe.PartitionReader(kafka, name, client_id="test") as reader:
+        while sum((await reader.ends(reader.partitions())).values()) < count:  # noqa: ASYNC110 - another process's
+            await asyncio.sleep(0.1)
 
 
 def test_dead_letters_are_listed_shown_and_replayed(deployment: Deployment, worker: str) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -228,10 +231,10 @@ async def lines_of(file: BinaryIO) -> AsyncIterator[bytes]:
     Raises:
         BadInput: where a line is longer than any event.
     """
-    read = getattr(file, "read1", file.read)
+    read = _reading(file)
     rest = b""
     at_start = True
-    while chunk := await asyncio.to_thread(read, _READ_BYTES):
+    while chunk := await _aside(read):
         *lines, rest = (rest + chunk).split(b"\n")
         if at_start and (lines or len(rest) >= len(codecs.BOM_UTF8)):
             # Some editors begin a file with a mark that is no part of its first line.
@@ -246,6 +249,41 @@ async def lines_of(file: BinaryIO) -> AsyncIterator[bytes]:
             yield line + b"\n"
     if rest:
         yield rest
+
+
+def _reading(file: BinaryIO) -> Callable[[], bytes]:
+    """Reads a piece. Past the file's own buffer where there is a descriptor: what waits in there when the program ends
+    would hold a lock that Python wants then."""
+    try:
+        return partial(os.read, file.fileno(), _READ_BYTES)
+    except OSError:
+        return partial(file.read, _READ_BYTES)
+
+
+async def _aside(read: Callable[[], bytes]) -> bytes:
+    """Reads in a thread that nobody waits for: a pipe may be silent for ever, and Ctrl-C must end the program."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(chunk: bytes, error: OSError | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(chunk)
+        else:
+            done.set_exception(error)
+
+    def work() -> None:
+        chunk, error = b"", None
+        try:
+            chunk = read()
+        except OSError as failed:
+            error = failed
+        with contextlib.suppress(RuntimeError):  # The loop has ended meanwhile.
+            loop.call_soon_threadsafe(settle, chunk, error)
+
+    threading.Thread(target=work, daemon=True, name="lines").start()
+    return await done
 
 
 @contextlib.contextmanager

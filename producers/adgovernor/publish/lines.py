@@ -125,11 +125,11 @@ async def publish_lines(
                 marks.append((bulk.handed_over, summary.lines))
                 _reached(summary, bulk, marks)
         await bulk.finish()
-        marks.append((bulk.handed_over, summary.lines))
     except Unavailable as error:
         _reached(summary, bulk, marks)
         raise StoppedAt(summary, error) from error
     finally:
+        marks.append((bulk.handed_over, summary.lines))
         _reached(summary, bulk, marks)
         bulk.abandon()
     return summary
@@ -137,8 +137,8 @@ async def publish_lines(
 
 def _reached(summary: LinesSummary, bulk: Bulk, marks: deque[tuple[int, int]]) -> None:
     """Takes what is acknowledged by now into the summary."""
-    summary.published = bulk.acknowledged
-    while marks and marks[0][0] <= bulk.acknowledged:
+    summary.published = bulk.reached()
+    while marks and marks[0][0] <= summary.published:
         summary.done = marks[0][1]
         if len(marks) == 1:
             return

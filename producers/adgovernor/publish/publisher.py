@@ -360,6 +360,19 @@ class Bulk:
         del self._under_way[0]
         self.acknowledged += count
 
+    def reached(self) -> int:
+        """How many messages, counted from the first, are acknowledged by now, without waiting; only whole
+        slices count, and the last one where nothing of it is left."""
+        reached = self.acknowledged
+        for ticket, count in self._under_way:
+            done = ticket.done
+            if not done.done() or done.cancelled() or done.exception() is not None:
+                return reached
+            reached += count
+        ticket, count = self._open
+        # Nothing is waited for but that it is filled.
+        return reached + count if ticket.waiting == 1 and not ticket.done.done() else reached
+
     async def finish(self) -> None:
         """Waits until all are acknowledged."""
         if self._open[1]:

@@ -351,7 +351,7 @@ class _Dripping(io.RawIOBase):
         self._content = content
         self._step = step
 
-    def read1(self, _size: int) -> bytes:
+    def read(self, _size: int = -1) -> bytes:
         piece, self._content = self._content[: self._step], self._content[self._step :]
         return piece
 
