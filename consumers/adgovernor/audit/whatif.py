@@ -126,6 +126,7 @@ def command_of(line: Line) -> dict[str, Any]:
     return {**base, "command": "account", "account": data}
 
 
+_ENGAGEMENTS: Final = ("impression", "click", "view")
 _USER_EVENTS: Final = ("opt-out", "opt-in", "preference", "erasure", "session")
 
 
@@ -133,7 +134,7 @@ def topic_of(data: dict[str, Any]) -> str:
     """Which topic an event of a mixed file belongs to, by its fields."""
     if "command" in data or "budget_micros" in data or ("account_id" in data and "request_id" not in data):
         return topics.CAMPAIGNS
-    if "decision_id" in data:
+    if "decision_id" in data or data.get("type") in _ENGAGEMENTS:
         return topics.IMPRESSIONS
     if data.get("type") in _USER_EVENTS:
         return topics.USER_EVENTS
@@ -224,7 +225,7 @@ class WhatIf:
                 data = command_of(line)
             elif topic == topics.IMPRESSIONS and "routing_id" not in data:
                 # A file written beforehand cannot know it; the decision that it names does.
-                data = {**data, "routing_id": self._routing.get(str(data["decision_id"]), "unknown")}
+                data = {**data, "routing_id": self._routing.get(str(data.get("decision_id")), "unknown")}
             yield from self._feed(line.place, topic, data)
 
     def _feed(self, place: str, topic: str, data: dict[str, Any]) -> Iterator[Event]:

@@ -155,3 +155,14 @@ def test_a_time_that_is_a_text_is_refused_with_what_is_wanted() -> None:
     request = {**_ask("r0", 0), "time_ms": "2026-03-01T00:00:00Z"}
     assert list(run.events([Line("line 7", request)])) == []
     assert run.rejected == ["line 7: no ad request: time_ms: is a text; give a whole number of milliseconds"]
+
+
+def test_an_impression_that_names_no_decision_is_refused() -> None:
+    """An impression that names its request is told what to write, and not taken for a request seen before."""
+    run = WhatIf.begin(1)
+    shown = {"type": "impression", "request_id": "r0", "time_ms": START_MS}
+    assert list(run.events([Line("line 1", _ask("r0", START_MS)), Line("line 2", shown)]))
+    (told,) = run.rejected
+    assert told.startswith(
+        "line 2: no impression, click or completed view: impression.decision_id: Field required"
+    )
