@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,40 @@ def test_an_example_says_how_to_run_it_and_runs(name: str) -> None:
     for row in ran.totals["campaigns"].values():
         parts = ("unleased_micros", "in_flight_micros", "lease_micros", "reserved_micros", "spent_micros")
         assert row["topped_up_micros"] == sum(row[part] for part in parts)
+
+
+def test_the_list_of_examples_names_each() -> None:
+    """The README of the examples has a link to each folder, and to none that is not there; and names each program."""
+    readme = (EXAMPLES / "README.md").read_text()
+    assert sorted(re.findall(r"\]\(([a-z-]+)\)", readme)) == FOLDERS
+    programs = {path.name for path in EXAMPLES.glob("*.py")} - {"upstream_server.py"}
+    assert set(re.findall(r"`(\w+\.py)`", readme)) == programs
+
+
+def test_a_flight_begins_and_ends_to_the_millisecond() -> None:
+    """A campaign is served from the first millisecond of its flight to the last before its end."""
+    ran = Ran("flights", auto_impressions=True)
+    assert [won for (won,) in ran.won().values()] == [None, "lunch-1", "lunch-1", "lunch-1", "launch-1"]
+    assert ran.why("r5") == {"lunch-1": ["flight"]}
+
+
+def test_what_was_missed_is_spread_over_the_rest_of_the_day() -> None:
+    """A day without traffic before noon goes out at twice the speed afterwards, and whole."""
+    hours = Ran("pacing-catch-up", auto_impressions=True).by_hour()
+    assert sum(hours) == 24
+    assert hours[:12] == [0] * 12
+    assert set(hours[12:]) <= {1, 2, 3}
+
+
+def test_places_and_floors_are_kept() -> None:
+    """Guaranteed places are kept, and the most specific floor counts."""
+    ran = Ran("pod-places", auto_impressions=True)
+    assert ran.won() == {
+        "r1": ["shoes-15", "bank-15", "cars-30"],
+        "r2": ["tea-15", "shoes-15"],
+        "r3": ["shoes-15", "boots-15"],
+    }
+    assert ran.why("r2") == {"cars-30": ["floor"], "bank-30": ["outbid"]}
 
 
 def test_pods_are_filled_completed_and_abandoned() -> None:
