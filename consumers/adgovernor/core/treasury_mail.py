@@ -5,6 +5,7 @@ Which of them a record has is decided in `releases` and `treasury`; nothing here
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from adgovernor.contracts import topics
@@ -81,8 +82,8 @@ class TreasuryMail(TreasuryState):
         for shard in self._user_shards():
             self._tell(shard, what, campaign_id, **item)
 
-    def _user_shards(self) -> list[str]:
-        return [topics.user_shard(partition) for partition in range(self.rules.partitions)]
+    def _user_shards(self) -> tuple[str, ...]:
+        return _user_shards(self.rules.partitions)
 
     def _flush(self) -> None:
         for shard in sorted(self._mail, key=topics.partition_of_shard):
@@ -90,3 +91,8 @@ class TreasuryMail(TreasuryState):
             self._draft.send.append(links.next_message(self.links, shard, payload))
             self._mark("core", "state")
         self._mail = {}
+
+
+@lru_cache(maxsize=8)
+def _user_shards(partitions: int) -> tuple[str, ...]:
+    return tuple(topics.user_shard(partition) for partition in range(partitions))

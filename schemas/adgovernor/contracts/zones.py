@@ -78,7 +78,13 @@ def window_of(time_ms: int, time_zone: str, unit: Unit) -> tuple[int, int]:
 
 def day_of(time_ms: int, time_zone: str) -> int:
     """The zone's calendar day of ``time_ms`` as the number YYYYMMDD."""
-    day = date.fromordinal(_ordinal(time_ms, time_zone))
+    return _number_of(time_zone, window_of(time_ms, time_zone, "day")[0])
+
+
+@lru_cache(maxsize=65536)
+def _number_of(name: str, start_ms: int) -> int:
+    """The number of the day that starts then."""
+    day = date.fromordinal(_ordinal(start_ms, name))
     return day.year * 10000 + day.month * 100 + day.day
 
 
