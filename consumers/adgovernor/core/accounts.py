@@ -230,9 +230,9 @@ class TreasuryCampaign:
                     room = min(room, self.day_budget(later) - self.leased_by_day[later])
         return max(0, room)
 
-    def ahead(self, day: int, room: int, at_ms: int, settle_ms: int) -> tuple[int, int | None]:
+    def ahead(self, day: int, room: int, at_ms: int, settling: pacing.Settling) -> tuple[int, int | None]:
         """(What may be leased for the day at a moment, of what there is room for; where the plan begins anew if any of
-        it is leased, else None). ``settle_ms``: see `pacing.released_micros`."""
+        it is leased, else None)."""
         if self.campaign.pacing.mode == "asap" or room == 0:
             return room, None
         paced_day = 0 if self.campaign.daily_budget_micros is None else day
@@ -240,7 +240,7 @@ class TreasuryCampaign:
         used = self.topped_up - self.unleased if not paced_day else self.leased_by_day.get(day, 0)
         unit = max(1, self.one_price)
         planned = pacing.released_micros(
-            self.campaign, budget, day, self.time_zone, at_ms, self.paced.get(paced_day), settle_ms
+            self.campaign, budget, day, self.time_zone, at_ms, self.paced.get(paced_day), settling
         )
         anew = None
         carried = used + max(unit, budget // pacing.CARRY_DIVISOR)

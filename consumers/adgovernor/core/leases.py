@@ -254,13 +254,13 @@ class CampaignShare:
                 return
             del self.awaited[key]
 
-    def awaited_on(self, day: int, watermark_ms: int) -> int:
-        """The day's money whose events may still come late."""
-        return sum(
-            amount
+    def awaited_on(self, day: int, watermark_ms: int) -> list[tuple[int, int]]:
+        """The day's money whose events may still come late: (how long, amount)."""
+        return [
+            (until_ms - watermark_ms, amount)
             for (until_ms, of_day), amount in self.awaited.items()
             if of_day == day and until_ms > watermark_ms
-        )
+        ]
 
     def defined_budget(self) -> int:
         """What it may spend in a day, or (without a daily budget) at all, as defined; top-ups apart."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.rules import Rules
 
-RULES: Final = 5
+RULES: Final = 6
 """Version of the rules. It rises when the same inputs would give another record."""
 
 Fields = dict[str, dict[str, bytes | None]]

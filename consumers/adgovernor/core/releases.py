@@ -13,7 +13,9 @@ from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.money import sayable
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import WORDS, AccountFund
+from adgovernor.core.lateness import doubt_ppm
 from adgovernor.core.leases import CLICK_LIFE_MS, DAY_WORDS, PAYS_ON
+from adgovernor.core.pacing import NOTHING_DOUBTFUL, Settling
 from adgovernor.core.treasury_mail import TreasuryMail
 
 _SLACK_MS = 360_000
@@ -127,23 +129,22 @@ class Releases(TreasuryMail):
 
     def _ahead(self, known: TreasuryCampaign, day: int, room: int | None = None) -> tuple[int, int | None]:
         """See `TreasuryCampaign.ahead`, now."""
-        settle_ms = 0 if known.campaign.pacing.mode == "asap" else self.settle_ms(known.campaign)
-        return known.ahead(day, known.room(day) if room is None else room, self.newest_ms, settle_ms)
+        settling = NOTHING_DOUBTFUL if known.campaign.pacing.mode == "asap" else self.settling(known.campaign)
+        return known.ahead(day, known.room(day) if room is None else room, self.newest_ms, settling)
 
     def _is_withheld(self, known: TreasuryCampaign, day: int) -> bool:
         """Whether its own plan holds back what it has, so that more of its account's would not help it."""
         return self._ahead(known, day, known.own_room(day))[0] < known.one_price
 
-    def settle_ms(self, campaign: Campaign) -> int:
-        """How long it takes until the fate of what a campaign sells is known; 0 where nothing comes late."""
+    def settling(self, campaign: Campaign) -> Settling:
+        """What is to be expected of the ads that a campaign sells last."""
         kind, life_ms = PAYS_ON[campaign.pricing], campaign.reservation_ms
-        silent = [] if self.rules.late_prior_ppm else [kind]
-        if all(kind in self.punctual.get(shard, silent) for shard in self._user_shards()):
-            return 0
         if life_ms is None:
             life_ms = CLICK_LIFE_MS if kind else self.rules.reservation_ms
         life_ms = min(life_ms, self.rules.longest_reservation_ms())
-        return life_ms + self.rules.late_grace_ms + self.rules.lateness_ms + _SLACK_MS
+        settle_ms = life_ms + self.rules.late_grace_ms + self.rules.lateness_ms + _SLACK_MS
+        said = [known[kind] for known in self.prompt.values() if kind in known]
+        return settle_ms, doubt_ppm(said, self.rules.late_prior_ppm), self.rules.partitions
 
     def _plan_anew(self, known: TreasuryCampaign, day: int, anew: int | None) -> None:
         if anew is not None:

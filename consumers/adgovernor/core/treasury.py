@@ -313,9 +313,9 @@ class Treasury(Releases):
             return
         source, payload = message["source"], message["payload"]
         self._advance(payload["watermark_ms"])
-        punctual = payload.get("punctual", [])
-        if punctual != self.punctual.get(source, []):
-            self.emit(["punctual", source, punctual])
+        prompt = payload.get("prompt", {})
+        if prompt != self.prompt.get(source, {}):
+            self.emit(["prompt", source, prompt])
         for item in payload["items"]:
             campaign_id = item["campaign_id"]
             known = self.campaigns.get(campaign_id)

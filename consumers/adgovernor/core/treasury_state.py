@@ -35,7 +35,7 @@ Deltas (first word → what follows). Amounts are micros, times ms.
     closed     campaign, day                      settled long ago: its amounts go into a sum
     opened     campaign, day                      first leases of the day were given
     paced      campaign, day, moment, amount      the day's plan (0: the flight's) goes on from so much released
-    punctual   shard, [events that do not come late]
+    prompt     shard, how often the events that are paid for come in time (see `lateness.Lateness.said`)
     risked     campaign, day                      one price of the day is sold again though its ad may be shown late
     ticked     clock
 """
@@ -65,8 +65,8 @@ class TreasuryState(FoldedState):
         self._members: dict[str, list[str]] = {}
         """Account → its campaigns, by id."""
         self.commands: set[str] = set()
-        self.punctual: dict[str, list[str]] = {}
-        """Shard → the events that are paid for (see `leases.PAYS_ON`) of which it saw next to none come late."""
+        self.prompt: dict[str, dict[str, list[int]]] = {}
+        """Shard → event that is paid for (see `leases.PAYS_ON`) → how often it comes in time."""
         self._ops |= {
             "command": self._on_command,
             "account": self._on_account,
@@ -98,6 +98,7 @@ class TreasuryState(FoldedState):
             "opened": self._on_opened,
             "closed": self._on_closed,
             "paced": self._on_paced,
+            "prompt": self._on_prompt,
             "punctual": self._on_punctual,
             "risked": self._on_risked,
             "ticked": self._on_ticked,
@@ -272,9 +273,12 @@ class TreasuryState(FoldedState):
     def _on_paced(self, campaign: str, day: int, watermark_ms: int, amount: int) -> None:
         self._campaign(campaign).begin_plan_anew(day, (watermark_ms, amount))
 
-    def _on_punctual(self, shard: str, kinds: list[str]) -> None:
-        self.punctual[shard] = kinds
+    def _on_prompt(self, shard: str, said: dict[str, list[int]]) -> None:
+        self.prompt[shard] = said
         self.touch_core()
+
+    def _on_punctual(self, shard: str, kinds: list[str]) -> None:
+        """What ledgers of earlier rules say; the shard's next report says more."""
 
     def _on_risked(self, campaign: str, day: int) -> None:
         self._campaign(campaign).risked_day = day
@@ -304,7 +308,7 @@ class TreasuryState(FoldedState):
         return fields
 
     def _encode_core(self) -> bytes:
-        return self._core_bytes(last_tick_ms=self.last_tick_ms, punctual=self.punctual)
+        return self._core_bytes(last_tick_ms=self.last_tick_ms, prompt=self.prompt)
 
     def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
         """See `machine.Machine.restore`."""
@@ -312,7 +316,7 @@ class TreasuryState(FoldedState):
         if core is not None:
             data = self._restore_core(core)
             self.last_tick_ms = data["last_tick_ms"]
-            self.punctual = data.get("punctual", {})
+            self.prompt = data.get("prompt", {})
         self.accounts = {
             name: AccountFund.decode(value) for name, value in sorted(fields.get("accounts", {}).items())
         }

@@ -529,9 +529,9 @@ class UserShard(PersonEvents):
                     item["books"] = share.rows(share.changed)
                     self.emit(["reported", campaign])
             payload: dict[str, Any] = {"watermark_ms": self.watermark_ms, "items": list(items.values())}
-            punctual = self.fates.punctual(self.rules.late_prior_ppm)
-            if punctual:
-                payload["punctual"] = punctual
+            prompt = self.fates.said(self.rules.late_prior_ppm)
+            if prompt:
+                payload["prompt"] = prompt
             self._draft.send.append(links.next_message(self.links, treasury, payload))
             self.touch_core()
         self._items = {}

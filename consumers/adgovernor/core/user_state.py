@@ -240,7 +240,8 @@ class UserState(PodStates):
     def _on_settle(
         self, decision_id: str, slot: int, campaign: str, day: int, price: int, charged: int
     ) -> None:
-        self._close(decision_id, slot)
+        self.fates.came_in_time(self._close(decision_id, slot))
+        self.touch_core()
         share = self._share(campaign)
         share.book(day).move(reserved=-price, spent=charged, lease=price - charged)
         share.changed.add(day)
@@ -409,8 +410,14 @@ class UserState(PodStates):
         share = self.shares[campaign]
         # Of a few ads each counts: as much is kept back in the end as ever, and the treasury says where one is risked.
         lost = not share.is_few(price) and share.is_lost_after(day, until_ms)
-        doubtful = share.awaited_on(day, self.watermark_ms) // price
-        expected_ppm = self.fates.expected_ppm(share.pays_on, doubtful, self.rules.late_prior_ppm, lost)
+        awaited = share.awaited_on(day, self.watermark_ms)
+        fates = self.fates.known_of(share.pays_on)
+        if lost:
+            ads = [(left_ms, amount // price) for left_ms, amount in awaited]
+            expected_ppm = fates.expected_in_the_end_ppm(ads, self.rules.late_grace_ms)
+        else:
+            doubtful = sum(amount for _, amount in awaited) // price
+            expected_ppm = fates.expected_ppm(doubtful, self.rules.late_prior_ppm)
         return expected_ppm - 1_000_000 * (share.held_back(day) // price) >= 500_000
 
     # ------------------------------------------------------------------ deadlines

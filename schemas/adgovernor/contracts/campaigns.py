@@ -91,8 +91,9 @@ class Pacing(Contract):
 
     ``asap``: all at once. ``even``: in proportion to time. ``front_loaded``: ahead of even. ``hourly``: by the hours
     of the account's clock, each day of a flight alike. What was missed is carried over up to a 200th of the budget;
-    the rest is spread over what remains. All is released a 200th of the day or flight before its end; where events come
-    late, or while that is not known yet, within its last 24th, so early that it is known by the end what of it is paid.
+    the rest is spread over what remains. All is released a 200th of the day or flight before its end. Where events come
+    late, or while that is not known yet, it is all released up to 37 minutes before the end, in the last hour: the
+    fewer ads a budget has, the earlier, so that no more than a thousandth of it hangs on what is shown after the end.
     """
 
     mode: Literal["asap", "even", "front_loaded", "hourly"] = "asap"
