@@ -18,7 +18,7 @@ from tests.bench import pacing
 def test_a_day_is_spent_and_billed(shape: str, mode: str, budget: int, late: bool) -> None:
     """A day's budget is spent to 99.9 % while there is demand, along its curve, and what is shown is billed, all but
     one ad at most where impressions come up to half an hour late."""
-    result = pacing.simulate(shape, mode, budget, late=late)
+    [result] = pacing.simulate(pacing.Run(budget, mode, shape, late))
     assert result.broken() == []
     assert result.spent_ads <= result.ads
 
