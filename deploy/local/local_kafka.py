@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,6 +24,7 @@ from supervised import PortTaken, ServerFailed, Supervised, free_ports
 _HERE = Path(__file__).resolve().parent
 _POM = _HERE / "pom.xml"
 _FETCH_TIMEOUT_S = 600.0
+_PROPERTIES = "server.properties"
 _FORMAT_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 90.0
 """Ports are up after 3-5 s on an idle machine; a machine at full load takes several times that."""
@@ -199,20 +200,9 @@ def _start_kafka(
     chosen = free_ports(2 * count + len(listeners))
     ports, controller_ports = chosen[:count], chosen[count : 2 * count]
     further = dict(zip(listeners, chosen[2 * count :], strict=True))
-    users = [
-        word
-        for name, password in scram_users.items()
-        for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
-    ]
     java = find_java()
     if java is None:
         raise ServerFailed(f"Kafka needs Java {OLDEST_JAVA} or newer and there is none")
-    cluster, quorum = _kafka_id(), ",".join(f"127.0.0.1:{port}" for port in controller_ports)
-    voters = ",".join(
-        f"{node}@127.0.0.1:{port}:{_kafka_id()}" for node, port in enumerate(controller_ports, 1)
-    )
-    started: list[Supervised] = []
-    formatting: list[tuple[Supervised, subprocess.Popen[bytes]]] = []
     jvm = [
         str(java),
         *JVM_OPTIONS,
@@ -220,48 +210,34 @@ def _start_kafka(
         f"{jar_folder()}/*",
         f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}",
     ]
+    storage = _storage_options(controller_ports, scram_users)
+    started: list[Supervised] = []
+    formatting: list[subprocess.Popen[bytes]] = []
     try:
         for node, (port, controller_port) in enumerate(zip(ports, controller_ports, strict=True), 1):
-            directory = Path(tempfile.mkdtemp(prefix=f"adgovernor-kafka-{node}-"))
-            properties = directory / "server.properties"
             values = {
                 **COMMON_SETTINGS,
                 **internal_replication(count),
                 **(_SEVERAL_BROKERS if count > 1 else {}),
                 "process.roles": "broker,controller",
                 "node.id": str(node),
-                "controller.quorum.bootstrap.servers": quorum,
+                "controller.quorum.bootstrap.servers": ",".join(f"127.0.0.1:{at}" for at in controller_ports),
                 "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
                 "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-                "log.dirs": str(directory / "data"),
                 **(_with_listeners(port, controller_port, listeners, further) if node == 1 else {}),
                 **settings,
             }
-            properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-            broker = Supervised(
-                f"kafka-{node}",
-                [*jvm, *heap_options(heap_mb), "kafka.Kafka", str(properties)],
-                directory,
-                kept=kept,
-            )
+            broker = _describe(node, values, [*jvm, *heap_options(heap_mb)], kept=kept)
             started.append(broker)
-            with broker.log.open("wb") as log:
-                formatting.append((broker, subprocess.Popen(
-                    [*jvm, *heap_options(TEST_HEAP_MB), "kafka.tools.StorageTool", "format",
-                     "--cluster-id", cluster, "--initial-controllers", voters, "--config", str(properties), *users],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                )))  # fmt: skip
-        for broker, process in formatting:
-            if process.wait(_FORMAT_TIMEOUT_S) != 0:
-                raise ServerFailed(
-                    f"the storage of {broker.name} could not be formatted\n{broker.log_tail()}"
-                )
+            formatting.append(_format(broker, [*jvm, *heap_options(TEST_HEAP_MB)], storage))
+        for broker, process in zip(started, formatting, strict=True):
+            _wait_formatted(broker, process)
         for broker in started:
             broker.start()
         for broker, port in zip(started, ports, strict=True):
             _wait_ready(broker, port)
     except BaseException:
-        for _, process in formatting:
+        for process in formatting:
             process.kill()
             process.wait()
         for broker in started:
@@ -273,6 +249,50 @@ def _start_kafka(
         tuple(ports),
         {name: f"127.0.0.1:{port}" for name, port in further.items()},
     )
+
+
+def _describe(node: int, values: Mapping[str, str], java: Sequence[str], *, kept: bool) -> Supervised:
+    """A broker with its settings in a directory of its own, not yet started."""
+    directory = Path(tempfile.mkdtemp(prefix=f"adgovernor-kafka-{node}-"))
+    properties = directory / _PROPERTIES
+    written = {"log.dirs": str(directory / "data"), **values}
+    properties.write_text("".join(f"{name}={value}\n" for name, value in written.items()))
+    return Supervised(f"kafka-{node}", [*java, "kafka.Kafka", str(properties)], directory, kept=kept)
+
+
+def _storage_options(controller_ports: Sequence[int], scram_users: Mapping[str, str]) -> list[str]:
+    """What the storage of every broker of one cluster is formatted with."""
+    voters = ",".join(
+        f"{node}@127.0.0.1:{port}:{_kafka_id()}" for node, port in enumerate(controller_ports, 1)
+    )
+    users = [
+        word
+        for name, password in scram_users.items()
+        for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
+    ]
+    return ["--cluster-id", _kafka_id(), "--initial-controllers", voters, *users]
+
+
+def _format(broker: Supervised, java: Sequence[str], storage: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Begins to format a broker's storage."""
+    tool = [*java, "kafka.tools.StorageTool", "format", *storage]
+    with broker.log.open("wb") as log:
+        return subprocess.Popen(
+            [*tool, "--config", str(broker.directory / _PROPERTIES)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def _wait_formatted(broker: Supervised, process: subprocess.Popen[bytes]) -> None:
+    try:
+        if process.wait(_FORMAT_TIMEOUT_S) == 0:
+            return
+        why = "could not be formatted"
+    except subprocess.TimeoutExpired:
+        why = f"was not formatted within {_FORMAT_TIMEOUT_S:.0f} s"
+    raise ServerFailed(f"the storage of {broker.name} {why}\n{broker.log_tail()}")
 
 
 def _with_listeners(

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A real Kafka and a real Redis for the demo, the tests and the benchmarks.
 
     python deploy/local/servers.py prepare                  install and download what is missing

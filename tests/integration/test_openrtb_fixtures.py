@@ -64,8 +64,11 @@ def test_the_captured_stream_converts_whole() -> None:
     """Every captured exchange request becomes an ad request, at its event time and at its arrival time."""
     lines = (FIXTURES / "streams" / "adx_bid_requests.jsonl").read_bytes().splitlines()
     campaigns = read_candidates(b'[{"campaign_id":"c","creative_id":"x","duration_s":15,"cpm":9999999}]')
-    by_arrival = [OpenRtbAdapter(campaigns, "ext.timestamp").to_ad_request(line) for line in lines]
-    by_event = [OpenRtbAdapter(campaigns, "id:hex8").to_ad_request(line) for line in lines]
+    by_arrival, by_event = (
+        [request for line in lines for request in OpenRtbAdapter(campaigns, field).to_ad_requests(line)]
+        for field in ("ext.timestamp", "id:hex8")
+    )
+    assert len(by_arrival) == len(lines)
     assert len({request.request_id for request in by_arrival}) == len(lines) == 333
     assert all(request.candidates for request in by_arrival)
     assert all(event.time_ms <= arrival.time_ms for event, arrival in zip(by_event, by_arrival, strict=True))

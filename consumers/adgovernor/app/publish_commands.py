@@ -8,10 +8,10 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
@@ -26,6 +26,9 @@ from adgovernor.app.console import (
 )
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
+
+if TYPE_CHECKING:
+    from adgovernor.publish import BadLine, LinesSummary
 
 publish_app = typer.Typer(no_args_is_help=True)
 
@@ -93,7 +96,7 @@ def publish_ad_requests(
 
     zcat bids.jsonl.gz | adgovernor publish ad-requests - --format openrtb --candidates offers.json --time id:hex8
     """
-    reader: Callable[[bytes], object] | None = None
+    reader: Callable[[bytes], Iterable[Any]] | None = None
     if format_ == "openrtb":
         from adgovernor.contracts.openrtb_requests import OpenRtbAdapter, read_candidates
 
@@ -139,27 +142,11 @@ def _run(
     topic: str,
     source: str,
     as_json: bool,
-    reader: Callable[[bytes], object] | None = None,
+    reader: Callable[[bytes], Iterable[Any]] | None = None,
 ) -> None:
-    from adgovernor.publish import BadLine, LinesSummary, Publisher, publish_lines
+    from adgovernor.publish import LinesSummary, Publisher, publish_lines
 
-    settings = settings_of(context)
-    shown = 0
-
-    def tell(bad: BadLine) -> None:
-        nonlocal shown
-        shown += 1
-        if shown <= _SHOWN_BAD:
-            complain(f"line {bad.number}: {bad.reason}: {bad.message}")
-        elif shown == _SHOWN_BAD + 1:
-            complain("more bad lines follow; they are counted")
-
-    odd: set[str] = set()
-
-    def wonder(number: int, told: str) -> None:
-        if told not in odd:
-            odd.add(told)
-            complain(f"line {number}: {told} It is left aside, here and in later lines")
+    settings, complaints = settings_of(context), _Complaints()
 
     async def work() -> LinesSummary:
         with _opened(source) as file, _progress(source, topic) as advance:
@@ -168,10 +155,10 @@ def _run(
                     publisher,
                     topic,
                     lines_of(file),
-                    reader=reader,  # type: ignore[arg-type]
-                    on_bad=tell,
+                    reader=reader,
+                    on_bad=complaints.bad,
                     on_line=advance,
-                    on_misspelt=wonder,
+                    on_misspelt=complaints.misspelt,
                     summary=summary,
                 )
 
@@ -188,25 +175,47 @@ def _run(
         )
         raise
     if as_json:
-        print_json(
-            {
-                "topic": topic,
-                "lines": summary.lines,
-                "published": summary.published,
-                "bad": summary.bad,
-                "blank": summary.blank,
-                "bad_lines": [
-                    {"line": bad.number, "reason": bad.reason, "message": bad.message}
-                    for bad in summary.bad_lines
-                ],
-            }
-        )
+        print_json({"topic": topic, **_summed(summary)})
     else:
         bad = f", {counted(summary.bad, 'bad line')} left out" if summary.bad else ""
         events, lines = counted(summary.published, "event"), counted(summary.lines, "line")
         typer.echo(f"published {events} of {lines} to {topic}{bad}")
     if summary.bad:
         raise typer.Exit(EXIT_FOUND)
+
+
+class _Complaints:
+    """What is said of lines while they are published, on standard error."""
+
+    def __init__(self) -> None:
+        self._bad = 0
+        self._misspelt: set[str] = set()
+
+    def bad(self, line: BadLine) -> None:
+        """A line was left out; a file of another kind would say so for each of a million."""
+        self._bad += 1
+        if self._bad <= _SHOWN_BAD:
+            complain(f"line {line.number}: {line.reason}: {line.message}")
+        elif self._bad == _SHOWN_BAD + 1:
+            complain("more bad lines follow; they are counted")
+
+    def misspelt(self, number: int, told: str) -> None:
+        """A field is probably misspelt; a file is written one way throughout, so it is said once."""
+        if told not in self._misspelt:
+            self._misspelt.add(told)
+            complain(f"line {number}: {told} It is left aside, here and in later lines")
+
+
+def _summed(summary: LinesSummary) -> dict[str, Any]:
+    return {
+        "lines": summary.lines,
+        "published": summary.published,
+        "bad": summary.bad,
+        "blank": summary.blank,
+        "bad_lines": [
+            {"line": bad.number, "reason": bad.reason, "message": bad.message} for bad in summary.bad_lines
+        ],
+    }
 
 
 @contextlib.contextmanager

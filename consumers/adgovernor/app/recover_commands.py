@@ -77,7 +77,12 @@ def recover(
                 "positions": done.positions,
             }
         )
-        return
+    else:
+        _tell(shard, done)
+
+
+def _tell(shard: str, done: Recovery) -> None:
+    """Says for a person how a shard goes on."""
     typer.echo(f"{shard} begins epoch {done.epoch} at height {done.height}")
     for topic, number in sorted(done.dn.items()):
         typer.echo(f"  {topic} goes on with number {number}, behind what the lost tail had published")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +15,10 @@ from adgovernor.app.fetching import AllowPrivate, CaFile, Overrides, policy_of
 from adgovernor.contracts import topics
 
 if TYPE_CHECKING:
+    from adgovernor.app.resolve_metrics import ResolveMetrics
     from adgovernor.app.settings import Settings
     from adgovernor.sessions.addresses import AddressPolicy
+    from adgovernor.sessions.resolve_stage import ResolveStage
     from adgovernor.subscribe import Position
 
 
@@ -81,9 +83,6 @@ async def work(settings: Settings, options: _Options) -> None:
     Raises:
         BadInput, BadSettings, Unavailable, Gap: as `ResolveStage.run`.
     """
-    import structlog
-
-    from adgovernor.app.health import Health, HealthServer
     from adgovernor.app.resolve_metrics import ResolveMetrics
     from adgovernor.contracts.decisions import Decision
     from adgovernor.publish import Publisher
@@ -91,12 +90,11 @@ async def work(settings: Settings, options: _Options) -> None:
     from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
     from adgovernor.subscribe import SharedSubscriber
 
-    log = structlog.get_logger("adgovernor.resolve")
     connection = settings.kafka.connection()
     metrics = ResolveMetrics()
     bounds = ResolveSettings(concurrent=options.concurrent)
     if options.stale:
-        bounds = ResolveSettings(concurrent=options.concurrent, grace_ms=None)
+        bounds = replace(bounds, grace_ms=None)
     async with (
         SharedSubscriber[Decision](
             connection,
@@ -111,33 +109,38 @@ async def work(settings: Settings, options: _Options) -> None:
         HttpxTransport(options.policy, ca_file=options.ca_file) as transport,
     ):
         stage = ResolveStage(
-            source,
-            publisher,
-            transport,
-            commit=source.commit,
-            settings=bounds,
-            observer=metrics,
+            source, publisher, transport, commit=source.commit, settings=bounds, observer=metrics
         )
         source.handover = stage
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stage.stop)
-        running = asyncio.create_task(stage.run(), name="resolve")
+        await _run(settings, options, stage, metrics)
 
-        def health() -> Health:
-            return Health(not running.done(), {"detail": "ended" if running.done() else "running"})
 
-        port = settings.metrics_port if options.metrics_port is None else options.metrics_port
-        try:
-            async with HealthServer(
-                settings.metrics_host, port, metrics=metrics.text, live=health, ready=health
-            ) as server:
-                log.info("resolve stage starts", prefix=settings.prefix, metrics_port=server.port)
-                await running
-        finally:
-            running.cancel()
-            await asyncio.wait({running})
-        log.info("resolve stage stopped")
+async def _run(settings: Settings, options: _Options, stage: ResolveStage, metrics: ResolveMetrics) -> None:
+    """Runs a stage until a signal ends it, with its metrics and probes."""
+    import structlog
+
+    from adgovernor.app.health import Health, HealthServer
+
+    log = structlog.get_logger("adgovernor.resolve")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stage.stop)
+    running = asyncio.create_task(stage.run(), name="resolve")
+
+    def health() -> Health:
+        return Health(not running.done(), {"detail": "ended" if running.done() else "running"})
+
+    port = settings.metrics_port if options.metrics_port is None else options.metrics_port
+    try:
+        async with HealthServer(
+            settings.metrics_host, port, metrics=metrics.text, live=health, ready=health
+        ) as server:
+            log.info("resolve stage starts", prefix=settings.prefix, metrics_port=server.port)
+            await running
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    log.info("resolve stage stopped")
 
 
 async def _now(settings: Settings) -> dict[int, Position]:

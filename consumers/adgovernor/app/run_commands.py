@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,10 @@ import typer
 from adgovernor.app.console import EXIT_FOUND, settings_of
 
 if TYPE_CHECKING:
+    from adgovernor.app.health import Health
+    from adgovernor.app.metrics import Metrics
     from adgovernor.app.settings import Settings
+    from adgovernor.runtime.worker import Worker
 
 
 def run(
@@ -64,7 +68,7 @@ async def work(settings: Settings) -> bool:
     """
     import structlog
 
-    from adgovernor.app.health import Health, HealthServer
+    from adgovernor.app.health import HealthServer
     from adgovernor.app.metrics import Metrics
     from adgovernor.contracts.sealing import check_available
     from adgovernor.core.machines import machine_of
@@ -91,21 +95,7 @@ async def work(settings: Settings) -> bool:
         settings.engine_for(partitions),
         observer=metrics,
     )
-
-    def live() -> Health:
-        health = worker.health()
-        return Health(health.alive, {"detail": health.detail})
-
-    def ready() -> Health:
-        health = worker.health()
-        away = metrics.without_store()
-        detail = (
-            f"the store does not answer, or refuses what is written: {', '.join(away)}"
-            if away
-            else health.detail
-        )
-        return Health(health.ready and not away, {"detail": detail, "shards": health.shards})
-
+    live, ready = _probes(worker, metrics)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
@@ -126,3 +116,24 @@ async def work(settings: Settings) -> bool:
             return halted
     finally:
         await store.close()
+
+
+def _probes(worker: Worker, metrics: Metrics) -> tuple[Callable[[], Health], Callable[[], Health]]:
+    """What a worker answers when it is asked whether it is alive, and whether it is ready."""
+    from adgovernor.app.health import Health
+
+    def live() -> Health:
+        health = worker.health()
+        return Health(health.alive, {"detail": health.detail})
+
+    def ready() -> Health:
+        health = worker.health()
+        away = metrics.without_store()
+        detail = (
+            f"the store does not answer, or refuses what is written: {', '.join(away)}"
+            if away
+            else health.detail
+        )
+        return Health(health.ready and not away, {"detail": detail, "shards": health.shards})
+
+    return live, ready

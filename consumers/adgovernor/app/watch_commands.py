@@ -15,7 +15,7 @@ from adgovernor.contracts.errors import BadInput
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
-    from adgovernor.subscribe import Position
+    from adgovernor.subscribe import AdReader, Position, Subscriber
 
 _TOPICS = (*topics.PUBLIC_OUTPUTS, *topics.STAGE_OUTPUTS)
 
@@ -56,39 +56,15 @@ def watch(
 async def _watch(
     settings: Settings, names: list[str], from_start: bool, until_end: bool, limit: int | None
 ) -> None:
-    starts: dict[str, dict[int, Position]] = {}
-    if from_start:
-        starts = await _first_kept(settings, names)
-    else:
-        starts = await _from_now(settings, names)
+    starts = await (_first_kept if from_start else _from_now)(settings, names)
     left = limit
     done = asyncio.Event()
 
     async def follow(topic: str) -> None:
         nonlocal left
-        from adgovernor.subscribe import AdReader, Subscriber
-
-        subscriber: Subscriber[Any] | AdReader
-        if topic == topics.ADS:
-            subscriber = AdReader(
-                settings.kafka.connection(),
-                prefix=settings.prefix,
-                from_end=not from_start,
-                until_end=until_end,
-                client_id="adgovernor-watch",
-            )
-        else:
-            subscriber = Subscriber(
-                settings.kafka.connection(),
-                topic,
-                prefix=settings.prefix,
-                start=starts.get(topic),
-                until_end=until_end,
-                client_id="adgovernor-watch",
-            )
         kind = _KINDS.get(topic, topic)
-        async with subscriber:
-            async for event in subscriber:
+        async with _subscriber(settings, topic, starts, from_start, until_end) as events:
+            async for event in events:
                 if left == 0:
                     return
                 body = event.model_dump(mode="json", exclude_none=True)
@@ -134,6 +110,31 @@ async def _first_kept(settings: Settings, names: list[str]) -> dict[str, dict[in
                     err=True,
                 )
     return starts
+
+
+def _subscriber(
+    settings: Settings, topic: str, starts: dict[str, dict[int, Position]], from_start: bool, until_end: bool
+) -> Subscriber[Any] | AdReader:
+    """Who reads a topic from where ``starts`` says. Ads have no numbers, and begin at either end."""
+    from adgovernor.subscribe import AdReader, Subscriber
+
+    connection, client_id = settings.kafka.connection(), "adgovernor-watch"
+    if topic == topics.ADS:
+        return AdReader(
+            connection,
+            prefix=settings.prefix,
+            from_end=not from_start,
+            until_end=until_end,
+            client_id=client_id,
+        )
+    return Subscriber(
+        connection,
+        topic,
+        prefix=settings.prefix,
+        start=starts.get(topic),
+        until_end=until_end,
+        client_id=client_id,
+    )
 
 
 async def _from_now(settings: Settings, names: list[str]) -> dict[str, dict[int, Position]]:

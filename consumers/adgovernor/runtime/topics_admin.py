@@ -24,7 +24,6 @@ OUTPUT_MESSAGE_BYTES: Final = 3_000_000
 """Larger than any output that an engine sends."""
 KEY_LAG_MS: Final = 86_400_000
 """How long a key that was ended may stay on the broker's disk."""
-_UNKNOWN_TOPIC: Final = 3
 _FOR_EVER = "-1"
 
 

@@ -78,9 +78,6 @@ def is_public(address: IpAddress) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        # Teredo carries an address that its sender chose.
-        if address.teredo is not None:
-            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

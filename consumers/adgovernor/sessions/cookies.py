@@ -194,9 +194,8 @@ def _is_address(host: str) -> bool:
 
 def _default_path(request_path: str) -> str:
     """§5.1.4: the request's directory."""
-    if not request_path.startswith("/") or request_path.count("/") == 1:
-        return "/"
-    return request_path[: request_path.rindex("/")]
+    folder = request_path.rpartition("/")[0]
+    return folder if folder.startswith("/") else "/"
 
 
 def _expiry(given: dict[str, str], now: datetime) -> datetime | None:

@@ -190,18 +190,6 @@ class OpenRtbAdapter:
         if not all(self._path):
             raise BadInput(f"time field {time_field!r}: give a dotted path such as ext.timestamp, or id:hex8")
 
-    def to_ad_request(self, line: bytes) -> AdRequest:
-        """Turn a bid request that asks for one pod or one impression into its ad request.
-
-        Raises:
-            BadOpenRtb: not readable, contradicting itself, without a time, or asking for several things.
-        """
-        found = self.to_ad_requests(line)
-        if len(found) > 1:
-            names = ", ".join(request.request_id for request in found)
-            raise BadOpenRtb("imp", f"asks for {len(found)} things ({names}); read it with to_ad_requests")
-        return found[0]
-
     def to_ad_requests(self, line: bytes) -> tuple[AdRequest, ...]:
         """Turn a bid request into an ad request for each pod and for each impression outside a pod.
 

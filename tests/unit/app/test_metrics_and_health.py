@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from adgovernor.app import health
 from adgovernor.app.health import Health, HealthServer
 from adgovernor.app.metrics import Metrics
 from adgovernor.contracts.errors import BadSettings
@@ -182,6 +183,20 @@ async def test_a_client_that_is_no_http_is_let_go() -> None:
     ) as server:
         assert await _ask(server.port, b"x" * 100_000) == b""
         assert (await _ask(server.port, b"GET /readyz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_connections_beyond_a_bound_are_let_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens connections and says nothing takes no more than a bounded part of a worker."""
+    monkeypatch.setattr(health, "_CONNECTIONS", 2)
+    async with HealthServer(
+        "127.0.0.1", 0, metrics=bytes, live=lambda: Health(True), ready=lambda: Health(True)
+    ) as server:
+        silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
+        async with asyncio.timeout(2):
+            assert await silent[2][0].read() == b""
+        assert not silent[0][0].at_eof()
+        for _, writer in silent:
+            writer.close()
 
 
 async def test_a_taken_port_is_named() -> None:

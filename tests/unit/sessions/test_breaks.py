@@ -58,6 +58,20 @@ async def test_wrappers_are_followed_unless_the_source_forbids_it(attributes: st
     assert (outcome.fault is None) == bool(plays)
 
 
+@pytest.mark.parametrize(
+    ("ads", "plays"),
+    [((("1", 1), ("alone", None)), ["alone"]), ((("2", 2), ("1", 1)), ["1"])],
+    ids=["beside a pod", "of a pod"],
+)
+async def test_a_source_of_a_single_ad_takes_what_stands_alone(
+    ads: tuple[tuple[str, int | None], ...], plays: list[str]
+) -> None:
+    """allowMultipleAds="false" leaves the first ad that stands alone, or of a pod the one that plays first."""
+    outcome = await follow(vast(*(inline(name, place) for name, place in ads)), 'allowMultipleAds="false"')
+    assert outcome.resolution is not None
+    assert [ad.inline.id for ad in outcome.resolution.play] == plays
+
+
 async def test_breaks_beyond_the_limit_are_not_followed() -> None:
     """The first breaks are followed at the same time and answered in their order; the others say why they are not."""
     tags = [f"http://ads.example/{number}" for number in range(5)]

@@ -494,6 +494,22 @@ async def test_a_blocked_category_is_205() -> None:
 
 
 @pytest.mark.parametrize(
+    ("blocking", "blocked"),
+    [
+        ("", ' authority="iab.example"'),
+        (' authority="iab.example"', ""),
+        (' authority="https://IAB.example/"', ' authority="https://iab.example"'),
+    ],
+)
+async def test_a_category_of_the_same_list_or_of_none_is_blocked(blocking: str, blocked: str) -> None:
+    """Where the Wrapper or the ad names no list an equal code is the blocked one; addresses of one list are alike."""
+    outer = wrapper("w", "b.xml", extra=f"<BlockedAdCategories{blocking}>8</BlockedAdCategories>")
+    category = f"<Category{blocked}>8</Category>"
+    found = await resolve({"a.xml": vast(outer), "b.xml": vast(inline("1", extra=category))})
+    assert [code for code, _ in fired(found)] == [VastError.CATEGORY_BLOCKED]
+
+
+@pytest.mark.parametrize(
     ("expected", "code"),
     [
         (Expectations(require_category=True), VastError.CATEGORY_REQUIRED),
@@ -507,6 +523,13 @@ async def test_an_ad_that_the_placement_cannot_use_hears_why(expected: Expectati
     """An ad that misses an expectation is left out with that expectation's code."""
     found = await resolve({"a.xml": vast(inline("1"))}, expected=expected)
     assert fired(found) == [(int(code), [f"http://e/1?{int(code)}"])]
+
+
+async def test_an_ad_as_long_as_is_allowed_plays() -> None:
+    """The longest duration is allowed itself."""
+    expected = Expectations(max_duration_ms=10_000)
+    found = await resolve({"a.xml": vast(inline("1"))}, expected=expected)
+    assert (ids(found)[1], found.ads[0].duration_ms) == (["1"], 10_000)
 
 
 @pytest.mark.parametrize("conditional", ["InLine", "Wrapper"])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from adgovernor.sessions.cookies import CookieJar
+from adgovernor.sessions.cookies import CookieJar, CookieJars
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -130,6 +130,25 @@ def test_the_jar_s_size_is_bounded() -> None:
 def test_the_jar_is_bounded() -> None:
     """A host cannot fill memory with cookies."""
     assert len(jar_with(*(f"c{n}=1" for n in range(200)))) == 50
+
+
+def test_a_cookie_without_path_belongs_to_its_request_s_folder() -> None:
+    """Set from the same folder again, it is the same cookie."""
+    jar = CookieJar()
+    for path in ("", "/", "/ad", "/pod/ad", "/pod/other"):
+        jar.store(f"http://h.example{path}", [f"a={path}"], NOW)
+    assert jar.header("http://h.example/x", NOW) == "a=/ad"
+    assert jar.header("http://h.example/pod/x", NOW) == "a=/pod/other; a=/ad"
+
+
+def test_the_jars_of_sessions_long_unused_are_forgotten() -> None:
+    """Sessions that come and go do not fill memory."""
+    jars = CookieJars(2)
+    for session in ("a", "b"):
+        jars.of(session).seed("h", [("u", "1")])
+    for session in ("a", "c"):
+        jars.of(session)
+    assert [len(jars.of(session)) for session in ("a", "b")] == [1, 0]
 
 
 def test_seeded_cookies_are_host_only() -> None:

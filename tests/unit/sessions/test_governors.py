@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
+import orjson
 import pytest
 import pytest_asyncio
 from vast_documents import TableTransport
@@ -14,11 +15,14 @@ from vast_documents import TableTransport
 from adgovernor import subscribe
 from adgovernor.app.embedded import Embedded
 from adgovernor.contracts.campaigns import Campaign, Cap, UpsertCampaign
+from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode
 from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.events import Impression, SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.core.rules import Rules
 from adgovernor.library import BudgetTracker, CampaignLimits, FrequencyCapper, limits
 from adgovernor.publish import Publisher
+from adgovernor.sessions import stream_governor
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.decider import StreamDecider
 from adgovernor.sessions.errors import (
@@ -33,6 +37,7 @@ from adgovernor.sessions.stream_governor import StreamGovernor
 from adgovernor.sessions.upstream import SessionPolicies, UpstreamSession
 from adgovernor.stores.backends import Change, InMemoryBackend, Versioned
 from adgovernor.stores.database import DatabaseBackend
+from adgovernor.stores.memory import MemoryStore
 
 PRICE = 250_000
 HOUR_MS = 3_600_000
@@ -202,6 +207,23 @@ async def test_a_spend_goes_on_where_it_stopped() -> None:
     assert await governor.remaining_budget("c") == 3 * PRICE
 
 
+async def test_a_cap_that_another_reaches_meanwhile_costs_no_money(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a serving is refused after the spend was found allowed, what was set aside for it is free again."""
+    backend = InMemoryBackend()
+    await over_library(backend)
+    capper = FrequencyCapper(backend, [CampaignLimits("c", caps=limits(hour=1))])
+    governor = LibraryGovernor(capper, BudgetTracker(backend), SessionStates(backend))
+    allowed = await capper.check("u", "c", serving_id="2")
+    assert (await governor.track_budget("s", "c", PRICE, "1", user_id="u")).accepted
+
+    async def check(*_: object, **__: object) -> object:
+        return allowed
+
+    monkeypatch.setattr(capper, "check", check)
+    assert (await governor.track_budget("s", "c", PRICE, "2", user_id="u")).reasons == ("capped",)
+    assert await governor.remaining_budget("c") == 3 * PRICE
+
+
 async def test_beside_the_stream_a_spend_goes_on_where_it_stopped() -> None:
     """A spend that broke off after its decision is finished by another process, and a second time is nothing more."""
     async with Embedded(partitions=2) as embedded:
@@ -252,6 +274,75 @@ async def test_a_session_survives_a_restart(tmp_path: Path) -> None:
     now_ms += 500
     assert await states.get("s") is None
     await second.close()
+
+
+async def test_a_session_remembers_its_last_changes_only() -> None:
+    """What a session's value keeps to notice repetitions does not grow with the session."""
+    backend = InMemoryBackend()
+    states = SessionStates(backend)
+    for number in range(300):
+        await states.update("s", SessionChange(f"{number}", requests=1))
+    stored = await backend.load("session/s")
+    assert stored is not None
+    assert orjson.loads(stored.value)["changes"] == [f"{number}" for number in range(44, 300)]
+    assert (await states.update("s", SessionChange("299", requests=1))).request_count == 300
+
+
+async def test_beside_the_stream_what_the_store_never_shows_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A governor adds what it published to what the store shows, the newest changes only: of a deployment whose store
+    stands still, memory must not fill."""
+
+    class Heard:
+        """Hears what happened, and does nothing with it."""
+
+        async def decide(self, request: AdRequest) -> Decision:
+            raise AssertionError("nothing is to be decided")
+
+        async def tell(self, event: Impression | SessionUpdate) -> None:
+            """Not to be seen in the store."""
+
+    monkeypatch.setattr(stream_governor, "_MOST_UNSEEN", 3)
+    governor = StreamGovernor(MemoryStore(), Heard())
+    counts = [
+        (await governor.update_session_state("s", SessionChange(f"{n}", requests=1))).request_count
+        for n in range(5)
+    ]
+    assert counts == [1, 2, 3, 3, 3]
+
+
+async def test_beside_the_stream_a_spend_waits_so_long_for_a_lease() -> None:
+    """Each try is a request of its own and waits longer than the one before; then the spend is refused."""
+    asked: list[str] = []
+    waited: list[float] = []
+
+    class WithoutLease:
+        """Never has money."""
+
+        async def decide(self, request: AdRequest) -> Decision:
+            asked.append(request.request_id)
+            return Decision(
+                decision_id=request.request_id,
+                routing_id="u",
+                time_ms=request.time_ms,
+                slots=(DecisionSlot(slot=0, no_fill=ReasonCode.NO_LEASE),),
+                shard="u0",
+                height=0,
+                index=0,
+                dn=1,
+            )
+
+        async def tell(self, event: Impression | SessionUpdate) -> None:
+            raise AssertionError("nothing happened")
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    governor = StreamGovernor(MemoryStore(), WithoutLease(), lease_wait_s=0.4, sleep=sleep)
+    spend = await governor.track_budget("s", "c", PRICE, "i", user_id="u")
+    assert (spend.accepted, spend.reasons) == (False, ("no_lease",))
+    assert (asked, waited) == (["i", "i~1", "i~2", "i~3"], [0.05, 0.1, 0.2])
 
 
 async def test_decisions_come_to_whoever_asked() -> None:

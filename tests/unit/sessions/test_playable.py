@@ -143,7 +143,7 @@ async def test_of_a_program_the_icon_nearest_the_ad_is_shown() -> None:
     ad = await playable(
         icons("program='AdChoices'", ""),
         of_wrapper="".join(
-            ("<Creatives>", icons("program='adchoices'", "program='other'", ""), "</Creatives>")
+            ("<Creatives>", icons("program='ADCHOICES'", "program='other'", ""), "</Creatives>")
         ),
     )
     assert [icon.program for icon in ad.icons] == ["AdChoices", None, "other", None]

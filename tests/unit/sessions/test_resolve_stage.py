@@ -307,9 +307,12 @@ async def test_decisions_that_are_missing_end_the_stage() -> None:
 
 
 async def test_a_decision_whose_time_is_over_is_not_asked_for() -> None:
-    """An old decision gets an event that says so, and nobody is asked; unless that is wanted."""
-    old = decision(1, TAG, age_ms=3_600_000)
+    """An old decision gets an event that says so, and nobody is asked; unless that is wanted. Up to a minute past its
+    deadline, which is a minute after its time, a decision is worked on."""
+    recent, old = decision(1, TAG, age_ms=90_000), decision(1, TAG, age_ms=3_600_000)
     taken, transport = Taken(), TableTransport(DOCUMENTS)
+    await stage(Listed([recent]), taken, TableTransport(DOCUMENTS)).run()
+    assert taken.ads.pop().ads
     await stage(Listed([old]), taken, transport).run()
     assert [(ad.ads, [error.code for error in ad.errors]) for ad in taken.ads] == [((), [900])]
     assert transport.urls == []

@@ -239,6 +239,24 @@ async def test_the_circuit_opens_after_failures_in_a_row() -> None:
         assert (await session.request()).body == b"back"
 
 
+async def test_of_many_upstreams_those_asked_lately_are_known() -> None:
+    """A session that is sent to ever new hosts remembers the health of some: its own upstream's, never all of them."""
+    down = UnreachableError("down")
+    up = {f"http://host{number}/": b"ok" for number in range(100)}
+    transport = TableTransport({URL: down, "http://other/": down, **up})
+    limits, once = SessionLimits(breaker_threshold=1), RetryPolicy(1, 1, 1)
+    async with session_over(transport, limits=limits, retry=once, clock=lambda: 0.0) as session:
+        for url in ("", "http://other/"):
+            with pytest.raises(UnreachableError):
+                await session.request(url)
+        for number in range(100):
+            await session.request(f"http://host{number}/")
+            with pytest.raises(CircuitOpenError):
+                await session.request()
+        with pytest.raises(UnreachableError):
+            await session.request("http://other/")
+
+
 async def test_resolve_follows_wrappers_and_fires_errors() -> None:
     """The answer's chain is resolved, and what went wrong is told; every request speaks for the viewer's device."""
     transport = TableTransport({URL: vast(wrapper("w", "/gone"), inline("1")), "http://e/w?301": 200})

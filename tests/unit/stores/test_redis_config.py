@@ -58,6 +58,7 @@ def test_settings_win_over_the_address() -> None:
         "redis://user:secret",
         "redis://user:secret@",
         "redis://:secret@h:port",
+        "redis://:secret@h:²",
         "redis://:secret@h/name",
         "redis://:secret@h/1/2",
         "redis://:secret@[h",

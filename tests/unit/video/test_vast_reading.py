@@ -281,6 +281,16 @@ def test_the_creatives_of_a_full_ad_are_read() -> None:
     assert ad.extensions[0].xml == '<Extension type="x"><Deep a="1">t</Deep></Extension>'
 
 
+def test_a_universal_id_is_the_content_or_else_the_value_of_vast_4_0() -> None:
+    """What neither says is "unknown", as the standard has it for creatives without such an id."""
+    ad = inline_of(
+        """<Creatives><Creative><UniversalAdId idRegistry="r" idValue="old">new</UniversalAdId>
+        <UniversalAdId idRegistry="r" idValue="old"/><UniversalAdId/></Creative></Creatives>"""
+    )
+    found = [(identity.registry, identity.value) for identity in ad.creatives[0].universal_ad_ids]
+    assert found == [("r", "new"), ("r", "old"), ("unknown", "unknown")]
+
+
 def test_verification_in_an_extension_counts() -> None:
     """VAST 2 and 3 carry AdVerifications in an extension of that type."""
     ad = inline_of(

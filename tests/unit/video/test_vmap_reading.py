@@ -69,9 +69,10 @@ def test_an_unreadable_offset_is_a_schema_error_of_its_break() -> None:
 
 
 def test_out_of_range_seconds_are_accepted_with_a_warning() -> None:
-    """Seconds past 59 count for what they say."""
-    found = break_of(attributes='timeOffset="00:00:75" breakType="linear"')
-    assert (found.offset, len(found.warnings), found.fault) == (TimeOffset(75_000), 1, None)
+    """Seconds past 59 count for what they say; 59 is in range, 60 is not."""
+    for second, warnings in ((59, 0), (60, 1), (75, 1)):
+        found = break_of(attributes=f'timeOffset="00:00:{second}" breakType="linear"')
+        assert (found.offset, len(found.warnings), found.fault) == (TimeOffset(second * 1000), warnings, None)
 
 
 def test_break_types_are_a_list() -> None:

@@ -1,29 +1,27 @@
-"""Messages go in the order of the calls, whatever the calls have to wait for."""
+"""What a publisher puts on its topics, in the order of the calls, whatever the calls have to wait for."""
 
 from __future__ import annotations
 
 import asyncio
 
+from taking_log import TakingLog
+
 from adgovernor.contracts import topics
+from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode, Winner
 from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.events import Impression
 from adgovernor.publish import Publisher
 from adgovernor.publish.lanes import Headers, Published, Ticket
 
 
-class Slow:
-    """A carrier whose look-ups end in the opposite order of their beginnings, with room for three messages."""
+class Slow(TakingLog):
+    """Its look-ups end in the opposite order of their beginnings, and it has room for three messages."""
 
     def __init__(self) -> None:
-        self.taken: list[bytes | None] = []
+        super().__init__()
         self.looks = 0
         self.stuck = False
         self._held: list[Ticket] = []
-
-    def carrier(self) -> Slow:
-        return self
-
-    async def open(self) -> None:
-        """It is always there."""
 
     async def partitions(self, full_name: str) -> int:
         self.looks += 1
@@ -59,12 +57,6 @@ class Slow:
         except TimeoutError:
             raise Unavailable("no room") from None
 
-    async def drain(self, deadline_s: float) -> None:
-        """Nothing is waited for."""
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
 
 async def test_calls_made_at_once_go_in_their_order() -> None:
     """The first calls, each of which would look the topic up, and those that wait for room, go in order."""
@@ -84,3 +76,31 @@ async def test_calls_behind_one_that_waits_end_in_time() -> None:
         calls = (publisher.raw(topics.AD_REQUESTS, b"ann", b"x") for _ in range(100))
         ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(end) for end in ends] == [Unavailable] * 100
+
+
+async def test_who_comes_when_there_is_room_again_waits_behind_who_waited() -> None:
+    """A call does not overtake one that has not yet seen that there is room."""
+    log = Slow()
+    async with Publisher(log) as publisher:
+        await publisher.raw(topics.AD_REQUESTS, b"ann", b"first")
+        log.stuck = True
+        waiting = asyncio.create_task(publisher.raw(topics.AD_REQUESTS, b"ann", b"waited"))
+        await asyncio.sleep(0)
+        log.stuck = False
+        await asyncio.gather(publisher.raw(topics.AD_REQUESTS, b"ann", b"later"), waiting)
+    assert log.taken == [b"first", b"waited", b"later"]
+
+
+async def test_only_filled_slots_are_shown() -> None:
+    """A slot without a winner was not shown."""
+    winner = Winner(
+        campaign_id="c", creative_id="x", account_id="a", price_micros=5, currency="USD", deadline_ms=61_000
+    )
+    slots = DecisionSlot(slot=0, no_fill=ReasonCode.CAPPED), DecisionSlot(slot=1, winner=winner)
+    decision = Decision(
+        decision_id="d", routing_id="u", time_ms=1, slots=slots, shard="u0", height=1, index=0, dn=1
+    )
+    log = TakingLog()
+    async with Publisher(log) as publisher:
+        assert await publisher.shown(decision, 2) == 1
+    assert [Impression.model_validate_json(value or b"").slot for value in log.taken] == [1]
