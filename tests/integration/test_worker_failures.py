@@ -304,7 +304,8 @@ def own_kafka() -> Iterator[servers.LocalKafka]:
 
 @pytest.mark.servers
 async def test_a_broker_that_dies_and_comes_back(own_kafka: servers.LocalKafka, redis_url: str) -> None:
-    """While Kafka is away nothing is decided; when it is back the same worker goes on, and nothing is lost."""
+    """While Kafka is away nothing is decided; when it is back the same worker goes on, and nothing is lost. Told to stop
+    while Kafka is away again, it ends in success all the same."""
     site = Site(own_kafka.bootstrap, redis_url, f"w{uuid.uuid4().hex[:10]}")
     try:
         await create_topics(site.connection, site.prefix, PARTITIONS)
@@ -321,6 +322,11 @@ async def test_a_broker_that_dies_and_comes_back(own_kafka: servers.LocalKafka, 
         await site.all_handled()
         await site.assert_exact()
         assert worker.poll() is None
+        own_kafka.brokers[0].send_signal(signal.SIGKILL)
+        own_kafka.brokers[0].wait_dead()
+        await asyncio.sleep(1)
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, 45) == 0
     finally:
         await site.stop_all()
         await site.readers.close()

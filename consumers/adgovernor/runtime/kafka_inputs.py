@@ -20,9 +20,10 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import BadInput, BadSettings
+from adgovernor.contracts.errors import BadInput, BadSettings, told_by
 from adgovernor.runtime.inbox import shares
 from adgovernor.runtime.ports import Fetch, RawEvent
+from adgovernor.subscribe.kafka import stop_consumer
 
 _log = structlog.get_logger(__name__)
 
@@ -150,13 +151,14 @@ class KafkaInputs:
         """Leaves the group and lets connections go, within a bound."""
         if self._committing is not None:
             self._committing.cancel()
+        why = ""
         try:
-            async with asyncio.timeout(_STOP_S):
-                await self._consumer.stop()
-        except (KafkaError, OSError, TimeoutError) as error:
-            _log.warning(
-                "leaving the consumer group failed; the group notices by its session", error=repr(error)
-            )
+            if not await stop_consumer(self._consumer, _STOP_S):
+                why = "no answer in time, or none that came whole"
+        except (KafkaError, OSError) as error:
+            why = told_by(error)
+        if why:
+            _log.warning("leaving the consumer group failed; the group notices by its session", error=why)
 
     async def run(self) -> None:
         """Reads until cancelled.

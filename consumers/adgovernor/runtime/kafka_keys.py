@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.errors import Unavailable, told_by
 from adgovernor.runtime.kafka_producers import SharedProducers
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.key_log import KeyMessage
@@ -50,7 +50,7 @@ class KafkaKeyLog:
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
             await self._producers.leave(self._shard, in_doubt=True)
             raise Unavailable(
-                f"{self._topic}[{self._partition}]: keys were not acknowledged: {error or 'no answer in time'!r}"
+                f"{self._topic}[{self._partition}]: keys were not acknowledged: {told_by(error)}"
             ) from error
         if min(offsets, default=0) < 0:
             await self._producers.leave(self._shard, in_doubt=True)

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import Halted, Unavailable
+from adgovernor.contracts.errors import Halted, Unavailable, told_by
 from adgovernor.runtime.chain import cut
 from adgovernor.runtime.kafka_inputs import InputLost, KafkaInputs
 from adgovernor.runtime.kafka_producers import KafkaProducers
@@ -101,9 +101,7 @@ class KafkaShardLog:
                 offset = int((await future).offset)
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
             await self._producers.ledgers.leave(self._shard, in_doubt=True)
-            raise AppendUnknown(
-                f"{self._ledger_topic}[{self._partition}]: {error or 'no answer in time'!r}"
-            ) from error
+            raise AppendUnknown(f"{self._ledger_topic}[{self._partition}]: {told_by(error)}") from error
         if offset < 0:
             await self._producers.ledgers.leave(self._shard, in_doubt=True)
             raise AppendUnknown(f"{self._ledger_topic}[{self._partition}]: the broker gave no offset")
@@ -154,9 +152,7 @@ class KafkaShardLog:
                     await future
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
             await self._producers.outputs.leave(self._shard, in_doubt=True)
-            raise Unavailable(
-                f"outputs of {self._shard} were not acknowledged: {error or 'no answer in time'!r}"
-            ) from error
+            raise Unavailable(f"outputs of {self._shard} were not acknowledged: {told_by(error)}") from error
 
     def _batches(self, producer: AIOKafkaProducer, messages: list[Output]) -> list[Any]:
         """Batches in order; a message larger than a batch has one of its own."""

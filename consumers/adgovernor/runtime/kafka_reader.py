@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -13,11 +13,11 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.errors import Unavailable, told_by
+from adgovernor.subscribe.kafka import stop_consumer
 
 _READ_S: Final = 20.0
 _POLL_MS: Final = 1_000
-_STOP_S: Final = 5.0
 
 
 class Expired(Exception):
@@ -202,7 +202,7 @@ class KafkaReaders:
                 yield client
                 sound = True
         except (KafkaError, OSError, TimeoutError) as error:
-            raise Unavailable(f"{what} cannot be read: {error or 'no answer in time'!r}") from error
+            raise Unavailable(f"{what} cannot be read: {told_by(error)}") from error
         finally:
             if client is not None and sound:
                 await self._give_back(client)
@@ -257,9 +257,6 @@ def _turn_to(client: AIOKafkaConsumer, tps: Iterable[TopicPartition]) -> None:
 
 
 async def _stop(client: AIOKafkaConsumer) -> None:
-    try:
-        async with asyncio.timeout(_STOP_S):
-            await client.stop()
-    except (KafkaError, OSError, TimeoutError):
-        # A reader that does not stop in time holds nothing but its sockets.
-        return
+    # A reader that does not stop in time holds nothing but its sockets.
+    with suppress(KafkaError, OSError):
+        await stop_consumer(client)

@@ -20,30 +20,38 @@ from adgovernor.contracts.errors import BadSettings, Unavailable
 
 _T = TypeVar("_T")
 _DEADLINE_S: Final = 20.0
-_STOP_TRIES: Final = 20
+_STOP_S: Final = 5.0
 _STOP_TRY_S: Final = 0.25
 _NEVER: Final = "none"
 """What to do without an offset: nothing. Every position here is set by us."""
 
 
-async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Stops a consumer, within a bound.
+async def stop_consumer(consumer: AIOKafkaConsumer, deadline_s: float = _STOP_S) -> bool:
+    """Stops a consumer, within a bound; whether it ended by itself.
 
     The client's fetcher swallows a cancellation that meets it while it takes a new assignment in, and its own
-    ``stop()`` then waits for ever; asking again helps. Private names of the client are used in this module, and
-    nowhere else in the package.
+    ``stop()`` then waits for ever; asking again helps. Where a request of it waits to be tried again, its ``stop()``
+    ends with a cancellation that nobody asked for, before the connections are closed. Private names of the client are
+    used here and nowhere else.
     """
+    clock = asyncio.get_running_loop().time
+    until = clock() + deadline_s
     stopping = asyncio.create_task(consumer.stop())
-    for _ in range(_STOP_TRIES):
-        done, _ = await asyncio.wait({stopping}, timeout=_STOP_TRY_S)
-        if done:
-            stopping.result()
-            return
-        if consumer._fetcher is not None:
-            consumer._fetcher._fetch_task.cancel()
-    stopping.cancel()
+    try:
+        while clock() < until:
+            done, _ = await asyncio.wait({stopping}, timeout=_STOP_TRY_S)
+            if done:
+                break
+            if consumer._fetcher is not None:
+                consumer._fetcher._fetch_task.cancel()
+    finally:
+        stopping.cancel()
     await asyncio.wait({stopping}, timeout=_STOP_TRY_S)
-    await consumer._client.close()
+    if stopping.done() and not stopping.cancelled():
+        stopping.result()
+        return True
+    await asyncio.wait({asyncio.create_task(consumer._client.close())}, timeout=_STOP_TRY_S)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

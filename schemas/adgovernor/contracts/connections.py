@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.contracts.errors import BadSettings, Unavailable, told_by
 
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -55,7 +55,7 @@ class KafkaConnection:
     def unusable(self, error: Exception) -> Unavailable:
         """What to tell of a client that could not connect; ``error``: the client's own."""
         return Unavailable(
-            f"Kafka at {self.bootstrap_servers} cannot be used ({error or 'no answer in time'}); is it running, and "
+            f"Kafka at {self.bootstrap_servers} cannot be used ({told_by(error)}); is it running, and "
             "are address, TLS and credentials right?"
         )
 

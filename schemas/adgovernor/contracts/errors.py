@@ -75,3 +75,10 @@ class Gap(AdGovernorError):
 
 class Unavailable(AdGovernorError):
     """A server could not be reached, or did not answer before the deadline."""
+
+
+def told_by(error: Exception) -> str:
+    """What a client's error says. One of a wait that took too long says nothing by itself."""
+    if isinstance(error, TimeoutError):
+        return str(error) or "no answer in time"
+    return str(error) or repr(error)

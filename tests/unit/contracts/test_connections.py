@@ -46,3 +46,11 @@ def test_what_cannot_work_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadSettings, match=said):
             connection.client_options()
+
+
+def test_a_server_that_did_not_answer_in_time_is_said_to_have_not() -> None:
+    """A time-out says nothing by itself, so it is said in words; another error says its own."""
+    connection = KafkaConnection("kafka:9092")
+    assert "(no answer in time)" in str(connection.unusable(TimeoutError()))
+    assert "(refused)" in str(connection.unusable(OSError("refused")))
+    assert "(ValueError())" in str(connection.unusable(ValueError()))
