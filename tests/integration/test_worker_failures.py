@@ -304,8 +304,8 @@ def own_kafka() -> Iterator[servers.LocalKafka]:
 
 @pytest.mark.servers
 async def test_a_broker_that_dies_and_comes_back(own_kafka: servers.LocalKafka, redis_url: str) -> None:
-    """While Kafka is away nothing is decided; when it is back the same worker goes on, and nothing is lost. Told to stop
-    while Kafka is away again, it ends in success all the same."""
+    """While Kafka is away nothing is decided; when it is back the same worker goes on, and nothing is lost. Told to
+    stop while Kafka is away again, it ends in success all the same."""
     site = Site(own_kafka.bootstrap, redis_url, f"w{uuid.uuid4().hex[:10]}")
     try:
         await create_topics(site.connection, site.prefix, PARTITIONS)

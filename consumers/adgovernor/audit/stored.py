@@ -13,6 +13,7 @@ from adgovernor.audit.followed import Followed
 from adgovernor.audit.report import Report
 from adgovernor.contracts import topics
 from adgovernor.core.history import Person
+from adgovernor.core.machine import UNREADABLE
 from adgovernor.core.machines import machine_of
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
@@ -138,7 +139,7 @@ def _read(read: Callable[[], _T]) -> _T | None:
     """What is read; None where a store's value cannot be read at all, which is a difference."""
     try:
         return read()
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except UNREADABLE:
         return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.rules import Rules
 
@@ -19,6 +20,14 @@ RULES: Final = 6
 
 Fields = dict[str, dict[str, bytes | None]]
 """State as a store holds it: bucket → field → value; None deletes the field."""
+
+
+UNREADABLE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What reading a stored state raises where it is not what was written."""
+
+
+class BadState(BadInput):
+    """A stored state that is not as this release writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ class Machine(Protocol):
 
     def load(self, state_key: str, value: bytes | None) -> None:
         """Takes a state read from the store (bucket ``users``); None: there is none yet. Deltas folded while it
-        was unknown (see ``decide``) are applied on top."""
+        was unknown (see ``decide``) are applied on top. Raises `BadState` where it cannot be read."""
         ...
 
     def unloaded(self) -> list[str]:

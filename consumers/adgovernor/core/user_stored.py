@@ -13,7 +13,7 @@ import orjson
 from adgovernor.core.history import Person
 from adgovernor.core.lateness import Fates
 from adgovernor.core.leases import CampaignShare
-from adgovernor.core.machine import Fields
+from adgovernor.core.machine import UNREADABLE, BadState, Fields
 from adgovernor.core.user_state import UserState
 
 
@@ -82,7 +82,10 @@ class StoredUserState(UserState):
         before = self.persons.get(state_key)
         if before is not None and before.ops is None:
             return
-        person = Person.decode(value)
+        try:
+            person = Person.decode(value)
+        except UNREADABLE as error:
+            raise BadState(f"a person's state cannot be read: {error!r}") from error
         if before is not None and before.ops is not None:
             for op, *args in before.ops:
                 op(person, *args)

@@ -18,7 +18,7 @@ import structlog
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.contracts.ledger import encode_block
-from adgovernor.core.machine import Input, Machine
+from adgovernor.core.machine import BadState, Input, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.block import OpenBlock
 from adgovernor.runtime.inbox import Inbox
@@ -195,6 +195,12 @@ class ShardEngine:
                 except StartOver as lost:
                     claim, reason = claim or lost.claim, lost.reason
                     _log.info("the shard starts over from the ledger", shard=self.shard, why=str(lost))
+                except BadState as error:
+                    raise world.halt(
+                        "store_unreadable",
+                        f"the store has a state that this release does not understand: {error}. Run the release that "
+                        "wrote it, or delete the shard's keys in the store, which is then rebuilt from the ledger",
+                    ) from error
                 except Unavailable as error:
                     reason = "unavailable"
                     _log.warning("the shard cannot go on, trying again", shard=self.shard, why=str(error))

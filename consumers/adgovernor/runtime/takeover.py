@@ -17,7 +17,7 @@ from functools import partial
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block
-from adgovernor.core.machine import RULES, Machine
+from adgovernor.core.machine import RULES, UNREADABLE, BadState, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import (
     NewerFormat,
@@ -157,9 +157,12 @@ async def _start(world: World, found: _Found) -> Memory:
                 raise world.halt("store_unreadable", str(error)) from error
             await _check_anchor(world, spine)
             place = found.buckets.pop(PLACE, {})
-            machine.restore(found.buckets)
-            if keyring is not None:
-                keyring.restore(place)
+            try:
+                machine.restore(found.buckets)
+                if keyring is not None:
+                    keyring.restore(place)
+            except UNREADABLE as error:
+                raise BadState(f"the state of height {tip.height} cannot be read: {error!r}") from error
         confirmed = tip
     walk = Walk(prefix, shard, offset=spine.offset, height=spine.height, chain=spine.chain)
     trail = Trail(world, machine, spine, confirmed)

@@ -281,6 +281,41 @@ async def test_another_ledgers_store_halts_the_shard() -> None:
     assert await other.store.read_meta("u0") == before
 
 
+@pytest.mark.parametrize(
+    ("bucket", "name", "value"),
+    [
+        ("core", "state", b"{}"),
+        ("core", "state", b"\xff"),
+        ("campaigns", "c1", b'{"campaign": 7}'),
+        ("users", "ann", b'{"q": {"r1": 5}}'),
+        ("users", "ann", b"[1"),
+    ],
+)
+async def test_a_stored_state_that_cannot_be_read_halts_its_shard(
+    bucket: str, name: str, value: bytes
+) -> None:
+    """What another release, or somebody's hand, has written into the store is the shard's halt, which says what to do,
+    and not the end of the whole worker; without it the state is built up again."""
+    deployment, store = await prepared()
+    assert await decide(deployment, "r1") is None
+    await deployment.settle()
+    await deployment.stop()
+    meta = await store.read_meta("u0")
+    assert meta is not None
+    await store.swap("u0", meta.tip, meta, {bucket: {name: value}})
+    deployment.request("r2", "ann")
+    with pytest.raises(Halted, match="delete the shard's keys") as halted:
+        async with asyncio.timeout(10):
+            await deployment.engine("u0").run()
+    assert halted.value.reason == "store_unreadable"
+    store.wipe()
+    deployment.start()
+    await deployment.settle()
+    assert [body["decision_id"] for body in deployment.decisions()] == ["r1", "r2"]
+    await assert_store_is_the_fold(deployment)
+    await deployment.stop()
+
+
 async def test_a_store_of_another_ledger_at_its_start_halts_too() -> None:
     """A rebuild of another ledger that was just begun is no more ours than a finished one."""
     deployment, store = await prepared()
