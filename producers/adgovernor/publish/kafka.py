@@ -69,6 +69,9 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
             await asyncio.wait({task}, timeout=0.1)
     batches = [batch for waiting in accumulator._batches.values() for batch in waiting]
     batches += accumulator._pending_batches
+    # The client takes a batch that has an answer out of those under way. One that waits to be sent again is not among
+    # them, and it would complain.
+    accumulator._pending_batches.update(batches)
     accumulator.fail_all(ProducerClosed())
     for batch in batches:
         # Whoever waited may have gone; asyncio would then complain of an exception that nobody looked at.
