@@ -17,11 +17,12 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from adgovernor.app import campaigns_commands, logs
+from adgovernor.app import campaigns_commands, logs, publish_commands
 from adgovernor.app.audit_commands import show
 from adgovernor.app.check_commands import mend_kafka
 from adgovernor.app.cli import COMMANDS, app, load_command
 from adgovernor.app.console import moment, money
+from adgovernor.app.giving import micros
 from adgovernor.app.publish_commands import lines_of
 from adgovernor.audit.history import copy
 from adgovernor.audit.report import Report
@@ -339,6 +340,14 @@ def test_money_for_people(micros: int, shown: str) -> None:
     assert money(micros, "EUR") == shown
 
 
+def test_amounts_given_by_people() -> None:
+    """Units of a currency become micros exactly; what is none, or nothing, is refused."""
+    assert [micros(amount) for amount in ("250", "0.5", "0.000001")] == [250_000_000, 500_000, 1]
+    for amount in ("0", "-1", "0.0000001", "1e20", "NaN", "1e999999", "five"):
+        with pytest.raises(BadInput):
+            micros(amount)
+
+
 def test_moments_for_people() -> None:
     """Times are shown in UTC to the millisecond."""
     assert moment(1_767_225_600_007) == "2026-01-01T00:00:00.007Z"
@@ -363,6 +372,15 @@ async def test_lines_of_a_pipe(step: int) -> None:
         pipe = _Dripping(mark + b"ab\n\ncd\r\ne", step)
         lines = [line async for line in lines_of(pipe)]  # type: ignore[arg-type]
         assert lines == [b"ab\n", b"\n", b"cd\r\n", b"e"]
+
+
+async def test_a_file_without_lines_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no end of a line for so long is no file of events."""
+    monkeypatch.setattr(publish_commands, "_LINE_BYTES", 10)
+    read = lines_of(_Dripping(b"ab\n" + b"x" * 1_000, 4))  # type: ignore[arg-type]
+    assert await anext(read) == b"ab\n"
+    with pytest.raises(BadInput, match="one event a line"):
+        await anext(read)
 
 
 def test_logs_are_json_with_their_fields(capsys: pytest.CaptureFixture[str]) -> None:

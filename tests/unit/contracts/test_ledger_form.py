@@ -23,6 +23,7 @@ from adgovernor.contracts.ledger import (
     encode_record,
     parse_block,
 )
+from adgovernor.contracts.sealing import PersonKey, Unreadable, seal, unseal
 from adgovernor.core import inputs
 
 JSON = st.recursive(
@@ -156,6 +157,8 @@ def test_what_parsers_disagree_on_is_accepted_and_kept_apart(metadata: bytes) ->
     written, _ = encode_block(_header(), [_line(0, b"k", value)])
     assert parse_block(written).records[0].value() == value
     json.loads(written, parse_constant=_refuse)
+    # What some parsers refuse stands aside; numbers that are merely large are JSON.
+    assert (b'"value_b64"' in written) == (metadata in {b"NaN", b"Infinity", b"-Infinity", b'"\\ud800"'})
 
 
 @given(st.data())
@@ -202,3 +205,21 @@ def test_sealed_personal_parts_are_read_as_nothing() -> None:
     record = parse_block(written).records[0]
     assert (record.personal, record.key(), record.value()) == ({}, None, None)
     assert record.data["personal"] == "c2VhbGVk"
+
+
+@pytest.mark.parametrize("moved", ["topic", "offset", "index", "height"])
+def test_a_sealed_record_opens_at_its_place_alone(moved: str) -> None:
+    """Under another topic, offset, place or block a sealed record is as good as changed."""
+    value = b'{"request_id":"r","time_ms":5,"candidates":[]}'
+    line, header = _line(1, b"k", value), _header()
+    key = PersonKey(4, "ann-1", bytes(32))
+    draft = Draft({"kind": "x"}, [["seen", "r", 1]])
+    personal = encode_personal("ann", "s1", b"k", value, True)
+    sealed = seal(header, 0, line, draft, personal, ("ad-requests", 1), [key])
+    written, _ = encode_block(header, [sealed])
+    record = parse_block(written).records[0]
+    assert unseal(header, 0, record, key).line == line
+    if moved in {"topic", "offset"}:
+        record.data[moved] = {"topic": "impressions", "offset": 2}[moved]
+    with pytest.raises(Unreadable, match="changed or moved"):
+        unseal(_header(height=4) if moved == "height" else header, int(moved == "index"), record, key)

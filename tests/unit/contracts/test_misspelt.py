@@ -67,6 +67,11 @@ def test_a_near_name_of_a_field_left_out_is_told(fields: dict[str, Any], told: l
             "time_ms: Field required (timems stands there; is it misspelt?)",
         ),
         (b'{"request_id":"r","time_ms":1,"slots":-1}', "invalid", "slots: slots must be between 1 and 64"),
+        (
+            b'{"request_id":1,"time_ms":"x","slots":"x","candidates":5,"metadata":6}',
+            "invalid",
+            "metadata: Input should be an object; and 2 more",
+        ),
         (b'{"request_id": oops}', "not_json", "Invalid JSON: expected value at column 16"),
         (b'{"request_id":"\xff"}', "not_json", "not UTF-8 at byte 16; give JSON in UTF-8"),
     ],

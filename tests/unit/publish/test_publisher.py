@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from taking_log import TakingLog
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode, Winner
-from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.errors import BadSettings, Unavailable
 from adgovernor.contracts.events import Impression
 from adgovernor.publish import Publisher
 from adgovernor.publish.lanes import Headers, Published, Ticket
@@ -89,6 +90,21 @@ async def test_who_comes_when_there_is_room_again_waits_behind_who_waited() -> N
         log.stuck = False
         await asyncio.gather(publisher.raw(topics.AD_REQUESTS, b"ann", b"later"), waiting)
     assert log.taken == [b"first", b"waited", b"later"]
+
+
+async def test_topics_that_disagree_are_not_published_to() -> None:
+    """One person's events would meet on no shard where topics have different numbers of partitions."""
+
+    class Uneven(TakingLog):
+        async def partitions(self, full_name: str) -> int:
+            return 2 if full_name.endswith(topics.IMPRESSIONS) else 1
+
+    log = Uneven()
+    async with Publisher(log) as publisher:
+        await publisher.raw(topics.AD_REQUESTS, b"ann", b"x")
+        with pytest.raises(BadSettings, match="has 2 partitions, the deployment has 1"):
+            await publisher.raw(topics.IMPRESSIONS, b"ann", b"y")
+    assert log.taken == [b"x"]
 
 
 async def test_only_filled_slots_are_shown() -> None:

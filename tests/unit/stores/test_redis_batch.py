@@ -38,3 +38,14 @@ async def test_commands_that_failed_are_let_go(count: int) -> None:
         assert [value() for value in values] == [None] * count
     finally:
         gc.enable()
+
+
+async def test_who_leaves_takes_no_other_s_answer_along() -> None:
+    """Commands sent together with one whose caller has gone get their answers."""
+    batches = Batches(Redis(host="127.0.0.1", port=1, retry=Retry(NoBackoff(), 0)))
+    leaves, stays = (asyncio.create_task(batches.execute(("GET", key))) for key in ("a", "b"))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(RedisError):
+            await stays
