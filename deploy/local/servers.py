@@ -1,7 +1,9 @@
 """A real Kafka and a real Redis for the demo, the tests and the benchmarks.
 
     python deploy/local/servers.py prepare                  install and download what is missing
-    python deploy/local/servers.py run -- COMMAND...        run COMMAND with the servers' addresses in its environment
+    python deploy/local/servers.py run -- COMMAND...        run COMMAND with the servers' addresses in its environment,
+                                                            as tests read them
+    python deploy/local/servers.py run --export app -- COMMAND...   the same, as adgovernor reads them
 
 Each server comes from the first of: an address in the environment; a container; a local process. Missing system
 packages are installed by root and named to everybody else. Nothing started here outlives the run, however it ends,
