@@ -25,6 +25,7 @@ import heapq
 import math
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -305,8 +306,14 @@ def run() -> dict[str, Any]:
         every += [Run(1_000, mode, "two peaks", late, zones=True) for mode in MODES for late in (False, True)]
     # The longest first, so that no processor waits for one of them in the end.
     every.sort(key=lambda one: (one.zones, one.ads), reverse=True)
+    results: dict[Run, list[Result]] = {}
     with ProcessPoolExecutor() as pool:
-        results = dict(zip(every, pool.map(simulate, every), strict=True))
+        for one, found in zip(every, pool.map(simulate, every), strict=True):
+            results[one] = found
+            for word in [word for day in found for word in day.broken()]:
+                print(word, file=sys.stderr, flush=True)
+            if len(results) % 10 == 0:
+                print(f"{len(results)} of {len(every)} runs", file=sys.stderr, flush=True)
     figures: dict[str, Any] = {}
     for group in sorted({(one.zones, one.budget, one.mode) for one in every}):
         zones, budget, mode = group
