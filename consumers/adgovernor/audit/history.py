@@ -21,7 +21,8 @@ from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.subscribe.kafka import RawMessage
 
-_READ_BYTES = 8_000_000
+_READ_BYTES = 2_000_000
+"""A dozen topics are read beside each ledger, so each may have a little in memory only."""
 _FIRST = "first.json"
 _PATIENCE = 10
 """Empty reads in a row, each of a second, before a partition that promised more is given up."""
