@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -88,3 +88,37 @@ def day_bounds(fund: Fund, days: Iterable[int]) -> list[tuple[list[int], int]]:
     rolled = [day for day in known if day >= first]
     bounds += [(rolled[: number + 1], daily * days_between(first, day)) for number, day in enumerate(rolled)]
     return bounds
+
+
+def unspent(fund: Fund, watermark_ms: int) -> Iterator[tuple[str, int]]:
+    """What is left of a campaign's present day, of its account, and of the account's day, where they have budgets."""
+    account, day = fund.account, audit_caps.day_of(watermark_ms, fund.zone)
+    if fund.data.get("daily_budget_micros") is not None and watermark_ms:
+        for together, most in day_bounds(fund, {day} | fund.days()):
+            if together[-1] == day:
+                spent = sum(rows[day][3] for rows in fund.reports.values() if day in rows)
+                yield "the day", most - sum(map(fund.day_leased, together[:-1])) - spent
+    if account is None:
+        return
+    if account.data.get("budget_micros") is not None:
+        yield "the account", account.topped_up - account.spent()
+    daily: int | None = account.data.get("daily_budget_micros")
+    if daily is not None and watermark_ms:
+        yield "the account's day", daily - account.spent(day)
+
+
+def is_back(fund: Fund, partitions: int) -> bool:
+    """Whether a campaign is paused for its account's money though enough of it has come back: much, or any when no
+    more will come."""
+    account = fund.account
+    if account is None:
+        return False
+    enough = max(fund.one_price * partitions, account.topped_up // 100)
+    for reason, day in (("account", None), ("account_day", fund.exhausted_day)):
+        if reason in fund.reasons:
+            budget = account.topped_up if day is None else account.data.get("daily_budget_micros") or 0
+            spent = account.spent(day)
+            room = min(account.room(day), budget - spent)
+            if room >= enough or (room >= fund.one_price and account.leased(day) == spent):
+                return True
+    return False

@@ -203,6 +203,8 @@ class ShareAudit:
         for name, share in self.shares.items():
             stale = [entry for entry in share.owed.values() if entry[2] <= due_ms]
             self.check(not stale, "a late impression is paid or given up once", f"{name} still owes {stale}")
+            kept = [key for key, held in share.holds.items() if held and key[0] <= due_ms]
+            self.check(not kept, "what is kept back returns once", f"{name} still keeps {kept}")
             for day, (lease, _, _) in share.books.items():
                 over = day > 0 and audit_caps.day_end_ms(day, share.zone) <= due_ms
                 self.check(

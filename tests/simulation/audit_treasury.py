@@ -449,17 +449,22 @@ class TreasuryAudit:
         self.check(("day" in body) == bool(gained & _BY_DAY), "the scope of exhaustion", f"{gained}: {body}")
         if body["scope"] != "account":
             left, topped_up = self._left(fund, campaign, body.get("day")), fund.topped_up
+            members = [fund]
         elif fund.account is None:
             self.fail("the scope of exhaustion", f"{campaign} has no account: {body}")
             return
         else:
             left, topped_up = self._account_left(fund.account, body.get("day")), fund.account.topped_up
+            members = fund.account.members
         self.check(
             left < fund.one_price,
             "exhausted only when less than one price is left",
             f"{campaign} {body['scope']}: {left} left, one price is {fund.one_price}",
         )
-        self.check(body["topped_up_micros"] == topped_up, "events name true totals", str(body))
+        rows = [row for member in members for days in member.reports.values() for row in days.values()]
+        totals = [topped_up, sum(row[3] for row in rows), sum(row[2] for row in rows)]
+        told = [body["topped_up_micros"], body["spent_micros"], body["reserved_micros"]]
+        self.check(told == totals, "events name true totals", f"{campaign}: {told}, not {totals}")
 
     def _status(self, campaign: str, episode: int, reasons: set[str]) -> None:
         fund = self._fund(campaign)
@@ -559,40 +564,37 @@ class TreasuryAudit:
                     "what is spent up is exhausted",
                     f"{name} is not paused",
                 )
-                self._finish_day(fund, name)
-                self._finish_account(fund, name)
+                for whose, left in audit_accounts.unspent(fund, self.watermark_ms):
+                    self.check(left >= one, "what is spent up is exhausted", f"{whose} of {name}")
             if fund.reasons & _BY_DAY and "archived" not in fund.reasons:
                 self.check(
                     audit_caps.day_end_ms(fund.exhausted_day, fund.zone) > now_ms,
                     "a new day lifts the pause of the old one",
                     f"{name} is paused for {fund.exhausted_day}",
                 )
+            self._finish_flight(fund, name)
+            self.check(
+                not audit_accounts.is_back(fund, self.rules.partitions),
+                "exhausted leaves when money is back",
+                f"{name} is paused: {fund.reasons}",
+            )
             if "exhausted" in fund.reasons:
                 enough = max(one * self.rules.partitions, fund.topped_up // 100)
                 back = fund.unleased >= enough or (fund.unleased >= one and not outstanding)
                 self.check(not back, "exhausted leaves when money is back", f"{name} has {fund.unleased}")
 
-    def _finish_day(self, fund: Fund, name: str) -> None:
-        daily: int | None = fund.data.get("daily_budget_micros")
-        if daily is None or not self.watermark_ms:
-            return
-        day = audit_caps.day_of(self.watermark_ms, fund.zone)
-        for together, most in audit_accounts.day_bounds(fund, {day} | fund.days()):
-            if together[-1] == day:
-                spent = sum(rows[day][3] for rows in fund.reports.values() if day in rows)
-                left = most - sum(map(fund.day_leased, together[:-1])) - spent
-                self.check(left >= fund.one_price, "what is spent up is exhausted", f"{name} on {day}")
-
-    def _finish_account(self, fund: Fund, name: str) -> None:
-        account = fund.account
-        if account is None:
-            return
-        if account.data.get("budget_micros") is not None:
-            left = account.topped_up - account.spent()
-            self.check(left >= fund.one_price, "what is spent up is exhausted", f"the account of {name}")
-        daily: int | None = account.data.get("daily_budget_micros")
-        if daily is not None and self.watermark_ms:
-            left = daily - account.spent(audit_caps.day_of(self.watermark_ms, fund.zone))
+    def _finish_flight(self, fund: Fund, name: str) -> None:
+        """Its end is said, and so is every threshold that it has passed."""
+        end_ms, spent = fund.data.get("end_ms"), fund.spent()
+        over = end_ms is not None and end_ms <= self.watermark_ms
+        if "archived" not in fund.reasons:
             self.check(
-                left >= fund.one_price, "what is spent up is exhausted", f"the day of {name}'s account"
+                over == ("flight" in fund.reasons), "a flight's end pauses", f"{name} {end_ms} {fund.reasons}"
+            )
+        for percent in fund.data.get("thresholds_percent", ()):
+            passed = 0 < fund.topped_up * percent <= spent * 100
+            self.check(
+                not passed or (fund.episode, percent) in fund.thresholds,
+                "a threshold is passed when it is",
+                f"{name}: {percent} % of {fund.topped_up}, {spent} is spent",
             )

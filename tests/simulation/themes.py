@@ -154,6 +154,8 @@ THEMES: Final[Mapping[str, Theme]] = {
     ),
     # People stop asking while ads are still on their way.
     "silence": Theme(
+        rich=0.7,
+        account_prices=(2, 4, 15),
         campaigns=(2, 4),
         prices=(3, 8, 15),
         caps=(0, 0, 1),
