@@ -9,6 +9,7 @@ from typing import Any
 from tests.simulation import audit_accounts, audit_caps
 from tests.simulation.audit_accounts import Account
 from tests.simulation.audit_chain import Findings
+from tests.simulation.audit_decreases import Decreases, holders
 from tests.simulation.audit_shares import Told
 
 from adgovernor.core.rules import Rules
@@ -113,6 +114,7 @@ class TreasuryAudit:
         self.taken: dict[str, int] = {}
         self.sent: dict[str, int] = {}
         self.commands: set[str] = set()
+        self._decreases = Decreases(self.funds, self.accounts)
         self.changes: dict[str, int] = {}
         self.asked_changes: dict[str, int] = {}
         self._mine = partition_of
@@ -169,6 +171,9 @@ class TreasuryAudit:
                 account.room(None) >= 0, "an account's leases are within its budget", f"{account.data}"
             )
         self._judge_command(record, money, unleased, rooms)
+        command = self._message() if record["topic"] == "campaigns" else {}
+        for wrong in self._decreases.judge(record, command, money):
+            self.fail("a decrease takes what it says", wrong)
         self._judge_reasons(record, before)
         self._judge_events(record)
         self._judge_messages(record)
@@ -367,12 +372,7 @@ class TreasuryAudit:
             self.check(fund.waiting is None, "one recall at a time", args[0])
             fund.round += 1
             fund.waiting = set(args[1])
-            holders = {
-                shard
-                for shard, days in fund.leased.items()
-                if sum(days.values()) > sum(row[3] for row in fund.reports.get(shard, {}).values())
-            }
-            self.check(fund.waiting == holders, "a recall goes to every holder", f"{args} of {holders}")
+            self.check(fund.waiting == holders(fund), "a recall goes to every holder", f"{args}")
             wanted = any(
                 empty and fund.room(day) < fund.one_price for (_, day), (_, empty, _) in fund.asks.items()
             )
