@@ -11,6 +11,8 @@ _SAMPLE_SEEDS = 40
 
 _NOTICED_BY = {
     "account-day-unbounded": 5,
+    "account-dirty-counts": 5,
+    "account-never-resumes": 6,
     "another-identity-counts": 6,
     "caps-look-back-only": 4,
     "debts-for-ever": 8,
