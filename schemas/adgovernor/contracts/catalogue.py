@@ -25,7 +25,7 @@ from adgovernor.contracts.campaigns import (
 )
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import BadInput, Undecodable
-from adgovernor.contracts.events import Engagement, UserEvent
+from adgovernor.contracts.events import Engagement, Impression, UserEvent
 from adgovernor.contracts.misspelt import alike
 from adgovernor.contracts.pods import PodEvent
 from adgovernor.contracts.requests import AdRequest
@@ -53,6 +53,7 @@ class TopicContract:
     adapter: TypeAdapter[Any]
     key: Callable[[Any], str]
     event_id: Callable[[Any], str] | None = None
+    untagged: TypeAdapter[Any] | None = None
 
     def parse(self, value: bytes | str) -> Any:
         """The event in ``value``.
@@ -63,12 +64,20 @@ class TopicContract:
         if not value:
             raise Undecodable("empty", f"an empty value is no {self.title}")
         try:
-            return self.adapter.validate_json(value)
+            return self._validated(value)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
             if problems and problems[0]["type"] == "json_invalid":
                 raise Undecodable("not_json", _not_json(value, str(problems[0]["msg"]))) from error
             raise Undecodable("invalid", f"no {self.title}: {_named(problems)}") from error
+
+    def _validated(self, value: bytes | str) -> Any:
+        try:
+            return self.adapter.validate_json(value)
+        except ValidationError as error:
+            if self.untagged is None or error.errors()[0]["type"] != "union_tag_not_found":
+                raise
+        return self.untagged.validate_json(value)
 
     def encode(self, event: Any) -> bytes:
         """The event as its message's value; fields that are null are left out."""
@@ -127,6 +136,7 @@ _ROWS: Final = (
         TypeAdapter(Engagement),
         lambda event: str(event.routing_id),
         lambda event: f"{event.decision_id}/{event.slot}/{event.type}",
+        TypeAdapter(Impression),
     ),
     TopicContract(
         topics.USER_EVENTS,
