@@ -11,7 +11,7 @@ from adgovernor.audit.report import Report
 from adgovernor.contracts.errors import Halted
 from adgovernor.contracts.ledger import TICK, ReadBlock, ReadRecord, digest_of, parse_record
 from adgovernor.contracts.sealing import is_sealed
-from adgovernor.core.machine import Input
+from adgovernor.core.machine import RULES, Input
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.block import OpenBlock
@@ -25,24 +25,29 @@ _SHOWN: Final = 400
 
 
 async def decide_again(one: Followed, block: ReadBlock, place: str, report: Report) -> None:
-    """Decides a block again, compares its inputs and outputs with their topics, and moves on to it."""
+    """Decides a block again, compares its inputs and outputs with their topics, and moves on to it. What other rules
+    decided is folded alone."""
     machine, header, spine = one.machine, block.header, one.spine
     report.count("records", len(block.records))
     if header.recovery is not None or not block.records:
-        machine.begin_fold(header.height, header.now_ms, header.drained)
+        machine.begin_fold(header.height, header.now_ms, header.drained, header.rules)
         if header.recovery is not None:
             machine.recover(header.recovery)
             report.notes.append(f"{place}: a person accepted a loss here (epoch {header.epoch})")
         spine.advance(header, block.chain, one.walk.tip_offset, {})
         return
     causes: list[Cause] = []
-    again = _records(one, block, place, report, causes)
+    if header.rules == RULES:
+        again = _records(one, block, place, report, causes)
+        one.broken = again is None
+    else:
+        again = None
+        _fold(one, block, place, report, causes)
     if one.inputs is not None:
         await one.inputs.take(causes, header.positions, place)
-    if again is None:
-        one.broken = True
+    if one.broken:
         return
-    if any(cause.erased for cause in causes):
+    if again is None or any(cause.erased for cause in causes):
         promises, counts = promises_with_erased(block), count_outputs(block)
     else:
         promises, counts = promises_of(again.outbox.messages(block.chain)), again.outbox.counts
@@ -115,6 +120,28 @@ def _records(
                 _differs(where, record, again, report)
                 return None
     return again
+
+
+def _fold(one: Followed, block: ReadBlock, place: str, report: Report, causes: list[Cause]) -> None:
+    """Takes what a release of other rules decided as it stands; see ``causes`` of `_records`."""
+    machine, header = one.machine, block.header
+    report.other_rules(header.rules, len(block.records))
+    missing = machine.missing_for_fold(block.records)
+    if missing:
+        assert isinstance(machine, UserShard)
+        one.people.bring(machine, missing)
+    machine.begin_fold(header.height, header.now_ms, header.drained, header.rules)
+    for index, record in enumerate(block.records):
+        erased = is_sealed(record)
+        personal = record.personal
+        machine.fold(record.draft(), personal.get("routing"), personal.get("session"), personal.get("ids"))
+        if record.topic == TICK:
+            continue
+        key, value = (None, None) if erased else (record.key(), record.value())
+        causes.append(Cause(record.topic, record.offset, key, value, erased))
+        if not erased and digest_of(key, value) != record.data["digest"]:
+            where = f"{place}, record {index}"
+            report.fault("inputs", where, "the input's bytes in the ledger do not have the record's digest")
 
 
 def _input_of(one: Followed, record: ReadRecord) -> Input | None:

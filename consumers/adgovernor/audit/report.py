@@ -44,6 +44,8 @@ class Report:
     """What is worth knowing and is no fault, such as inputs not handled yet."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Checks that were not made, and why."""
+    others: dict[int, int] = field(default_factory=dict)
+    """Version of rules that this release has not → records that they decided, which were not decided again."""
     campaigns: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Totals by campaign, in micros."""
 
@@ -62,6 +64,10 @@ class Report:
         """Counts what was looked at."""
         self.counted[what] = self.counted.get(what, 0) + number
 
+    def other_rules(self, rules: int, records: int) -> None:
+        """Notes records that were only folded."""
+        self.others[rules] = self.others.get(rules, 0) + records
+
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
@@ -79,6 +85,7 @@ class Report:
                 for finding in self.findings
             ],
             "counted": self.counted,
+            "other_rules": {str(rules): records for rules, records in self.others.items()},
             "notes": self.notes,
             "campaigns": self.campaigns,
         }

@@ -75,22 +75,9 @@ def compare_store(one: Followed, found: StoreState, report: Report) -> None:
 
 def _resident(machine: UserShard | Treasury) -> dict[str, _Bucket]:
     """The stored form of all that is always in memory."""
-    names: dict[str, list[str]] = {"core": ["state"]}
-    if isinstance(machine, UserShard):
-        names |= {
-            "campaigns": list(machine.shares),
-            "open": list(machine.open),
-            "pods": list(machine.open_pods),
-        }
-    else:
-        names |= {
-            "campaigns": list(machine.campaigns),
-            "accounts": list(machine.accounts),
-            "commands": list(machine.commands),
-        }
     return {
         bucket: {name: value for name, value in fields.items() if value is not None}
-        for bucket, fields in machine.encode(names).items()
+        for bucket, fields in machine.encode(machine.resident_names()).items()
     }
 
 

@@ -23,6 +23,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import ReadBlock, parse_block
 from adgovernor.contracts.sealing import id_of
+from adgovernor.core.machine import RULES
 from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
@@ -60,6 +61,11 @@ async def audit(
         await _check_keys(history, followed, report)
         check_links(followed, report)
         check_money(followed, report)
+        for rules, records in sorted(report.others.items()):
+            report.notes.append(
+                f"{records} records were decided by rules {rules}, and this release decides by {RULES}: they were "
+                "folded and not decided again; the release that wrote them can do that"
+            )
         for one in followed.values():
             one.people.close()
     return report
@@ -168,7 +174,7 @@ async def _blocks(history: History, one: Followed, report: Report) -> AsyncItera
     async for message in history.messages(ledger, partition, one.walk.offset):
         place = f"{ledger}[{partition}] offset {message.offset}"
         try:
-            block = parse_block(message.value or b"", causes_only=True)
+            block = parse_block(message.value or b"", causes_of=RULES)
         except BadInput as error:
             report.fault("chain", place, str(error))
             one.broken = True

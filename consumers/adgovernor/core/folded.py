@@ -13,7 +13,7 @@ import orjson
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
 from adgovernor.core import links
-from adgovernor.core.machine import Links
+from adgovernor.core.machine import RULES, Links
 from adgovernor.core.rules import Rules
 
 
@@ -25,6 +25,8 @@ class FoldedState:
         self.partition = topics.partition_of_shard(shard)
         self.rules = Rules(partitions=1)
         self.has_rules = False
+        self.folded_rules = RULES
+        """Version of the rules that decided the record at hand: it is folded as their release folded it."""
         self.watermark_ms = 0
         self.links = Links()
         self.now_ms = 0
@@ -47,8 +49,9 @@ class FoldedState:
         """Applies one delta."""
         self._ops[delta[0]](*delta[1:])
 
-    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
+    def begin_fold(self, height: int, now_ms: int, drained: bool, rules: int = RULES) -> None:
         """See `machine.Machine.begin_fold`."""
+        self.folded_rules = rules
         self.height = height
         self.now_ms = now_ms
         self.index = -1

@@ -67,11 +67,12 @@ class Lateness:
         opened = [list(entry) for entry in sorted(self.open.items())]
         return [self.known, self.late, opened, self.prompt, self.doubtful]
 
-    def expired(self, until_ms: int) -> None:
-        """A reservation expired whose event may come until then."""
+    def expired(self, until_ms: int, *, counted: bool = True) -> None:
+        """A reservation expired whose event may come until then. ``counted``: against those that come in time."""
         self.open[until_ms] = self.open.get(until_ms, 0) + 1
-        self.doubtful += 1
-        self._forget()
+        if counted:
+            self.doubtful += 1
+            self._forget()
 
     def came_in_time(self) -> None:
         """An event came while its reservation was there."""
@@ -173,9 +174,9 @@ class Fates:
         """Those of a kind."""
         return self.kinds.setdefault(kind, Lateness())
 
-    def expired(self, kind: str, until_ms: int) -> None:
-        """A reservation expired whose event may come until then."""
-        self.of(kind).expired(until_ms)
+    def expired(self, kind: str, until_ms: int, *, counted: bool) -> None:
+        """See `Lateness.expired`."""
+        self.of(kind).expired(until_ms, counted=counted)
         self.next_ms = min(self.next_ms, until_ms)
 
     def came_in_time(self, kind: str) -> None:

@@ -123,8 +123,9 @@ class Machine(Protocol):
         assumed, when it is decided again by an audit."""
         ...
 
-    def begin_fold(self, height: int, now_ms: int, drained: bool) -> None:
-        """Begins a block that is read back."""
+    def begin_fold(self, height: int, now_ms: int, drained: bool, rules: int = RULES) -> None:
+        """Begins a block that is read back. ``rules``: those that decided its records; they are folded as their
+        release folded them, or the state of a deployment that was upgraded would be another than its ledger's."""
         ...
 
     def fold(
@@ -154,6 +155,10 @@ class Machine(Protocol):
 
     def restore(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
         """Takes the whole of the state but the ``users`` bucket, as `resident_buckets` were read."""
+        ...
+
+    def resident_names(self) -> dict[str, list[str]]:
+        """All fields of the `resident_buckets` that there are, by bucket, as `encode` takes them."""
         ...
 
     def resident_buckets(self) -> tuple[str, ...]:

@@ -293,6 +293,15 @@ class TreasuryState(FoldedState):
         """See `machine.Machine.resident_buckets`."""
         return ("core", "accounts", "campaigns", "commands")
 
+    def resident_names(self) -> dict[str, list[str]]:
+        """See `machine.Machine.resident_names`."""
+        return {
+            "core": ["state"],
+            "campaigns": list(self.campaigns),
+            "accounts": list(self.accounts),
+            "commands": list(self.commands),
+        }
+
     def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
         """See `machine.Machine.encode`."""
         fields: Fields = {}

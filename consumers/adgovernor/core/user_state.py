@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.money import sayable
@@ -48,6 +48,9 @@ from adgovernor.core.history import NEVER, Person
 from adgovernor.core.lateness import Fates, late_until_ms
 from adgovernor.core.leases import CampaignShare, campaign_of
 from adgovernor.core.podstate import PodStates
+
+_COUNTS_PROMPT: Final = 6
+"""From these rules on it is counted how many events come in time."""
 
 
 def open_key(decision_id: str, slot: int) -> str:
@@ -227,7 +230,7 @@ class UserState(PodStates):
         share.changed.add(day)
         until_ms = late_until_ms(deadline_ms, self.rules.late_grace_ms)
         share.expired(until_ms, day, price, self.watermark_ms)
-        self.fates.expired(kind, until_ms)
+        self.fates.expired(kind, until_ms, counted=self.folded_rules >= _COUNTS_PROMPT)
 
     def _on_hold(self, campaign: str, day: int, until_ms: int, amount: int) -> None:
         share = self._share(campaign)
@@ -240,8 +243,10 @@ class UserState(PodStates):
     def _on_settle(
         self, decision_id: str, slot: int, campaign: str, day: int, price: int, charged: int
     ) -> None:
-        self.fates.came_in_time(self._close(decision_id, slot))
-        self.touch_core()
+        kind = self._close(decision_id, slot)
+        if self.folded_rules >= _COUNTS_PROMPT:
+            self.fates.came_in_time(kind)
+            self.touch_core()
         share = self._share(campaign)
         share.book(day).move(reserved=-price, spent=charged, lease=price - charged)
         share.changed.add(day)

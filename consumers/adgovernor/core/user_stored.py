@@ -24,6 +24,15 @@ class StoredUserState(UserState):
         """See `machine.Machine.resident_buckets`."""
         return ("core", "campaigns", "open", "pods")
 
+    def resident_names(self) -> dict[str, list[str]]:
+        """See `machine.Machine.resident_names`."""
+        return {
+            "core": ["state"],
+            "campaigns": list(self.shares),
+            "open": list(self.open),
+            "pods": list(self.open_pods),
+        }
+
     def encode(self, changes: Mapping[str, Iterable[str]]) -> Fields:
         """See `machine.Machine.encode`."""
         fields: Fields = {}

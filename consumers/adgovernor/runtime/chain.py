@@ -158,6 +158,8 @@ class Spine:
     now_ms: int = 0
     published: Place = START
     """Every output up to here is acknowledged."""
+    rules: int = 0
+    """Version of those that decided the last block that counts."""
     places: list[Place] = field(default_factory=list)
     """Blocks after ``published``, oldest first. Not written: a walk from ``published`` finds them again."""
 
@@ -179,6 +181,7 @@ class Spine:
         self.height, self.chain, self.tip_offset, self.offset = header.height, chain, offset, offset + 1
         self.positions = dict(header.positions)
         self.now_ms = header.now_ms
+        self.rules = header.rules
         self.epoch = header.epoch
         for topic, first in header.dn.items():
             self.dn[topic] = first + outputs.get(topic, 0)
@@ -209,6 +212,7 @@ class Spine:
                 "epoch": self.epoch,
                 "now_ms": self.now_ms,
                 "published": [published.height, published.chain, published.offset],
+                "rules": self.rules,
             }
         )
 
@@ -237,6 +241,7 @@ def spine_of(meta: Meta) -> Spine:
             data["epoch"],
             data["now_ms"],
             Place(height, chain, offset),
+            data.get("rules", 0),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(

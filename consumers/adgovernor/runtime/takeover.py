@@ -169,6 +169,9 @@ async def _start(world: World, found: _Found) -> Memory:
     if keyring is not None:
         trail.encode = partial(keyring.encode, machine)
         trail.buckets = (*trail.buckets, KEYS, NAMES, PLACE)
+    if spine.height > 0 and spine.rules != RULES:
+        # Another release wrote it. What this one has no use for goes, so that the store is the ledger's fold again.
+        trail.note({bucket: set(names) for bucket, names in machine.resident_names().items()})
     return Memory(machine, spine, walk, trail, keyring=keyring)
 
 
@@ -275,7 +278,7 @@ async def fold_block(world: World, memory: Memory, block: ReadBlock, offset: int
         for key, value in zip(keys, await trail.read(keys), strict=True):
             machine.load(key, value)
     header = block.header
-    machine.begin_fold(header.height, header.now_ms, header.drained)
+    machine.begin_fold(header.height, header.now_ms, header.drained, header.rules)
     if header.recovery is not None:
         machine.recover(header.recovery)
     for record in block.records:

@@ -331,7 +331,7 @@ def is_plain_json(value: bytes) -> bool:
 
 
 def parse_record(line: bytes, *, causes_only: bool = False) -> dict[str, Any]:
-    """A record from its line, all but the input's value; for ``causes_only`` see `parse_block`.
+    """A record from its line, all but the input's value. ``causes_only``: see `parse_block`.
 
     Raises:
         BadInput: when it is no JSON object.
@@ -356,9 +356,10 @@ def parse_record(line: bytes, *, causes_only: bool = False) -> dict[str, Any]:
     return data
 
 
-def parse_block(value: bytes, *, causes_only: bool = False) -> ReadBlock:
-    """A block from its bytes. ``causes_only``: for who decides the records again, which is several times the work of
-    reading them; result, deltas and outputs are left out of their ``data``, where none of the block is sealed.
+def parse_block(value: bytes, *, causes_of: int | None = None) -> ReadBlock:
+    """A block from its bytes. ``causes_of``: the rules by which the reader decides records again, which is several
+    times the work of reading them; result, deltas and outputs are left out of the ``data`` of those that these rules
+    decided, where none of the block is sealed.
 
     Raises:
         BadInput: when the bytes are no block of a format known here, or their hash is not their chain.
@@ -379,7 +380,7 @@ def parse_block(value: bytes, *, causes_only: bool = False) -> ReadBlock:
                 f"the block has format {head['format']}, this program reads {FORMAT}: use a newer release"
             )
         records = []
-        causes_only = causes_only and _SEALED not in body
+        causes_only = head["rules"] == causes_of and _SEALED not in body
         for line in lines[1:-1]:
             if line:
                 exact = line.removesuffix(b",")

@@ -19,6 +19,7 @@ from adgovernor.audit.shelf import Shelf
 from adgovernor.audit.verify import audit
 from adgovernor.contracts import topics
 from adgovernor.core.history import Person
+from adgovernor.core.machine import RULES
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.runtime.ports import RawEvent
@@ -285,6 +286,43 @@ async def test_what_an_older_release_would_not_have_stored_is_red(changed: dict[
     report = await with_core(await a_history(1), **changed)
     assert found(report) == {"store"}
     assert "core state" in report.findings[0].place
+
+
+async def test_what_other_rules_decided_is_folded_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of a release with other rules are not decided again, and everything else of them is proved; those that
+    follow are. What that release stored and this one does not know goes when this one takes over."""
+    with monkeypatch.context() as other:
+        for place in ("block", "takeover"):
+            other.setattr(f"adgovernor.runtime.{place}.RULES", RULES + 1)
+        world = await a_history(1)
+    report = await with_core(world, more=0)
+    assert [finding.place.partition(", ")[2] for finding in report.findings] == ["core state"]
+    assert report.others == {RULES + 1: report.counted["records"]}
+    world.start()
+    await world.settle()
+    world.request("new", "user-1", ("c1", "c2"))
+    await world.settle()
+    await world.stop()
+    report = await prove(world)
+    assert report.green, report.findings
+    assert 0 < report.others[RULES + 1] < report.counted["records"]
+    assert any(
+        f"decided by rules {RULES + 1}, and this release decides by {RULES}" in n for n in report.notes
+    )
+
+
+async def test_an_input_that_other_rules_decided_and_that_was_changed_is_red(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its bytes on the topic are compared with the ledger's all the same."""
+    with monkeypatch.context() as other:
+        other.setattr("adgovernor.runtime.block.RULES", RULES + 1)
+        world = await a_history(1)
+    await copy(MemoryHistory(world.broker), tmp_path)
+    path = tmp_path / "ad-requests" / "0.jsonl"
+    path.write_text(path.read_text().replace("r17", "r71", 1))
+    report = await prove(world, FolderHistory(tmp_path))
+    assert found(report) == {"inputs"}
 
 
 async def test_a_person_who_differs_is_red() -> None:

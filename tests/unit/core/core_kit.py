@@ -22,7 +22,7 @@ from adgovernor.contracts.ledger import (
     encode_record,
 )
 from adgovernor.contracts.routing import partition_of
-from adgovernor.core.machine import Input
+from adgovernor.core.machine import RULES, Input
 from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
@@ -422,12 +422,12 @@ class World:
         return machine
 
 
-def fold_block(machine: UserShard | Treasury, block: Opened) -> None:
+def fold_block(machine: UserShard | Treasury, block: Opened, rules: int = RULES) -> None:
     """Folds a block read back; people whom the machine does not know are new."""
     records = [read_back(recorded.line) for recorded in block.records]
     for state_key in machine.missing_for_fold(records):
         machine.load(state_key, None)
-    machine.begin_fold(block.height, block.now_ms, block.drained)
+    machine.begin_fold(block.height, block.now_ms, block.drained, rules)
     for record in records:
         personal = record.personal
         machine.fold(record.draft(), personal.get("routing"), personal.get("session"), personal.get("ids"))

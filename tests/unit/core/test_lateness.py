@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, known_to_treasury, state_of
+from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, fold_block, known_to_treasury, state_of
 
 from adgovernor.contracts import zones
 from adgovernor.core.lateness import Fates, Lateness
 from adgovernor.core.pacing import NOTHING_DOUBTFUL, Settling, released_micros
+from adgovernor.core.user_shard import UserShard
 
 GUESS = 1_000_000
 """Everything is taken to come late at first, as by default."""
@@ -294,3 +295,22 @@ def test_it_is_state_as_all_else_is() -> None:
     live = one.users[0]
     assert live.fates.rows()[""] == [6, 1, [], 0, 6]
     assert state_of(one.folded("u0")) == state_of(live) == state_of(one.decided_again("u0"))
+
+
+@pytest.mark.parametrize(("rules", "counted"), [(5, [0, 0]), (6, [1, 1])])
+def test_what_earlier_rules_decided_is_folded_as_their_release_did(rules: int, counted: list[int]) -> None:
+    """How many events come in time is counted of records since the rules that count it: of older ones a store that was
+    upgraded does not know it either."""
+    one = World(lateness_ms=0)
+    one.campaign()
+    one.request("r1", T0, "c1")
+    one.request("r2", T0, "c1")
+    one.show("r1", T0 + SECOND)
+    one.settle(T0 + 10 * MINUTE)
+    machine = one.twin("u0")
+    for block in one.blocks["u0"]:
+        fold_block(machine, block, rules)
+    assert isinstance(machine, UserShard)
+    known = machine.fates.known_of("")
+    assert [known.prompt, known.doubtful] == counted
+    assert sum(known.open.values()) == 1
