@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from adgovernor.app.demo_plan import HANDLED, TINY
+from adgovernor.app.demo_workers import Workers
 
 _DEMO = [sys.executable, "-m", "adgovernor.app.cli", "demo"]
 
@@ -120,6 +121,13 @@ def test_servers_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_worker_may_be_ended_before_it_listens() -> None:
+    """Whoever leaves while workers are still starting hears of no failure."""
+    async with Workers(environment()) as workers:
+        await workers.start()
+    assert workers.alive == []
 
 
 # --- On servers ------------------------------------------------------------------------------------------------------
