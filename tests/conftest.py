@@ -23,7 +23,7 @@ import servers
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_SERVER_FIXTURES = {"kafka_bootstrap", "redis_url", "redis_cluster_url", "postgres"}
+_SERVER_FIXTURES = {"kafka_bootstrap", "redis_url", "redis_cluster_url", "postgres", "own_kafka", "own_redis"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,15 +65,38 @@ def redis_cluster_url() -> Iterator[str]:
     yield from _address(servers.obtain_redis_cluster)
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[servers.LocalPostgres]:
-    """A PostgreSQL with an empty database; skips where there is none, unless the run insists on servers."""
+def _local(**wanted: bool) -> None:
+    """Skips where no such server can be started here, unless the run insists on servers."""
     try:
-        servers.require_local(postgres=True)
+        servers.require_local(**wanted)
     except servers.ServersUnavailable as error:
         if os.environ.get(servers.REQUIRE_VARIABLE):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[servers.LocalKafka]:
+    """A broker of one test's own, to be killed or stopped."""
+    _local(kafka=True)
+    kafka = servers.start_kafka()
+    yield kafka
+    kafka.stop()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[servers.LocalRedis]:
+    """A Redis of one test's own, to be killed, stopped or emptied."""
+    _local(redis=True)
+    redis = servers.start_redis()
+    yield redis
+    redis.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.LocalPostgres]:
+    """A PostgreSQL with an empty database; skips where there is none, unless the run insists on servers."""
+    _local(postgres=True)
     server = servers.start_postgres()
     yield server
     server.stop()

@@ -306,19 +306,6 @@ async def until(ready: Callable[[], bool]) -> None:
     pytest.fail("it did not come about within 30 s")
 
 
-@pytest.fixture
-def own_kafka() -> servers.LocalKafka:
-    """A broker of this test's own, to be broken."""
-    try:
-        servers.require_local(kafka=True)
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))
-    return servers.start_kafka()
-
-
-@pytest.mark.servers
 async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.LocalKafka) -> None:
     """Appends, publishes, commits and reads end within their bounds while the broker hangs, and the inputs know that
     they are not answered; afterwards the log goes on, and what was given up may have landed."""
@@ -355,4 +342,3 @@ async def test_a_hung_broker_is_given_up_by_the_deadline(own_kafka: servers.Loca
         assert {entry.value for entry in entries} <= {b"before", b"given up", b"after"}
     finally:
         await close()
-        own_kafka.stop()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -288,21 +288,6 @@ async def test_two_owners_of_every_shard_at_once(site: Site) -> None:
     assert [worker.poll() for worker in workers] == [None, None]
 
 
-@pytest.fixture
-def own_kafka() -> Iterator[servers.LocalKafka]:
-    """A broker of this test's own, to be killed."""
-    try:
-        servers.require_local(kafka=True)
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))
-    kafka = servers.start_kafka()
-    yield kafka
-    kafka.stop()
-
-
-@pytest.mark.servers
 async def test_a_broker_that_dies_and_comes_back(own_kafka: servers.LocalKafka, redis_url: str) -> None:
     """While Kafka is away nothing is decided; when it is back the same worker goes on, and nothing is lost. Told to
     stop while Kafka is away again, it ends in success all the same."""
