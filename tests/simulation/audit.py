@@ -21,6 +21,7 @@ from tests.simulation.operators import PREFIX
 from tests.simulation.sealed import BUCKETS, check_keys, opened
 from tests.simulation.world import SimWorld
 
+from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.machines import machine_of
 
@@ -98,6 +99,8 @@ class Audit:
     def _take(self, block: AuditBlock) -> None:
         shard = block.shard
         touched: set[tuple[str, str]] = set()
+        for person in block.data["forgotten"]:
+            self.users[shard].forget(person)
         for record in block.records:
             if shard in self.users:
                 self.users[shard].take(block.height, block.data["now_ms"], record)
@@ -267,6 +270,8 @@ class Audit:
             machine.begin_fold(block.header.height, block.header.now_ms, block.header.drained)
             if block.header.recovery is not None:
                 machine.recover(block.header.recovery)
+            for person in audited.data["forgotten"]:
+                machine.fold(Draft({}, [["erase"]]), person, None)
             for record in block.records:
                 personal = record.personal
                 machine.fold(

@@ -143,12 +143,30 @@ def opened_records(broker: Broker, shard: str, value: bytes) -> list[dict[str, A
     return [orjson.loads(record.line) for record in opened(broker, shard, value).records]
 
 
+def note_owners(owners: dict[str, str], sealed: list[dict[str, Any]], plain: list[dict[str, Any]]) -> None:
+    """Takes note of whom a block's records belong to: name of a key → person. ``plain``: its records, opened."""
+    for record, shown in zip(sealed, plain, strict=True):
+        if isinstance(record.get("personal"), str):
+            personal = shown["personal"]
+            owner = personal.get("routing") or personal.get("key") or ""
+            owners[record["personal"].partition(".")[0].partition("+")[0]] = owner
+
+
+def given_up(block: dict[str, Any]) -> list[str]:
+    """The names of keys that a block gives up: the ledger lost the erasures that ended them."""
+    names: list[str] = (block.get("recovery") or {}).get("keys", [])
+    return names
+
+
 def check_keys(broker: Broker, shard: str, values: Iterable[bytes], stored: dict[str, bytes]) -> list[str]:
     """What is wrong with a shard's keys in the end: everybody who was not erased has exactly theirs in the store, and
     every key that an erasure ended is gone from the topic."""
     owners: dict[str, list[str]] = {}
     ended: set[str] = set()
     for value in values:
+        lost = set(given_up(orjson.loads(value)))
+        ended |= lost
+        owners = {person: [name for name in names if name not in lost] for person, names in owners.items()}
         for plain, sealed in zip(
             opened(broker, shard, value).records, parse_block(value).records, strict=True
         ):

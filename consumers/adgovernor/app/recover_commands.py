@@ -75,6 +75,7 @@ def recover(
                 "taken": done.taken,
                 "passed": done.passed,
                 "positions": done.positions,
+                "keys_given_up": done.keys,
             }
         )
     else:
@@ -93,6 +94,8 @@ def _tell(shard: str, done: Recovery) -> None:
         typer.echo(
             f"  messages of {source} at offsets {places} do not count: they are of a history that it lost"
         )
+    if done.keys:
+        typer.echo(f"  {done.keys} keys of people are gone: what is sealed with them stays unreadable")
     typer.echo("restart the shard's worker; its part of Redis is built up from the ledger")
 
 

@@ -214,6 +214,8 @@ async def _check_keys(history: History, followed: dict[str, Followed], report: R
             report.fault(
                 "keys", one.shard, f"key {name} is gone, and no erasure ended it: what it sealed is unproved"
             )
+        for _ in keys.given_up:
+            report.count("keys whose loss was accepted")
         for name, height in keys.ended.items():
             if id_of(name) not in keys.there or id_of(name) in keys.gone:
                 report.count("keys ended by erasures")

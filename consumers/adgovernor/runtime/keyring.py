@@ -38,6 +38,7 @@ from adgovernor.contracts.sealing import (
     id_of,
     is_sealed,
     key_names,
+    keys_given_up,
     offset_of,
     seal,
     subject_of,
@@ -260,8 +261,28 @@ class Keyring:
 
     # --- Folding what was sealed ------------------------------------------------------------------------------
 
+    async def _give_up(self, names: Sequence[str], trail: Trail) -> list[ReadRecord]:
+        """A person accepted that these keys are gone. Where a key has outlived its tombstone here, records that forget
+        whose it was: whoever folds without it has never met them."""
+        await self._find(names, trail)
+        gone = [key for name in names if (key := self._named.pop(name, None)) is not None]
+        owners = list(dict.fromkeys(key.subject for key in gone if key.subject is not None))
+        await self._read_people([subject for subject in owners if subject not in self._people], trail)
+        for subject in owners:
+            self._people[subject] = [key for key in self._people[subject] if key.name not in names]
+            self._mark(KEYS, subject)
+        for name in names:
+            self._missing.discard(name)
+            self._mark(NAMES, name)
+        forgetting = {"result": {}, "deltas": [["erase"]]}
+        return [
+            ReadRecord({**forgetting, "personal": {"routing": subject}}, b"") for subject in owners if subject
+        ]
+
     async def fold(self, block: ReadBlock, trail: Trail) -> None:
         """Opens a block's records in place, as far as their keys are there, and takes note of who has which."""
+        if block.header.recovery is not None:
+            block.records += await self._give_up(keys_given_up(block.header), trail)
         sealed = [
             (i, record, key_names(record)) for i, record in enumerate(block.records) if is_sealed(record)
         ]
@@ -358,9 +379,10 @@ class Keyring:
             raise self._world.halt(
                 "person_keys_lost",
                 f"{len(self._missing)} keys that the ledger names are not on person-keys, and no erasure ended them: "
-                f"the topic lost messages or is another deployment's ({min(self._missing)}). Look at its broker's "
-                "replicas and settings (cleanup.policy must be compact); without the keys, the history of these "
-                f"people is lost: `adgovernor audit` counts their records",
+                f"the topic or the ledger lost messages, or the topic is another deployment's ({min(self._missing)}). "
+                "Look at its broker's replicas and settings (cleanup.policy must be compact); without the keys, the "
+                f"history of these people is lost. To go on without it: adgovernor recover {self._world.shard} "
+                "--accept-loss --why TEXT",
             )
 
     # --- What was sealed, read again --------------------------------------------------------------------------

@@ -29,6 +29,8 @@ from adgovernor.stores.base import Meta, Tip
 
 _AT_ONCE: Final = 2_000
 """Side messages that are read in one step."""
+_KEYS_AT_ONCE: Final = 5_000
+"""Keys that one block gives up: a message stays well below what any broker takes."""
 _PASSES: Final = 500
 """How often more is looked for that a worker has sent meanwhile: it pauses within far fewer, unless it is flooded."""
 
@@ -54,6 +56,8 @@ class Recovery:
     """Shards of whose waiting messages some do not count: the offsets (first and last) of these."""
     positions: dict[str, int]
     """Where inputs are read from next."""
+    keys: int = 0
+    """Keys of people that are gone; what is sealed with them stays unreadable."""
 
 
 async def recover(
@@ -79,13 +83,15 @@ async def recover(
     noted = dict.fromkeys((w.height for w in witnesses), "")
     if meta is not None:
         noted[meta.tip.height] = ""
-    walk, spine, links = await _walk(world, noted)
+    named = Keys()
+    walk, spine, links = await _walk(world, noted, named)
+    gone = await _keys_gone(world, named)
     witnesses += await side_witnesses(world, spine, unseen)
     dn, jumped = _ahead(spine, links.sent, witnesses)
     rejoined = await _rejoin(world, links, spine, positions or {})
     # Of a ledger that lost a part before, older messages are not its own any more.
     contradicted = _contradicted(noted, [] if spine.epoch else witnesses, meta)
-    if not (even_if_healthy or positions or dn or jumped or rejoined or contradicted):
+    if not (even_if_healthy or positions or dn or jumped or rejoined or contradicted or gone):
         raise NothingLost(
             f"nothing says that {world.shard} lost anything: outputs, side messages and Redis agree with its ledger, "
             f"which ends at height {spine.height} of epoch {spine.epoch}"
@@ -100,20 +106,40 @@ async def recover(
         "passed": passed,
     }
     spine.positions.update(positions or {})
-    data, chain, header = claim_block(world, spine, recovery)
-    await commit(world, walk, data, chain)
-    ledger = spine.ledger or chain
+    for first in range(0, len(gone) or 1, _KEYS_AT_ONCE):
+        if part := gone[first : first + _KEYS_AT_ONCE]:
+            recovery["keys"] = part
+        data, chain, header = claim_block(world, spine, recovery)
+        spine.advance(header, chain, await commit(world, walk, data, chain), {})
+        recovery = {"why": why}
     meta = await world.store.read_meta(world.shard)
     answer = await world.store.reset(
         world.shard,
         None if meta is None else meta.tip,
-        Meta(Tip(ledger, 0, ""), new_spine(world.shard).encode()),
+        Meta(Tip(spine.ledger, 0, ""), new_spine(world.shard).encode()),
     )
     if answer is not None:
         raise Unavailable(
             f"the store of {world.shard} changed meanwhile: stop the shard's workers and run this again"
         )
-    return Recovery(header.epoch, header.height, dn, jumped, accepted, passed, dict(spine.positions))
+    return Recovery(
+        header.epoch, header.height, dn, jumped, accepted, passed, dict(spine.positions), len(gone)
+    )
+
+
+async def _keys_gone(world: World, named: Keys) -> list[str]:
+    """The keys that the ledger names, that no erasure of it ended, and that are not there any more: the topic lost
+    them, or the ledger lost the erasure that ended them. ``named``: all that its records are sealed with."""
+    if not named.missing:
+        return []
+    there = await _read_keys(world)
+    return sorted(name for name in named.missing if not there.has(name))
+
+
+async def _read_keys(world: World) -> Keys:
+    if world.keys is None:
+        raise BadSettings("this ledger is sealed: set rules.sealing to true, so that its keys are read")
+    return await read_keys(world.keys, world.settings.read_bytes)
 
 
 def _contradicted(noted: Mapping[int, str], witnesses: Iterable[Witness], meta: Meta | None) -> bool:
@@ -125,8 +151,11 @@ def _contradicted(noted: Mapping[int, str], witnesses: Iterable[Witness], meta: 
     return any(noted.get(height) != chain for height, chain in said)
 
 
-async def _walk(world: World, noted: dict[int, str] | None = None) -> tuple[Walk, Spine, Links]:
-    """Walks the whole ledger, for its spine and its links. ``noted`` gets the chains at those heights that it has."""
+async def _walk(
+    world: World, noted: dict[int, str] | None = None, named: Keys | None = None
+) -> tuple[Walk, Spine, Links]:
+    """Walks the whole ledger, for its spine and its links. ``noted`` gets the chains at those heights that it has,
+    ``named`` the names of keys."""
     spine, links = new_spine(world.shard), Links()
     walk = Walk(world.settings.prefix, world.shard)
     async for block, offset in walk_ledger(world, walk):
@@ -134,6 +163,8 @@ async def _walk(world: World, noted: dict[int, str] | None = None) -> tuple[Walk
         spine.places.clear()
         if noted is not None and block.header.height in noted:
             noted[block.header.height] = block.chain
+        if named is not None:
+            named.open(block)
         _follow(links, block)
     return walk, spine, links
 
@@ -176,11 +207,7 @@ async def resend(world: World, first: int) -> int:
             if block.header.height < first:
                 continue
             if keys.behind(block):
-                if world.keys is None:
-                    raise BadSettings(
-                        "this ledger is sealed: set rules.sealing to true, so that its keys are read"
-                    )
-                keys = await read_keys(world.keys, world.settings.read_bytes)
+                keys = await _read_keys(world)
             keys.open(block)
             outputs = outputs_of(block, fill=True) + said_lost(block, lost)
             if outputs:

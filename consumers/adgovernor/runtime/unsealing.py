@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.ledger import ERASURE, ReadBlock
-from adgovernor.contracts.sealing import PersonKey, decode_key, id_of, is_sealed, key_names, offset_of, unseal
+from adgovernor.contracts.sealing import (
+    PersonKey,
+    decode_key,
+    id_of,
+    is_sealed,
+    key_names,
+    keys_given_up,
+    offset_of,
+    unseal,
+)
 from adgovernor.runtime.key_log import KeyLog
 from adgovernor.runtime.ports import READ_TRIES
 
@@ -21,6 +30,8 @@ class Keys:
     """Names of keys that records are sealed with, that are gone, and that no erasure has ended so far."""
     ended: dict[str, int] = field(default_factory=dict)
     """Names of keys that erasures ended so far → height."""
+    given_up: set[str] = field(default_factory=set)
+    """Names of keys of which a person accepted that they are gone."""
     gone: set[str] = field(default_factory=set)
     """Ids whose tombstones were met after the ledger was begun to be read: what was read with them stays read."""
     end: int = 0
@@ -63,14 +74,21 @@ class Keys:
                 continue
             self.sealed += 1
             names = key_names(record)
-            key = self.there.get(id_of(names[0]))
-            if key is None or key.offset != offset_of(names[0]):
-                self.missing.add(names[0])
+            if self.has(names[0]):
+                block.records[index] = unseal(block.header, index, record, self.there[id_of(names[0])])
             else:
-                block.records[index] = unseal(block.header, index, record, key)
+                self.missing.add(names[0])
             if record.data["result"]["kind"] == ERASURE:
                 self.missing.difference_update(names)
                 self.ended.update(dict.fromkeys(names, block.header.height))
+        if block.header.recovery is not None:
+            self.given_up.update(keys_given_up(block.header))
+            self.missing -= self.given_up
+
+    def has(self, name: str) -> bool:
+        """Whether the key that a record names is there."""
+        key = self.there.get(id_of(name))
+        return key is not None and key.offset == offset_of(name)
 
 
 async def read_keys(log: KeyLog, max_bytes: int) -> Keys:

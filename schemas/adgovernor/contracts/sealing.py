@@ -150,6 +150,12 @@ def is_sealed(record: ReadRecord) -> bool:
     return isinstance(record.data.get("personal"), str)
 
 
+def keys_given_up(header: BlockHeader) -> list[str]:
+    """The names of keys of which a person accepted with this block that they are gone."""
+    found = (header.recovery or {}).get("keys", [])
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
 def key_names(record: ReadRecord) -> list[str]:
     """The keys that a sealed record names, the one that it is sealed with first.
 

@@ -18,7 +18,7 @@ from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.key_log import KeyLog, KeyMessage, MemoryKeyLog
 from adgovernor.runtime.memory_log import MemoryBroker
-from adgovernor.runtime.recover import resend
+from adgovernor.runtime.recover import NothingLost, recover, resend
 from adgovernor.stores.base import NOTHING, Meta
 
 ALL_BUCKETS = ("core", "campaigns", "open", "users", "keys", "key-names", "key-place")
@@ -450,6 +450,38 @@ async def test_keys_that_are_lost_stop_the_shard() -> None:
         await world.engine("u0", world.log).run()
     report = await world.prove(store=False)
     assert [finding.check for finding in report.findings] == ["keys"]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_a_person_can_accept_that_keys_are_gone(compacted: bool) -> None:
+    """Where a ledger lost an erasure whose tombstone was written, a recovery gives the key up: the shard goes on, and
+    the person has never been met, whether or not the broker still shows the key."""
+    world = Sealed()
+    await world.begin()
+    assert await world.decide("r1") is None
+    assert await world.decide("b1", "bob") is None
+    await world.settle()
+    await world.stop()
+    key_of_ann = world.broker.read(topics.PERSON_KEYS, 0, 0, 1)[0].key
+    world.broker.produce(topics.PERSON_KEYS, 0, key_of_ann, None)
+    if compacted:
+        world.compact()
+        world.faulty.wipe()
+        with pytest.raises(Halted, match="adgovernor recover u0 --accept-loss"):
+            await world.engine("u0", world.log).run()
+    done = await recover(world.world("u0"), why="test")
+    assert done.keys == 1
+    with pytest.raises(NothingLost):
+        await recover(world.world("u0"), why="test")
+    world.run(world.engine("u0", world.log))
+    world.run(world.engine("t0"))
+    assert [await world.decide(f"r{n}") for n in (2, 3, 4)] == [None, None, "no_candidate"]
+    assert [await world.decide(f"b{n}", "bob") for n in (2, 3)] == [None, "no_candidate"]
+    await world.settle()
+    report = await world.prove()
+    assert report.green, report.findings
+    assert report.counted["keys whose loss was accepted"] == 1
+    await world.stop()
 
 
 @pytest.mark.parametrize("begun", [False, True])
