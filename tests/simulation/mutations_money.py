@@ -126,8 +126,8 @@ MONEY: Final = (
         "A price by click or view is paid by that alone",
         UserShard,
         "_engagement",
-        'pays_on = reservation[6] or "impression"',
-        'pays_on = "impression"',
+        'if (reservation[6] or "impression") != what.type:',
+        'if what.type != "impression":',
     ),
     one(
         "clicks-pay-twice",

@@ -45,23 +45,7 @@ def read(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Inp
         )
     try:
         if topic == topics.AD_REQUESTS:
-            request = read_request(value)
-            if isinstance(request, AdRequest) and request.vmap is not None:
-                request = with_breaks(request)
-            routing = request.routing_id()
-            return Input(
-                topic,
-                offset,
-                key,
-                value,
-                request,
-                request.time_ms,
-                routing,
-                request.session_id,
-                routing,
-                is_plain_json(value),
-                None if request.device_id is None and request.household_id is None else narrower(request),
-            )
+            return _request(topic, offset, key, value)
         if topic == topics.IMPRESSIONS:
             # `type` may be left out of an impression, and a tagged union has no default for its tag.
             event = _engagement(value) if b'"type"' in value else _impression(value)
@@ -88,6 +72,26 @@ def read(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Inp
         None,
         event.routing_id,
         is_plain_json(value),
+    )
+
+
+def _request(topic: str, offset: int, key: bytes | None, value: bytes) -> Input:
+    request = read_request(value)
+    if isinstance(request, AdRequest) and request.vmap is not None:
+        request = with_breaks(request)
+    routing = request.routing_id()
+    return Input(
+        topic,
+        offset,
+        key,
+        value,
+        request,
+        request.time_ms,
+        routing,
+        request.session_id,
+        routing,
+        is_plain_json(value),
+        None if request.device_id is None and request.household_id is None else narrower(request),
     )
 
 

@@ -200,42 +200,45 @@ class UserShard(PersonEvents):
             )
             if assumed is not None:
                 person = Person.decode(assumed["history"].encode())
-        time_ms = request.time_ms
-        first = person.requests.get(request.request_id)
-        if first is not None and first[0] + self.rules.dedupe_ms > self.watermark_ms:
-            draft.result = {"kind": "duplicate", "height": first[1], "index": first[2]}
-            return
-        opened = self.decision_open(request.request_id)
-        if opened is not None:
-            # The person's own, where their history is not known, or another person's of the same id: two
-            # reservations of one name would be one, and its money would be lost; two pods of one name as well.
-            draft.result = {"kind": "duplicate", "height": opened[0], "index": opened[1]}
+        repeated = self._decided_before(request, person)
+        if repeated is not None:
+            draft.result = {"kind": "duplicate", "height": repeated[0], "index": repeated[1]}
             return
         draft.result = {"kind": "decided"}
-        latest_ms = self.now_ms + self.rules.skew_ms
-        refusal = None
-        if time_ms < self.watermark_ms:
-            refusal = "late"
-        elif time_ms > latest_ms:
-            refusal = "future"
-        else:
-            self._advance(time_ms - self.rules.lateness_ms)
-            if request.deadline_ms is not None and request.deadline_ms < self.now_ms:
-                refusal = "deadline"
-            elif len(request.candidates) > self.rules.most_candidates:
-                refusal = "too_large"
+        refusal = self._take_time(request)
         if isinstance(request, AdRequest) and request.consent is not None and not request.consent.storage:
             # Decided as somebody never seen; what they once refused stands.
             self.emit(["nobody"])
             person, known = Person(), person
             person.opt_outs, person.allows = known.opt_outs, known.allows
-        self.emit(["seen", request.request_id, min(time_ms, latest_ms)])
+        self.emit(["seen", request.request_id, min(request.time_ms, self.now_ms + self.rules.skew_ms)])
         if refusal is not None:
             self._no_fill(draft, request, refusal)
             return
         body = self._selector.select(request, event.routing, person, degraded)
         draft.out.append([topics.DECISIONS, None, body])
         person.pack()
+
+    def _decided_before(self, request: AnyRequest, person: Person) -> tuple[int, int] | None:
+        """Height and index of the decision that a request repeats."""
+        first = person.requests.get(request.request_id)
+        if first is not None and first[0] + self.rules.dedupe_ms > self.watermark_ms:
+            return first[1], first[2]
+        # The person's own, where their history is not known, or another person's of the same id: two
+        # reservations of one name would be one, and its money would be lost; two pods of one name as well.
+        return self.decision_open(request.request_id)
+
+    def _take_time(self, request: AnyRequest) -> str | None:
+        """Moves the watermark as far as a request's time allows; why nothing of the request is filled, or None."""
+        time_ms = request.time_ms
+        if time_ms < self.watermark_ms:
+            return "late"
+        if time_ms > self.now_ms + self.rules.skew_ms:
+            return "future"
+        self._advance(time_ms - self.rules.lateness_ms)
+        if request.deadline_ms is not None and request.deadline_ms < self.now_ms:
+            return "deadline"
+        return "too_large" if len(request.candidates) > self.rules.most_candidates else None
 
     def _no_fill(self, draft: Draft, request: AnyRequest, code: str) -> None:
         draft.out.append([topics.DECISIONS, None, self.refused(request, code)])
@@ -275,37 +278,39 @@ class UserShard(PersonEvents):
         if blind:
             # Whether this person was served the ad cannot be known; an audit must not know it either.
             draft.assumed = NOTHING_KNOWN
-        reservation = self.open.get(open_key(what.decision_id, what.slot))
-        if reservation is not None and not (
-            blind
-            or (serving is not None and serving.billing_deadline_ms == reservation[0])
-            or len(reservation) > _REMEMBERED
-        ):
-            reservation = None
-        if serving is None and reservation is None:
+        reservation = self._reservation(what, serving, blind)
+        if reservation is not None:
+            if (reservation[6] or "impression") != what.type:
+                self._unpaid_event(draft, what, serving)
+            else:
+                if reservation[6]:
+                    self._mark_event(what, serving)
+                self._settle(draft, what, reservation)
+        elif serving is None:
             draft.result = {"kind": "orphan", "event": what.type}
             return
-        if reservation is not None:
-            pays_on = reservation[6] or "impression"
-        else:
-            assert serving is not None
-            pays_on = serving.pays_on
-        if pays_on != what.type:
+        elif serving.pays_on != what.type:
             self._unpaid_event(draft, what, serving)
-        elif reservation is not None:
-            if reservation[6]:
-                self._mark_event(what, serving)
-            self._settle(draft, what, reservation)
+        elif serving.billing_deadline_ms == SHOWN:
+            draft.result = {"kind": "duplicate", "event": what.type}
+            return
         else:
-            assert serving is not None
-            if serving.billing_deadline_ms == SHOWN:
-                draft.result = {"kind": "duplicate", "event": what.type}
-                return
             self._mark_event(what, serving)
             self._pay_late(draft, what, serving)
         if what.decision_id in self.open_pods and isinstance(what, Impression):
             # Each filled position once: what does not count has returned above, or was shown before.
             podevents.shown(self, what.decision_id, what.slot, what.time_ms)
+
+    def _reservation(
+        self, what: Impression | Click | CompletedView, serving: Serving | None, blind: bool
+    ) -> tuple[Any, ...] | None:
+        """The open reservation that an event is of: the person's own, one that nobody remembers, or, where the person
+        is not known (``blind``), whichever has the name."""
+        reservation = self.open.get(open_key(what.decision_id, what.slot))
+        if reservation is None or blind or len(reservation) > _REMEMBERED:
+            return reservation
+        own = serving is not None and serving.billing_deadline_ms == reservation[0]
+        return reservation if own else None
 
     def _unpaid_event(
         self, draft: Draft, what: Impression | Click | CompletedView, serving: Serving | None

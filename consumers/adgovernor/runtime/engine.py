@@ -17,7 +17,7 @@ import structlog
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted, Unavailable
-from adgovernor.contracts.ledger import encode_block
+from adgovernor.contracts.ledger import BlockHeader, encode_block
 from adgovernor.core.machine import BadState, Input, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.block import OpenBlock
@@ -435,45 +435,16 @@ class ShardEngine:
         """Decides a chunk and what else is there to be read, appends the block, and lets its outputs and its changes go
         once it counts."""
         world, memory = self._world, tenure.memory
-        settings, machine, spine = world.settings, memory.machine, memory.spine
+        spine = memory.spine
         loop = asyncio.get_running_loop()
         began = loop.time()
         ready = await self._prepare(tenure, chunk)
         if ready is None:
             return
         read_s = loop.time() - began
-
-        block = OpenBlock(
-            spine,
-            settings.prefix,
-            self.shard,
-            *self._time(tenure, ready[0]),
-            keep=memory.keyring is not None,
-        )
-        tick = machine.open_block(spine.height + 1, block.now_ms, block.drained)
-        if tick is not None:
-            block.tick(tick)
-        while True:
-            await self._decide(tenure, block, *ready)
-            if not self._in_bites or not chunk or block.size >= settings.max_bytes or self._stopping:
-                break
-            chunk = await self._bite(tenure, settings.max_events - block.events)
-            paused = loop.time()
-            if not chunk or (following := await self._prepare(tenure, chunk)) is None:
-                break
-            ready = following
-            read_s += loop.time() - paused
-
-        header = block.header(settings.owner, world.nonce())
-        if memory.keyring is not None:
-            memory.keyring.seal(header, block.lines, block.drafts, block.inputs)
-        data, chain = encode_block(header, block.lines)
-        if len(data) > settings.hard_bytes:
-            raise world.halt(
-                "block_too_large",
-                f"block {header.height} has {len(data)} bytes, at most {settings.hard_bytes} are allowed: raise "
-                "max.message.bytes of the ledger topics and the worker's limit, then restart it",
-            )
+        block = self._open(tenure, ready[0])
+        read_s += await self._fill(tenure, block, chunk, ready)
+        header, data, chain = self._write(memory, block)
         decided = loop.time()
         offset = await commit(world, memory.walk, data, chain)
         appended = loop.time()
@@ -497,6 +468,54 @@ class ShardEngine:
             append_s=appended - decided,
         )
         self._show_trail(tenure)
+
+    def _open(self, tenure: _Tenure, first: list[Input]) -> OpenBlock:
+        """Begins a block with what time alone causes; ``first``: the inputs that it will begin with."""
+        memory = tenure.memory
+        prefix, keep = self._world.settings.prefix, memory.keyring is not None
+        block = OpenBlock(memory.spine, prefix, self.shard, *self._time(tenure, first), keep=keep)
+        tick = memory.machine.open_block(memory.spine.height + 1, block.now_ms, block.drained)
+        if tick is not None:
+            block.tick(tick)
+        return block
+
+    async def _fill(
+        self,
+        tenure: _Tenure,
+        block: OpenBlock,
+        chunk: list[Input],
+        ready: tuple[list[Input], frozenset[str]],
+    ) -> float:
+        """Decides a chunk, and bites of what else is there for as long as the block has room; the seconds that reading
+        states took. ``ready``: what `_prepare` made of the chunk."""
+        settings, loop = self._world.settings, asyncio.get_running_loop()
+        read_s = 0.0
+        while True:
+            await self._decide(tenure, block, *ready)
+            if not self._in_bites or not chunk or block.size >= settings.max_bytes or self._stopping:
+                return read_s
+            chunk = await self._bite(tenure, settings.max_events - block.events)
+            paused = loop.time()
+            if not chunk or (following := await self._prepare(tenure, chunk)) is None:
+                return read_s
+            ready = following
+            read_s += loop.time() - paused
+
+    def _write(self, memory: Memory, block: OpenBlock) -> tuple[BlockHeader, bytes, str]:
+        """The block as it is appended: its header, its bytes and its chain."""
+        world = self._world
+        header = block.header(world.settings.owner, world.nonce())
+        if memory.keyring is not None:
+            memory.keyring.seal(header, block.lines, block.drafts, block.inputs)
+        data, chain = encode_block(header, block.lines)
+        most = world.settings.hard_bytes
+        if len(data) > most:
+            raise world.halt(
+                "block_too_large",
+                f"block {header.height} has {len(data)} bytes, at most {most} are allowed: raise max.message.bytes of "
+                "the ledger topics and the worker's limit, then restart it",
+            )
+        return header, data, chain
 
     async def _prepare(
         self, tenure: _Tenure, chunk: list[Input]
