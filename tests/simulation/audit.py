@@ -251,7 +251,8 @@ class Audit:
                     )
             if self.world.sealed and shard.startswith("u"):
                 values = [self.world.broker.ledgers[shard][block.offset].value for block in chain]
-                for problem in check_keys(self.world.broker, shard, values, stored.buckets.get("keys", {})):
+                people, names = stored.buckets.get("keys", {}), stored.buckets.get("key-names", {})
+                for problem in check_keys(self.world.broker, shard, values, people, names):
                     self.findings.fail("each person has a key, and nobody else has", problem)
             if self.users:
                 self._compare_money(shard, stored.buckets.get("campaigns", {}))

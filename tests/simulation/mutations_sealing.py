@@ -75,7 +75,7 @@ SEALING: Final = (
         Keyring,
         "seal",
         """            self._named.pop(name)
-            self._people.pop(key.subject or "", None)
+            self._people[key.subject or ""] = []
 """,
         "            del name, key\n",
     ),

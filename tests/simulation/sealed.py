@@ -158,9 +158,11 @@ def given_up(block: dict[str, Any]) -> list[str]:
     return names
 
 
-def check_keys(broker: Broker, shard: str, values: Iterable[bytes], stored: dict[str, bytes]) -> list[str]:
-    """What is wrong with a shard's keys in the end: everybody who was not erased has exactly theirs in the store, and
-    every key that an erasure ended is gone from the topic."""
+def check_keys(
+    broker: Broker, shard: str, values: Iterable[bytes], stored: dict[str, bytes], names_stored: Iterable[str]
+) -> list[str]:
+    """What is wrong with a shard's keys in the end: everybody who was not erased has exactly theirs in the store, by
+    person and by name, and every key that an erasure ended is gone from the topic."""
     owners: dict[str, list[str]] = {}
     ended: set[str] = set()
     for value in values:
@@ -188,6 +190,8 @@ def check_keys(broker: Broker, shard: str, values: Iterable[bytes], stored: dict
     wanted = {subject: set(names) for subject, names in owners.items() if names}
     if found != wanted:
         return [f"{shard}: the store has keys {found}, the ledger names {wanted}"]
+    if set(names_stored) != set().union(*wanted.values()):
+        return [f"{shard}: the store has names of keys {sorted(names_stored)}, the ledger {wanted}"]
     words = {
         event.key: event.value
         for event in broker.topics.get((topics.PERSON_KEYS, topics.partition_of_shard(shard)), ())

@@ -229,9 +229,10 @@ class Keyring:
                 self._end(header.height, subject, [key.name for key in keys])
         for name, key in self._fresh.items():
             # Made for events that did not fit into the block. A later key may be named before this one would be, and
-            # keys are looked for in the order in which they are named.
+            # keys are looked for in the order in which they are named. That they had none stays known: the store may
+            # still have those that an erasure ended.
             self._named.pop(name)
-            self._people.pop(key.subject or "", None)
+            self._people[key.subject or ""] = []
         self._fresh.clear()
 
     def _take(self, subject: str, key: PersonKey) -> None:
@@ -265,13 +266,15 @@ class Keyring:
         """A person accepted that these keys are gone. Where a key has outlived its tombstone here, records that forget
         whose it was: whoever folds without it has never met them."""
         await self._find(names, trail)
-        gone = [key for name in names if (key := self._named.pop(name, None)) is not None]
+        gone = [key for name in names if (key := self._named.get(name)) is not None]
         owners = list(dict.fromkeys(key.subject for key in gone if key.subject is not None))
         await self._read_people([subject for subject in owners if subject not in self._people], trail)
         for subject in owners:
             self._people[subject] = [key for key in self._people[subject] if key.name not in names]
             self._mark(KEYS, subject)
         for name in names:
+            # What was read of their people may have brought it in again.
+            self._named.pop(name, None)
             self._missing.discard(name)
             self._mark(NAMES, name)
         forgetting = {"result": {}, "deltas": [["erase"]]}

@@ -90,7 +90,7 @@ async def recover(
     dn, jumped = _ahead(spine, links.sent, witnesses)
     rejoined = await _rejoin(world, links, spine, positions or {})
     # Of a ledger that lost a part before, older messages are not its own any more.
-    contradicted = _contradicted(noted, [] if spine.epoch else witnesses, meta)
+    contradicted = _contradicted(spine, noted, [] if spine.epoch else witnesses, meta)
     if not (even_if_healthy or positions or dn or jumped or rejoined or contradicted or gone):
         raise NothingLost(
             f"nothing says that {world.shard} lost anything: outputs, side messages and Redis agree with its ledger, "
@@ -142,13 +142,16 @@ async def _read_keys(world: World) -> Keys:
     return await read_keys(world.keys, world.settings.read_bytes)
 
 
-def _contradicted(noted: Mapping[int, str], witnesses: Iterable[Witness], meta: Meta | None) -> bool:
+def _contradicted(
+    spine: Spine, noted: Mapping[int, str], witnesses: Iterable[Witness], meta: Meta | None
+) -> bool:
     """Whether a side message or the store names another block than the ledger has at that height, or one that it has
-    not. ``noted``: the chains at those heights."""
+    not, or the store is of another ledger. ``noted``: the chains at those heights."""
     said = [(witness.height, witness.chain) for witness in witnesses if witness.chain is not None]
     if meta is not None and meta.tip.height > 0:
         said.append((meta.tip.height, meta.tip.chain))
-    return any(noted.get(height) != chain for height, chain in said)
+    other = meta is not None and meta.tip.ledger not in ("", spine.ledger)
+    return other or any(noted.get(height) != chain for height, chain in said)
 
 
 async def _walk(

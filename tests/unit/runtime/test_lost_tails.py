@@ -10,7 +10,9 @@ from faulty import FaultyLog, FaultyStore, Truncated
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted
+from adgovernor.runtime.chain import new_spine
 from adgovernor.runtime.recover import NothingLost, recover, resend
+from adgovernor.stores.base import Meta, Tip
 
 
 async def _served(requests: int, **settings: object) -> tuple[Deployment, Truncated, FaultyStore]:
@@ -82,6 +84,19 @@ async def test_a_ledger_that_only_the_store_contradicts_is_recovered(store_says:
     store.wipe()
     with pytest.raises(NothingLost):
         await recover(deployment.world("u0"), why="a test")
+
+
+async def test_a_store_that_belongs_to_a_lost_ledger_is_given_up_with_it() -> None:
+    """A ledger that lost everything begins anew though the store, which has nothing yet, was begun for the old one."""
+    deployment = Deployment(1, store_deadline_s=0.05)
+    store = deployment.store = FaultyStore()
+    await store.reset("u0", None, Meta(Tip("lost", 0, ""), new_spine("u0").encode()))
+    with pytest.raises(Halted, match="store_of_another_ledger"):
+        await deployment.engine("u0").run()
+    assert (await recover(deployment.world("u0"), why="a disk was lost")).epoch == 1
+    deployment.start(["u0"])
+    await deployment.settle()
+    await deployment.stop()
 
 
 async def test_sending_again_waits_until_a_loss_is_accepted() -> None:

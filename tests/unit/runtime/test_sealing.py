@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import pytest
@@ -455,11 +456,13 @@ async def test_keys_that_are_lost_stop_the_shard() -> None:
 @pytest.mark.parametrize("compacted", [False, True])
 async def test_a_person_can_accept_that_keys_are_gone(compacted: bool) -> None:
     """Where a ledger lost an erasure whose tombstone was written, a recovery gives the key up: the shard goes on, and
-    the person has never been met, whether or not the broker still shows the key."""
-    world = Sealed()
+    the person has never been met, whether or not the broker still shows the key, and the store has no word of it."""
+    world = Sealed(keep_states=1, rebuild_fields=1)
     await world.begin()
     assert await world.decide("r1") is None
     assert await world.decide("b1", "bob") is None
+    for n in range(6):
+        assert await world.decide(f"p{n}", f"person{n}") is None
     await world.settle()
     await world.stop()
     key_of_ann = world.broker.read(topics.PERSON_KEYS, 0, 0, 1)[0].key
@@ -481,6 +484,35 @@ async def test_a_person_can_accept_that_keys_are_gone(compacted: bool) -> None:
     report = await world.prove()
     assert report.green, report.findings
     assert report.counted["keys whose loss was accepted"] == 1
+    _, stored = await world.store.read_buckets("u0", ALL_BUCKETS)
+    assert len(stored["key-names"]) == len(stored["keys"]) == 8
+    await world.stop()
+
+
+async def test_an_ended_key_is_not_taken_from_a_store_that_lags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes back after an erasure, and does not fit into the block, gets a new key, though the store still has the
+    one that ended."""
+    world = Sealed(max_bytes=1, trail_blocks=100)
+    await world.begin()
+    assert await world.decide("r1") is None
+    await world.settle()
+    written, swap = asyncio.Event(), world.faulty.swap
+
+    async def slow(*asked: Any) -> Meta | None:
+        await written.wait()
+        return await swap(*asked)
+
+    monkeypatch.setattr(world.faulty, "swap", slow)
+    world.clock.time_ms += 1
+    world.erase()
+    await until(lambda: world.keys_there() == 0)
+    world.request("b1", "bob")
+    world.request("r2")
+    await until(lambda: len(world.decisions()) == 3)
+    written.set()
+    await world.settle()
+    report = await world.prove()
+    assert report.green, report.findings
     await world.stop()
 
 
