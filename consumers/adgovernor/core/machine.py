@@ -15,7 +15,7 @@ from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.rules import Rules
 
-RULES: Final = 6
+RULES: Final = 7
 """Version of the rules. It rises when the same inputs would give another record."""
 
 Fields = dict[str, dict[str, bytes | None]]

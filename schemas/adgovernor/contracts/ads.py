@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, TagUrl, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, RoutingId, TagUrl, TimeMs
 
 
 class AdMediaFile(Contract):
@@ -164,7 +164,7 @@ class Ad(Contract):
 
     decision_id: Id
     slot: int = Field(ge=0)
-    routing_id: Id
+    routing_id: RoutingId
     """The decision's; to be echoed as field and key of impressions."""
     time_ms: TimeMs
     """The decision's event time."""

@@ -6,10 +6,12 @@ Types that ad requests use say each bound twice, side by side: as ``Field`` for 
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict
+from pydantic_core import CoreSchema, core_schema
 
 from adgovernor.contracts.money import MOST_MICROS
 
@@ -34,6 +36,25 @@ RatePpm = Annotated[
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Strict(False)]
 """Any number of values: an array in JSON; in Python a list will do as well as a tuple."""
+
+
+class _NullIsDefault:
+    """Reads null as if the field had been left out, as many programs write what they have nothing for."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def given(value: Any) -> Any:
+            return self._make() if value is None else value
+
+        nullable = core_schema.nullable_schema(handler(source))
+        return core_schema.no_info_after_validator_function(given, nullable)
+
+
+ManyOrNull = Annotated[Many[T], _NullIsDefault(tuple)]
+"""As `Many`; null is none."""
+Metadata = Annotated[dict[str, Any], _NullIsDefault(dict)]
 TagUrl = Annotated[
     str,
     Field(min_length=1, max_length=8192, description="An http or https address; macros are filled in."),
@@ -41,6 +62,11 @@ TagUrl = Annotated[
 ]
 LONGEST_ID = 256
 Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID), Meta(min_length=1, max_length=LONGEST_ID)]
+LONGEST_IDENTITY: Final = 1024
+"""Identities are longer than other names: exchanges and identity providers hand out encrypted tokens."""
+Identity = Annotated[str, Field(max_length=LONGEST_IDENTITY), Meta(max_length=LONGEST_IDENTITY)]
+"""Of a person, device or session, as the publisher writes it; an empty one is none."""
+RoutingId = Annotated[Identity, Field(min_length=1)]
 
 
 CurrencyCode = Annotated[str, Field(pattern=r"^[A-Z]{3}$"), Meta(pattern=r"^[A-Z]{3}\Z")]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, TagUrl, TimeMs
+from adgovernor.contracts.base import Contract, DurationMs, Id, Many, Micros, RoutingId, TagUrl, TimeMs
 
 
 class ReasonCode(StrEnum):
@@ -144,7 +144,7 @@ class Decision(Contract):
 
     decision_id: Id
     """The request's id."""
-    routing_id: Id
+    routing_id: RoutingId
     """To be echoed as field and key of impressions, clicks and views."""
     time_ms: TimeMs
     """The request's event time."""

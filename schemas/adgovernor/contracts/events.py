@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from adgovernor.contracts.base import Contract, Id, Micros, TimeMs
+from adgovernor.contracts.base import Contract, Id, Micros, RoutingId, TimeMs
 
 
 class Impression(Contract):
@@ -17,7 +17,7 @@ class Impression(Contract):
     """The decision's id, which is its request's id."""
     slot: int = Field(default=0, ge=0)
     """Which of the decision's slots was shown."""
-    routing_id: Id
+    routing_id: RoutingId
     """The decision's routing id, echoed; it is also the event's key."""
     time_ms: TimeMs
     """Event time: when it was shown."""
@@ -35,7 +35,7 @@ class Click(Contract):
     type: Literal["click"]
     decision_id: Id
     slot: int = Field(default=0, ge=0)
-    routing_id: Id
+    routing_id: RoutingId
     time_ms: TimeMs
     price_micros: Micros | None = None
     """The price really paid, as in an impression; for campaigns priced by click."""
@@ -50,7 +50,7 @@ class CompletedView(Contract):
     type: Literal["view"]
     decision_id: Id
     slot: int = Field(default=0, ge=0)
-    routing_id: Id
+    routing_id: RoutingId
     time_ms: TimeMs
     price_micros: Micros | None = None
     """The price really paid, as in an impression; for campaigns priced by completed view."""
@@ -78,7 +78,7 @@ class OptOut(_Wish):
     event on."""
 
     type: Literal["opt-out"]
-    routing_id: Id
+    routing_id: RoutingId
     time_ms: TimeMs
 
 
@@ -86,7 +86,7 @@ class OptIn(_Wish):
     """Takes an opt-out of the same scope and value back."""
 
     type: Literal["opt-in"]
-    routing_id: Id
+    routing_id: RoutingId
     time_ms: TimeMs
 
 
@@ -100,7 +100,7 @@ class Preference(_Wish):
     permission; what finds no place is a dead letter (``too_many_preferences``)."""
 
     type: Literal["preference"]
-    routing_id: Id
+    routing_id: RoutingId
     time_ms: TimeMs
     choice: Literal["refuse", "allow", "neither"]
 
@@ -112,7 +112,7 @@ class Erasure(Contract):
     afterwards opts out again."""
 
     type: Literal["erasure"]
-    routing_id: Id
+    routing_id: RoutingId
     time_ms: TimeMs
 
 
@@ -125,7 +125,7 @@ class SessionUpdate(Contract):
     the state is kept for a while after the last change."""
 
     type: Literal["session"]
-    routing_id: Id
+    routing_id: RoutingId
     """The session's id."""
     change_id: Id
     time_ms: TimeMs

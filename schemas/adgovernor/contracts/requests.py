@@ -17,11 +17,14 @@ from adgovernor.contracts.base import (
     CurrencyCode,
     DurationMs,
     Id,
+    Identity,
     Many,
+    ManyOrNull,
     Micros,
     RatePpm,
     TagUrl,
     TimeMs,
+    Metadata,
 )
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.pod_requests import (
@@ -54,7 +57,7 @@ class Candidate(Contract):
     completed view; left out: the campaign's own rate."""
     duration_ms: DurationMs | None = None
     """How long the creative plays; needed where a slot or pod restricts durations."""
-    categories: Many[str] = ()
+    categories: ManyOrNull[str] = ()
     """IAB content categories of the creative, in addition to its campaign's."""
     advertiser_domain: str | None = None
     """The landing domain (OpenRTB ``adomain``), for competitive separation."""
@@ -88,19 +91,19 @@ class AdRequest(Contract):
     request_id: Id
     time_ms: TimeMs
     """Event time: when the person asked."""
-    household_id: str | None = None
+    household_id: Identity | None = None
     """Widest first: household, user, device. All that are known may be given: the widest is the routing id, under which
     the others are remembered for caps ``per`` user or device."""
-    user_id: str | None = None
-    device_id: str | None = None
-    session_id: str | None = None
+    user_id: Identity | None = None
+    device_id: Identity | None = None
+    session_id: Identity | None = None
     """The stream or visit, for caps of window ``stream``."""
     consent: Consent | None = None
     placement: str | None = None
     """Where the ad goes, such as ``preroll``; counts as the label ``placement:preroll``."""
-    labels: Many[str] = ()
+    labels: ManyOrNull[str] = ()
     """Any words that caps may name."""
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     """The publisher's own; stored with the request, never read."""
     deadline_ms: TimeMs | None = None
     """After this moment an answer is of no use; the request is then a no-fill (``deadline``)."""
@@ -122,7 +125,7 @@ class AdRequest(Contract):
     vmap: str | None = None
     """Instead of ``breaks``: a VMAP 1.0 or 1.0.1 document. Where ads come from in it is not looked at; a break with
     ``repeatAfter`` comes again until the end, where ``content_duration_ms`` says when that is."""
-    candidates: Many[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
+    candidates: ManyOrNull[Candidate] = Field(default=(), max_length=MOST_CANDIDATES)
 
     @field_validator("slots", mode="before")
     @classmethod
@@ -158,10 +161,10 @@ class PlainRequest(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
     request_id: Id
     time_ms: TimeMs
-    household_id: str | None = None
-    user_id: str | None = None
-    device_id: str | None = None
-    session_id: str | None = None
+    household_id: Identity | None = None
+    user_id: Identity | None = None
+    device_id: Identity | None = None
+    session_id: Identity | None = None
     placement: str | None = None
     labels: tuple[str, ...] = ()
     metadata: dict[str, str | int | float | bool | None] = {}

@@ -23,6 +23,11 @@ Element = etree._Element
 _PROLOGUE = re.compile(rb"(?:\xef\xbb\xbf)?+(?:\s++|<!--.*?-->|<\?.*?\?>)*+", re.DOTALL)
 _XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
 _ENCODING_DECLARED = re.compile(rb"\A(?:\xef\xbb\xbf)?<\?xml[^>]*\bencoding\s*=")
+# Programs that build a document as text of 16 bits name that encoding in it, and then send bytes of UTF-8. Whoever reads
+# the words in single bytes knows that they are not true.
+_WIDE_ENCODING_DECLARED = re.compile(
+    rb"\A<\?xml[^>]*\bencoding\s*=\s*[\"'](?:utf-?(?:16|32)|ucs-?[24]|iso-10646-ucs-[24])", re.IGNORECASE
+)
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"<\x00", b"\x00<")
 # The parser's own name for its input, after a message that says line and column already.
 _PARSER_SUFFIX = re.compile(r" \(<string>, line [0-9]+\)\Z")
@@ -71,6 +76,8 @@ def parse_xml(data: bytes, charset: str | None = None) -> XmlDocument:
     if data[start : start + 9].upper() == b"<!DOCTYPE":
         raise DoctypeRefusedError("the document declares a DOCTYPE; send it without one")
     encoding = None if charset is None or _ENCODING_DECLARED.match(data) else charset
+    if _WIDE_ENCODING_DECLARED.match(data):
+        encoding = "utf-8"
     try:
         document = _parse(data, encoding)
     except NotXmlError:

@@ -157,6 +157,17 @@ def test_a_time_that_is_a_text_is_refused_with_what_is_wanted() -> None:
     assert run.rejected == ["line 7: no ad request: time_ms: is a text; give a whole number of milliseconds"]
 
 
+def test_a_person_whose_identity_is_long_is_shown_ads() -> None:
+    """An identity as long as encrypted tokens are is decided for, shown and paid as any other."""
+    run = WhatIf.begin(1, auto_impressions=True)
+    campaign = {"campaign_id": "c", "account_id": "a", "price_micros": 5, "budget_micros": 100}
+    assert list(run.campaigns([Line("line 1", {"account_id": "a"}), Line("line 2", campaign)]))
+    request = {**_ask("r0", START_MS), "user_id": "t" * 1024, "labels": None}
+    request["candidates"] = [{"campaign_id": "c", "creative_id": "x"}]
+    assert list(run.events([Line("line 1", request)]))
+    assert (run.rejected, run.finish()["campaigns"]["c"]["spent_micros"]) == ([], 5)
+
+
 def test_an_impression_that_names_no_decision_is_refused() -> None:
     """An impression that names its request is told what to write, and not taken for a request seen before."""
     run = WhatIf.begin(1)

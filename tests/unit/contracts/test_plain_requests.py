@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from adgovernor.contracts.events import Impression
 from adgovernor.contracts.money import MOST_MICROS
 from adgovernor.contracts.requests import AdRequest, Candidate, PlainCandidate, PlainRequest, read_request
 
@@ -36,7 +37,7 @@ ORDINARY: dict[str, Any] = {
     ],
 }
 NUMBERS = [-1, 0, 1, 1.0, 1.5, True, "1", None, MOST_MICROS, MOST_MICROS + 1, 2**53, 2**64, 10**30]
-TEXTS = ["", "x", "é" * 256, "x" * 257, "EUR", "EUR\n", "eur", "\ud83d\ude00", "\x00", 7, None, [], {}]
+TEXTS = ["", "x", "é" * 256, "x" * 257, "x" * 1024, "x" * 1025, "EUR", "EUR\n", "eur", "\ud83d\ude00", "\x00", 7, None, [], {}]
 ODD = [*NUMBERS, *TEXTS, [1], ["a", "b"], {"a": {"b": 1}}, {"a": [1]}, [{}], [["a"]]]
 
 
@@ -138,6 +139,30 @@ def test_what_is_special_is_left_to_the_contract(more: dict[str, Any]) -> None:
 def test_odd_json_is_read_alike(text: bytes) -> None:
     """Parsers differ in what they forgive; a request is what the contract's parser says."""
     same(text)
+
+
+def test_null_says_as_little_as_nothing() -> None:
+    """A request whose program writes null for each field that it has nothing for is the request without them."""
+    needed = {"request_id": "r1", "time_ms": 1}
+    optional = set(AdRequest.model_fields) - set(needed)
+    assert same(orjson.dumps({**needed, **dict.fromkeys(optional)})) == AdRequest(request_id="r1", time_ms=1)
+    named = {"campaign_id": "c", "creative_id": "x"}
+    optional = set(Candidate.model_fields) - set(named)
+    found = same(orjson.dumps({**needed, "candidates": [{**named, **dict.fromkeys(optional)}]}))
+    assert found is not None
+    assert found.candidates == (Candidate(campaign_id="c", creative_id="x"),)
+
+
+@pytest.mark.parametrize("name", ["household_id", "user_id", "device_id", "session_id"])
+def test_an_identity_may_be_a_token(name: str) -> None:
+    """An identity has up to 1,024 characters, as encrypted ones do, and its decision and impression can repeat it;
+    a longer one is no request."""
+    found = same(orjson.dumps({"request_id": "r1", "time_ms": 1, name: "t" * 1024}))
+    assert found is not None
+    shown = Impression(decision_id="r1", routing_id=found.routing_id(), time_ms=2)
+    assert shown.routing_id == "t" * 1024
+    with pytest.raises(ValidationError):
+        read_request(orjson.dumps({"request_id": "r1", "time_ms": 1, name: "t" * 1025}))
 
 
 @given(data=st.data())

@@ -140,6 +140,15 @@ def test_a_charset_in_which_the_bytes_are_no_xml_is_ignored() -> None:
     assert parse_vast(b'<VAST version="4.0"/>', "utf-16").version == "4.0"
 
 
+@pytest.mark.parametrize("label", ["utf-16", "UTF-16LE", "ISO-10646-UCS-2"])
+def test_bytes_that_say_of_themselves_that_they_are_wide_are_read(label: str) -> None:
+    """A document of UTF-8 whose declaration names an encoding of 16 bits, as some servers' text writers put there, is
+    read for what it is."""
+    document = f'<?xml version="1.0" encoding="{label}"?><VAST version="4.0"><Error>http://e/é</Error></VAST>'
+    for charset in (None, "utf-8", "utf-16"):
+        assert parse_vast(document.encode(), charset).errors == ("http://e/é",)
+
+
 def test_a_refusal_says_where_and_names_no_parser_input() -> None:
     """What is not well-formed is refused with line and column, in words for the sender."""
     with pytest.raises(VastFormatError, match=r"line 1, column [0-9]+\Z"):
