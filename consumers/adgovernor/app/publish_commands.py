@@ -26,6 +26,7 @@ from adgovernor.app.console import (
 )
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.files import foreign_form
 
 if TYPE_CHECKING:
     from adgovernor.publish import BadLine, LinesSummary
@@ -65,7 +66,8 @@ def publish_ad_requests(
         typer.Option(
             metavar="FIELD",
             help="For openrtb: where the event time is: a path to milliseconds (ext.timestamp), to a date and time "
-            "with its zone (@timestamp), or to a text that begins with the seconds as 8 hex digits (id:hex8).",
+            "with its zone (@timestamp), to seconds (ext.ts:s), or to a text that begins with the seconds as 8 hex "
+            "digits (id:hex8).",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -238,13 +240,16 @@ async def lines_of(file: BinaryIO) -> AsyncIterator[bytes]:
     """The lines of a file or pipe, without holding up what is being sent while a pipe is silent.
 
     Raises:
-        BadInput: where a line is longer than any event.
+        BadInput: where a line is longer than any event, or the whole is compressed or no UTF-8.
     """
     read = _reading(file)
     rest = b""
     at_start = True
     while chunk := await _aside(read):
-        *lines, rest = (rest + chunk).split(b"\n")
+        read_so_far = rest + chunk
+        if at_start and (told := foreign_form(read_so_far)) is not None:
+            raise BadInput(f"{getattr(file, 'name', 'the file')} {told}")
+        *lines, rest = read_so_far.split(b"\n")
         if at_start and (lines or len(rest) >= len(codecs.BOM_UTF8)):
             # Some editors begin a file with a mark that is no part of its first line.
             at_start = False

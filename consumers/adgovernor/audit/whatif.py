@@ -15,6 +15,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.base import Contract
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.files import foreign_form
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.misspelt import misspelt
 from adgovernor.contracts.money import sayable
@@ -68,6 +69,8 @@ def read_lines(path: Path) -> Iterator[Line | str]:
             raise BadInput(
                 f"cannot read {path}: {error.strerror}; name a file of JSON lines or a JSON array"
             ) from error
+    if (told := foreign_form(content)) is not None:
+        raise BadInput(f"{path} {told}")
     # Some editors begin a file with a mark that is no part of it.
     content = content.removeprefix(codecs.BOM_UTF8)
     if content.lstrip().startswith(b"["):

@@ -161,8 +161,9 @@ async def follow_break(
         return await _follow_tag(found, source, source.content, base_url, resolver, macros)
     document = embedded(source)
     if document is not None:
-        if not document.ads:
-            # An empty response inside the document is the playlist's own way of saying that the break has no ad.
+        if not document.ads and not document.errors:
+            # An empty response inside the document is the playlist's own way of saying that the break has no ad; one
+            # with Error addresses wants to be told.
             return BreakOutcome(found)
         resolution = await resolver.resolve_document(
             document, base_url, macros, wrappers=source.follow_redirects

@@ -66,7 +66,7 @@ class TopicContract:
         try:
             return self._validated(value)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False)
+            problems = error.errors(include_url=False)
             if problems and problems[0]["type"] == "json_invalid":
                 raise Undecodable("not_json", _not_json(value, str(problems[0]["msg"]))) from error
             raise Undecodable("invalid", f"no {self.title}: {_named(problems)}") from error
@@ -110,6 +110,13 @@ def _told(problem: Any) -> str:
     if problem["type"] == "int_type" and isinstance(given, str | float):
         told = f"is {'a text' if isinstance(given, str) else 'a fraction'}; give a whole number"
         return told + (" of milliseconds" if str(problem["loc"][-1]).endswith("_ms") else "")
+    bounds = problem.get("ctx", {})
+    if problem["type"] == "too_long":
+        return f"has {bounds['actual_length']} entries; at most {bounds['max_length']} are taken"
+    if problem["type"] == "too_short":
+        return "is empty; leave it out, or give at least one entry"
+    if problem["type"] == "string_too_long" and isinstance(given, str):
+        return f"has {len(given)} characters; at most {bounds['max_length']} are taken"
     if problem["type"] == "missing" and isinstance(given, Mapping):
         near = alike(str(problem["loc"][-1]), map(str, given))
         told += f" ({near} stands there; is it misspelt?)" if near else ""

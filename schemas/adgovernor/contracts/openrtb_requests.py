@@ -29,7 +29,8 @@ Deals are between buyer and seller and are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal
@@ -69,7 +70,8 @@ _SEQUENCES: Final[Mapping[int, PodSequence]] = {1: "first", -1: "last"}
 _POSITIONS: Final[Mapping[int, PositionInPod]] = {1: "first", -1: "last", 2: "first_or_last"}
 _USUAL_DEDUPE: Final = (1, 2, 3, 4)
 """Without `poddedupe`: the advertiser domain, category, creative and media file are kept apart, as in `pods plan`."""
-_HEX8: Final = ":hex8"
+_SECONDS_OF_NOW: Final = range(10**9, 5 * 10**9)
+"""Seconds of the years 2001 to 2128; as milliseconds they would be of the first weeks of 1970."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PERSON, _BROWSER, _APP = 3, 1, 2
 _DEVICE_HASHES: Final = ("didsha1", "didmd5", "dpidsha1", "dpidmd5", "macsha1", "macmd5")
@@ -179,14 +181,15 @@ class OpenRtbAdapter:
     """Turns lines of a bid request log into ad requests.
 
     `time_field` says where the event time is: a dotted path to milliseconds, such as `ext.timestamp`, or to a date and
-    time with its zone (ISO 8601), or a path with `:hex8`, such as `id:hex8`, for seconds in the first eight hexadecimal
-    digits of a text.
+    time with its zone (ISO 8601), a path with `:s`, such as `ext.ts:s`, for seconds with or without a fraction, or one
+    with `:hex8`, such as `id:hex8`, for seconds in the first eight hexadecimal digits of a text.
     """
 
     def __init__(self, candidates: Iterable[OfferedCampaign], time_field: str) -> None:
         self._offers = [(campaign, campaign.candidate()) for campaign in candidates]
-        self._hex = time_field.endswith(_HEX8)
-        self._path = tuple((time_field[: -len(_HEX8)] if self._hex else time_field).split("."))
+        path, _, form = time_field.rpartition(":")
+        self._read, self._wanted = _FORMS.get(form if path else "", _FORMS[""])
+        self._path = tuple((path if path and form in _FORMS else time_field).split("."))
         if not all(self._path):
             raise BadInput(f"time field {time_field!r}: give a dotted path such as ext.timestamp, or id:hex8")
 
@@ -197,6 +200,8 @@ class OpenRtbAdapter:
             BadOpenRtb: not readable, contradicting itself, or without a time.
         """
         document = read_json(line)
+        if not isinstance(document, Mapping):
+            raise BadOpenRtb("document", "a bid request is a JSON object")
         request = parse_request(document)
         if not request.id:
             raise BadOpenRtb("id", "missing; a bid request has one")
@@ -248,24 +253,50 @@ class OpenRtbAdapter:
         if value is None:
             raise BadOpenRtb(name, "missing; it is the time field")
         try:
-            time_ms = int(str(value)[:8], 16) * 1000 if self._hex else _milliseconds(value)
-        except (ValueError, TypeError, OverflowError) as error:
-            wanted = "milliseconds since 1970, or a date and time with its zone,"
-            if self._hex:
-                wanted = "eight hexadecimal digits of seconds"
-            raise BadOpenRtb(name, f"{value!r} is no time; {wanted} are wanted") from error
+            time_ms = self._read(value)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            shown = repr(value) if isinstance(value, str) else value
+            raise BadOpenRtb(name, f"{shown} is no time; {self._wanted} are wanted") from error
         if not 0 <= time_ms <= LATEST_MS:
             raise BadOpenRtb(name, f"{value!r} is out of range for milliseconds since 1970")
         return time_ms
 
 
+def _seconds_in_hex(value: Any) -> int:
+    if re.match(r"[0-9A-Fa-f]{8}", str(value)) is None:
+        raise ValueError(value)
+    return int(str(value)[:8], 16) * 1000
+
+
+def _seconds(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    return int(Decimal(value) * 1000)
+
+
 def _milliseconds(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(value)
     if not isinstance(value, str) or value.strip().isdigit():
-        return int(value)
+        time_ms = int(value)
+        if time_ms in _SECONDS_OF_NOW:
+            raise ValueError(value)
+        return time_ms
     moment = datetime.fromisoformat(value)
     if moment.tzinfo is None:
         raise ValueError(value)
     return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+_FORMS: Final[Mapping[str, tuple[Callable[[Any], int], str]]] = {
+    "": (
+        _milliseconds,
+        "milliseconds since 1970 (for seconds append `:s` to the time field), or a date and time with its zone,",
+    ),
+    "s": (_seconds, "seconds since 1970"),
+    "hex8": (_seconds_in_hex, "eight hexadecimal digits of seconds"),
+}
+"""How a time may be written, by what the time field ends in."""
 
 
 def _units(offer: Offer) -> list[tuple[str, tuple[Imp, ...], OfferedPod | None]]:

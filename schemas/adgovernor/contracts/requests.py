@@ -20,11 +20,11 @@ from adgovernor.contracts.base import (
     Identity,
     Many,
     ManyOrNull,
+    Metadata,
     Micros,
     RatePpm,
     TagUrl,
     TimeMs,
-    Metadata,
 )
 from adgovernor.contracts.money import price_of_cpm
 from adgovernor.contracts.pod_requests import (

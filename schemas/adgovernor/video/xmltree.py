@@ -23,8 +23,8 @@ Element = etree._Element
 _PROLOGUE = re.compile(rb"(?:\xef\xbb\xbf)?+(?:\s++|<!--.*?-->|<\?.*?\?>)*+", re.DOTALL)
 _XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
 _ENCODING_DECLARED = re.compile(rb"\A(?:\xef\xbb\xbf)?<\?xml[^>]*\bencoding\s*=")
-# Programs that build a document as text of 16 bits name that encoding in it, and then send bytes of UTF-8. Whoever reads
-# the words in single bytes knows that they are not true.
+# Programs that build a document as text of 16 bits name that encoding in it, and then send bytes of UTF-8. Whoever
+# reads the words in single bytes knows that they are not true.
 _WIDE_ENCODING_DECLARED = re.compile(
     rb"\A<\?xml[^>]*\bencoding\s*=\s*[\"'](?:utf-?(?:16|32)|ucs-?[24]|iso-10646-ucs-[24])", re.IGNORECASE
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 import logging
@@ -26,6 +27,7 @@ from adgovernor.app.giving import micros
 from adgovernor.app.publish_commands import lines_of
 from adgovernor.audit.history import copy
 from adgovernor.audit.report import Report
+from adgovernor.audit.whatif import read_lines
 from adgovernor.contracts.errors import BadInput
 from adgovernor.subscribe import RawMessage
 
@@ -372,6 +374,26 @@ async def test_lines_of_a_pipe(step: int) -> None:
         pipe = _Dripping(mark + b"ab\n\ncd\r\ne", step)
         lines = [line async for line in lines_of(pipe)]  # type: ignore[arg-type]
         assert lines == [b"ab\n", b"\n", b"cd\r\n", b"e"]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (gzip.compress(b"{}\n" * 9), "zcat"),
+        ("{}\n{}\n".encode("utf-16"), "save it as UTF-8"),
+        (b"PK\x03\x04" + bytes(9), "zip archive"),
+    ],
+)
+async def test_a_file_that_is_no_text_is_refused_once(content: bytes, what: str, tmp_path: Path) -> None:
+    """A compressed file, or one of another encoding, is told what to do, instead of once for each of its lines that
+    they are no JSON; by what publishes as by what reads a file at once."""
+    for step in (4, 100):
+        with pytest.raises(BadInput, match=what):
+            await anext(lines_of(_Dripping(content, step)))  # type: ignore[arg-type]
+    path = tmp_path / "events"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=what):
+        list(read_lines(path))
 
 
 async def test_a_file_without_lines_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,24 @@ def test_a_time_that_is_a_text_is_refused_with_what_is_wanted() -> None:
     assert run.rejected == ["line 7: no ad request: time_ms: is a text; give a whole number of milliseconds"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"user_id": "x" * 1025}, "user_id: has 1025 characters; at most 1024 are taken"),
+        ({"slots": []}, "slots: is empty; leave it out, or give at least one entry"),
+        (
+            {"candidates": [{"campaign_id": "c", "creative_id": "x"}] * 1001},
+            "candidates: has 1001 entries; at most 1000 are taken",
+        ),
+    ],
+)
+def test_what_is_too_much_is_told_in_numbers(wrong: dict[str, Any], told: str) -> None:
+    """A field past its bounds is told how much it holds and how much it may."""
+    run = WhatIf.begin(1)
+    assert list(run.events([Line("line 7", {**_ask("r0", 0), **wrong})])) == []
+    assert run.rejected == [f"line 7: no ad request: {told}"]
+
+
 def test_a_person_whose_identity_is_long_is_shown_ads() -> None:
     """An identity as long as encrypted tokens are is decided for, shown and paid as any other."""
     run = WhatIf.begin(1, auto_impressions=True)

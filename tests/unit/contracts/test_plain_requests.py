@@ -37,7 +37,23 @@ ORDINARY: dict[str, Any] = {
     ],
 }
 NUMBERS = [-1, 0, 1, 1.0, 1.5, True, "1", None, MOST_MICROS, MOST_MICROS + 1, 2**53, 2**64, 10**30]
-TEXTS = ["", "x", "é" * 256, "x" * 257, "x" * 1024, "x" * 1025, "EUR", "EUR\n", "eur", "\ud83d\ude00", "\x00", 7, None, [], {}]
+TEXTS = [
+    "",
+    "x",
+    "é" * 256,
+    "x" * 257,
+    "x" * 1024,
+    "x" * 1025,
+    "EUR",
+    "EUR\n",
+    "eur",
+    "\ud83d\ude00",
+    "\x00",
+    7,
+    None,
+    [],
+    {},
+]
 ODD = [*NUMBERS, *TEXTS, [1], ["a", "b"], {"a": {"b": 1}}, {"a": [1]}, [{}], [["a"]]]
 
 

@@ -50,12 +50,37 @@ def test_time_may_be_written_as_a_date(written: str) -> None:
         convert(line(**{"@timestamp": "2016-11-30T18:44:58"}), time_field="@timestamp")
 
 
-@pytest.mark.parametrize("time_field", ["ext.nowhere", "id", "imp.0.id:hex8"])
+@pytest.mark.parametrize("written", [1_480_531_498, 1_480_531_498.0, "1480531498.000"])
+def test_seconds_are_read_where_the_field_says_so(written: Any) -> None:
+    """Seconds with or without a fraction are a time where the field ends in `:s`; taken for milliseconds they would be
+    weeks after 1970, so that a field without it is refused."""
+    raw = line(ext={"ts": written})
+    assert convert(raw, time_field="ext.ts:s").time_ms == 1_480_531_498_000
+    assert convert(line(ext={"ts": 0.5}), time_field="ext.ts:s").time_ms == 500
+    with pytest.raises(BadOpenRtb, match="milliseconds"):
+        convert(raw, time_field="ext.ts")
+
+
+@pytest.mark.parametrize("written", ["583f51b", "58_f51b8", "0x3f51b8", "-83f51b8", " 83f51b8"])
+def test_fewer_hexadecimal_digits_are_no_time(written: str) -> None:
+    """What int() forgives is not what the log's writer meant."""
+    with pytest.raises(BadOpenRtb, match="eight hexadecimal digits"):
+        convert(line(id=written), time_field="id:hex8")
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"null", b"7", b'"{}"', b"true"])
+def test_a_line_that_is_no_object_is_a_bad_line(raw: bytes) -> None:
+    """Any JSON that is no object is refused as one line, and does not end the publishing of the others."""
+    with pytest.raises(BadOpenRtb, match="a bid request is a JSON object"):
+        convert(raw)
+
+
+@pytest.mark.parametrize("time_field", ["ext.nowhere", "id", "imp.0.id:hex8", "imp:s"])
 def test_a_missing_or_unreadable_time_is_refused(time_field: str) -> None:
     """A request without a readable time is refused, and the time field is named."""
     with pytest.raises(BadOpenRtb) as caught:
         convert(line(), time_field=time_field)
-    assert caught.value.field == time_field.removesuffix(":hex8")
+    assert caught.value.field == time_field.removesuffix(":hex8").removesuffix(":s")
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,22 @@ async def test_a_source_of_a_single_ad_takes_what_stands_alone(
     assert [ad.inline.id for ad in outcome.resolution.play] == plays
 
 
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [("", []), ("<Error>http://e/?[ERRORCODE]</Error>", ["http://e/?303", "http://b/?303"])],
+)
+async def test_an_embedded_response_without_ads_is_told_where_it_asks(errors: str, told: list[str]) -> None:
+    """An empty response inside the playlist says that the break has no ad; its Error addresses are told, if any."""
+    playlist = (
+        '<VMAP version="1.0"><AdBreak timeOffset="start" breakType="linear"><AdSource><VASTAdData>'
+        f'<VAST version="4.0">{errors}</VAST></VASTAdData></AdSource><TrackingEvents>'
+        '<Tracking event="error">http://b/?[ERROR_CODE]</Tracking></TrackingEvents></AdBreak></VMAP>'
+    )
+    resolver = ChainResolver(Fetcher(TableTransport({})))
+    outcome = await follow_breaks(parse_vmap(playlist.encode()), BASE, resolver, dict)
+    assert [url for error in outcome.errors for url in error.written_urls] == told
+
+
 async def test_breaks_beyond_the_limit_are_not_followed() -> None:
     """The first breaks are followed at the same time and answered in their order; the others say why they are not."""
     tags = [f"http://ads.example/{number}" for number in range(5)]
