@@ -29,11 +29,11 @@ RUNTIME: Final = (
         "*First in log order wins",
         append,
         "_look",
-        """            if block.chain == chain:
-                return entry.offset
+        """        if block.chain == chain:
+            return offset
 """,
-        """            if block.chain == chain or block.header.height == height:
-                return entry.offset
+        """        if block.chain == chain or block.header.height == walk.height:
+            return offset
 """,
     ),
     one(

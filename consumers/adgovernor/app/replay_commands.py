@@ -162,6 +162,7 @@ async def in_order(history: History, prefix: str) -> AsyncIterator[ReadBlock]:
 
 async def _blocks(history: History, prefix: str, shard: str) -> AsyncIterator[ReadBlock]:
     """The blocks of one ledger that count, opened as far as the keys are still there."""
+    from adgovernor.audit.history import take_new_keys
     from adgovernor.runtime.chain import Walk, cut
     from adgovernor.runtime.ports import LedgerEntry
     from adgovernor.runtime.unsealing import Keys
@@ -175,7 +176,7 @@ async def _blocks(history: History, prefix: str, shard: str) -> AsyncIterator[Re
         if block is None:
             continue
         if keys.behind(block):
-            async for key in history.messages(topics.PERSON_KEYS, partition, keys.end):
-                keys.take(key.offset, key.key, key.value)
+            for place, wrong in await take_new_keys(history, keys, partition):
+                raise BadInput(f"{place}: {wrong}")
         keys.open(block)
         yield block

@@ -28,7 +28,7 @@ _SILENT_READS = 20
 
 def writer_of(topic: str, partition: int) -> str:
     """The shard that writes a partition of an output topic."""
-    source = topic.removesuffix(topics.DLQ)
+    source = topics.letters_about(topic)
     if topic in (topics.DECISIONS, topics.PODS) or source in topics.USER_INPUTS:
         return topics.user_shard(partition)
     return topics.treasury_shard(partition)

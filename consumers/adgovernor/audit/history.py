@@ -19,6 +19,7 @@ from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.memory_log import MemoryBroker
+from adgovernor.runtime.unsealing import Keys
 from adgovernor.subscribe.kafka import RawMessage
 
 _READ_BYTES = 2_000_000
@@ -42,6 +43,18 @@ class History(Protocol):
     def messages(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[RawMessage]:
         """Every message from offset ``start`` to the end seen when reading began, in offset order."""
         ...
+
+
+async def take_new_keys(history: History, keys: Keys, partition: int) -> list[tuple[str, str]]:
+    """Takes the persons' keys of a partition that were made since they were last read. Gives what is no key: the
+    place of each such message, and what is wrong with it."""
+    wrong: list[tuple[str, str]] = []
+    async for message in history.messages(topics.PERSON_KEYS, partition, keys.end):
+        try:
+            keys.take(message.offset, message.key, message.value)
+        except BadInput as error:
+            wrong.append((f"{topics.PERSON_KEYS}[{partition}] offset {message.offset}", str(error)))
+    return wrong
 
 
 class MemoryHistory:

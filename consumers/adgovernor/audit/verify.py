@@ -14,7 +14,7 @@ from pathlib import Path
 from adgovernor.audit.again import decide_again
 from adgovernor.audit.beside import Inputs, Outputs
 from adgovernor.audit.followed import Followed
-from adgovernor.audit.history import History
+from adgovernor.audit.history import History, take_new_keys
 from adgovernor.audit.report import Report
 from adgovernor.audit.shelf import Shelf
 from adgovernor.audit.stored import StoreState, compare_store
@@ -131,13 +131,8 @@ async def _follow(
 
 
 async def _read_keys(history: History, one: Followed, report: Report) -> None:
-    """Takes the keys that were made since they were last read."""
-    partition = topics.partition_of_shard(one.shard)
-    async for message in history.messages(topics.PERSON_KEYS, partition, one.keys.end):
-        try:
-            one.keys.take(message.offset, message.key, message.value)
-        except BadInput as error:
-            report.fault("keys", f"{topics.PERSON_KEYS}[{partition}] offset {message.offset}", str(error))
+    for place, wrong in await take_new_keys(history, one.keys, topics.partition_of_shard(one.shard)):
+        report.fault("keys", place, wrong)
 
 
 async def _go_on(history: History, one: Followed, report: Report) -> bool:

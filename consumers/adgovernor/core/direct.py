@@ -18,6 +18,7 @@ from adgovernor.contracts.requests import AdRequest, PlainRequest
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.breaks import most_ads
 from adgovernor.core.leases import CampaignShare
+from adgovernor.core.links import message_of
 from adgovernor.core.machine import Input, Machine
 from adgovernor.core.releases import MOST_PUT_OFF
 from adgovernor.core.rules import Rules
@@ -208,15 +209,8 @@ class Direct:
         shard = machine.shard
         if self.on_record is not None:
             self.on_record(shard, draft)
-        for destination, number, digest, payload in draft.send:
-            message = {
-                "source": shard,
-                "destination": destination,
-                "number": number,
-                "hash": digest,
-                "payload": payload,
-            }
-            self._mail.append((destination, topics.side_topic(shard), orjson.dumps(message)))
+        for sent in draft.send:
+            self._mail.append((sent[0], topics.side_topic(shard), orjson.dumps(message_of(shard, sent, {}))))
         for topic, key, body in draft.out:
             place = (topic, topics.partition_of_shard(shard))
             number = self._numbers[place] = self._numbers.get(place, 0) + 1

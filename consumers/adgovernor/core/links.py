@@ -8,7 +8,7 @@ that does not fit means that the two sides do not share one history: the shard h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -34,6 +34,21 @@ def next_message(links: Links, destination: str, payload: dict[str, Any]) -> lis
     digest = message_hash(previous, number + 1, payload)
     links.sent[destination] = (number + 1, digest)
     return [destination, number + 1, digest, payload]
+
+
+def message_of(source: str, sent: Sequence[Any], place: Mapping[str, Any]) -> dict[str, Any]:
+    """The message as it travels. ``sent``: as a record's ``send`` holds it, with True behind where nobody knows any
+    more what it said; ``place``: of its record in the ledger, where there is one."""
+    destination, number, digest, payload, *lost = sent
+    return {
+        "source": source,
+        "destination": destination,
+        "number": number,
+        "hash": digest,
+        **place,
+        "payload": payload,
+        **({"lost": True} if lost else {}),
+    }
 
 
 def lost_messages(sent: Mapping[str, tuple[int, str]], recovery: Mapping[str, Any]) -> list[list[Any]]:

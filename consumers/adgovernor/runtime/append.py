@@ -6,8 +6,9 @@ import asyncio
 from typing import NamedTuple
 
 from adgovernor.contracts.errors import Halted, Unavailable
-from adgovernor.runtime.chain import NewerFormat, Verdict, Walk, chain_in, verdict
+from adgovernor.runtime.chain import Verdict, Walk, chain_in, verdict
 from adgovernor.runtime.ports import READ_TRIES, AppendUnknown
+from adgovernor.runtime.reading import walk_ledger
 from adgovernor.runtime.world import StartOver, World
 
 
@@ -119,27 +120,9 @@ async def _look(world: World, walk: Walk, chain: str, until: int | None) -> int 
         StartOver: when another block took its place.
         Unavailable: when the log cannot be read that far.
     """
-    height = walk.height + 1
-    tries = 0
-    while True:
-        entries, end = await world.log.read_ledger(walk.offset, world.settings.read_bytes)
-        for entry in entries:
-            try:
-                block = walk.step(entry)
-            except NewerFormat as error:
-                raise world.halt("ledger_format", str(error)) from error
-            if block is None:
-                continue
-            if block.chain == chain:
-                return entry.offset
-            world.observer.block_void(world.shard, height=height)
-            raise StartOver("void", f"{block.header.owner} wrote block {height} first")
-        if walk.offset > until if until is not None else walk.offset >= end:
-            return None
-        if not entries:
-            tries += 1
-            if tries >= READ_TRIES:
-                raise Unavailable(
-                    f"the ledger of {world.shard} shows nothing at offset {walk.offset}, its end is {end}"
-                )
-            await asyncio.sleep(world.pause_s(tries))
+    async for block, offset in walk_ledger(world, walk, until):
+        if block.chain == chain:
+            return offset
+        world.observer.block_void(world.shard, height=block.header.height)
+        raise StartOver("void", f"{block.header.owner} wrote block {block.header.height} first")
+    return None

@@ -127,7 +127,7 @@ class OpenBlock:
         routing = None if event is None else event.routing or None
         written: list[Any] = []
         for topic, key, body in draft.out:
-            if topic.endswith(topics.DLQ):
+            if topic in topics.DLQS:
                 outbox.put(index, topic, key, body, routing, event)
                 written.append((topic, key, body))
             else:

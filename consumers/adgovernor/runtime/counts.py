@@ -92,7 +92,7 @@ class Counts:
             self.events[topic] += 1
             if topic == topics.DECISIONS:
                 self._decision(body)
-            elif topic.endswith(topics.DLQ):
+            elif topic in topics.DLQS:
                 self.dead[body.get("reason", "")] += 1
 
     def _decision(self, body: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import orjson
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, ReadRecord
 from adgovernor.contracts.sealing import is_sealed
+from adgovernor.core.links import message_of
 from adgovernor.core.machine import Input
 from adgovernor.runtime.ports import Output
 
@@ -112,7 +113,7 @@ class Outbox:
         if body is None:
             return
         dn = self._first.get(topic, 1) + used
-        if topic.endswith(topics.DLQ):
+        if topic in topics.DLQS:
             self._ahead.append(self._dead_letter(topic, index, dn, body, source))
             return
         shell = self._shells.get(topic)
@@ -148,28 +149,17 @@ class Outbox:
             if isinstance(each, Output):
                 found.append(each)
             else:
-                found += [self._side_message(chain, *message) for message in each]
+                found += [self._side_message(chain, message) for message in each]
         return found
 
-    def _side_message(
-        self, chain: str, destination: str, number: int, digest: str, payload: Any, lost: bool = False
-    ) -> Output:
+    def _side_message(self, chain: str, sent: list[Any]) -> Output:
         side = topics.side_topic(self._shard)
-        message = {
-            "source": self._shard,
-            "destination": destination,
-            "number": number,
-            "hash": digest,
-            "height": self._height,
-            "chain": chain,
-            "payload": payload,
-            **({"lost": True} if lost else {}),
-        }
+        destination, number = sent[:2]
         return Output(
             side,
             topics.partition_of_shard(destination),
             self._shard.encode(),
-            orjson.dumps(message),
+            orjson.dumps(message_of(self._shard, sent, {"height": self._height, "chain": chain})),
             topics.cloud_headers(side, event_source(self._prefix, self._shard), f"{destination}-{number}"),
         )
 
@@ -183,7 +173,7 @@ class Outbox:
         fields: dict[str, Any] = {
             "reason": body.get("reason", ""),
             "message": body.get("message", ""),
-            "topic": topic.removesuffix(topics.DLQ),
+            "topic": topics.letters_about(topic),
             "partition": self._partition,
             "offset": offset,
             "time_ms": self._now_ms,

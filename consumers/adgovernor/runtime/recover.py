@@ -21,7 +21,8 @@ from adgovernor.core.rejoin import Rejoin, Rejoined, conflicts
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
 from adgovernor.runtime.outputs import outputs_of, said_lost
-from adgovernor.runtime.takeover import claim_block, walk_ledger
+from adgovernor.runtime.reading import walk_ledger
+from adgovernor.runtime.takeover import claim_block
 from adgovernor.runtime.unsealing import Keys, read_keys
 from adgovernor.runtime.witnesses import Witness, ahead_of, check_witnesses, read_witnesses, side_witnesses
 from adgovernor.runtime.world import World

@@ -10,7 +10,7 @@ the same is done without the claim.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,7 +20,6 @@ from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block
 from adgovernor.core.machine import RULES, UNREADABLE, BadState, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import (
-    NewerFormat,
     Place,
     Spine,
     Walk,
@@ -31,7 +30,8 @@ from adgovernor.runtime.chain import (
 )
 from adgovernor.runtime.keyring import KEYS, NAMES, PLACE, Keyring
 from adgovernor.runtime.outputs import outputs_of
-from adgovernor.runtime.ports import READ_TRIES, Output
+from adgovernor.runtime.ports import Output
+from adgovernor.runtime.reading import entry_from, walk_ledger
 from adgovernor.runtime.trail import USERS, Trail
 from adgovernor.runtime.witnesses import (
     check_reached,
@@ -199,18 +199,16 @@ def check_deployment(world: World, machine: Machine, positions: Mapping[str, int
 
 async def _check_anchor(world: World, spine: Spine) -> None:
     """Makes sure that the store's tip is a block of this ledger, so that the fold may start behind it."""
-    for tries in range(READ_TRIES):
-        entries, _ = await world.log.read_ledger(spine.tip_offset, 1)
-        if entries:
-            if entries[0].offset == spine.tip_offset and chain_in(entries[0].value) == spine.chain:
-                return
-            raise world.halt(
-                "store_of_another_ledger",
-                f"the store is at height {spine.height} of ledger {spine.ledger[:12]}, but the ledger has another "
-                f"message at offset {spine.tip_offset}: they do not belong together. Point the worker at the right "
-                f"store or ledger, or empty the shard's keys in the store, which is then rebuilt from the ledger",
-            )
-        await asyncio.sleep(world.pause_s(tries))
+    entry = await entry_from(world, spine.tip_offset)
+    if entry is not None:
+        if entry.offset == spine.tip_offset and chain_in(entry.value) == spine.chain:
+            return
+        raise world.halt(
+            "store_of_another_ledger",
+            f"the store is at height {spine.height} of ledger {spine.ledger[:12]}, but the ledger has another "
+            f"message at offset {spine.tip_offset}: they do not belong together. Point the worker at the right "
+            f"store or ledger, or empty the shard's keys in the store, which is then rebuilt from the ledger",
+        )
     # The end seen may be too low, so only an acknowledged append proves that the ledger is shorter than the store.
     await _prove_truncation(world, spine)
     raise StartOver(
@@ -229,34 +227,6 @@ async def _prove_truncation(world: World, store: Spine) -> None:
     offset = await commit(world, walk, data, chain)
     if spine.height < store.height or offset < store.tip_offset:
         raise truncated(world, spine, "the store's state", store.height)
-
-
-async def walk_ledger(world: World, walk: Walk) -> AsyncIterator[tuple[ReadBlock, int]]:
-    """The blocks that count from the walk's place to the ledger's end, each with its offset.
-
-    Raises:
-        Unavailable: when the ledger shows less than its end promises.
-        Halted: when a newer release wrote it.
-    """
-    tries = 0
-    while True:
-        entries, end = await world.log.read_ledger(walk.offset, world.settings.read_bytes)
-        for entry in entries:
-            try:
-                block = walk.step(entry)
-            except NewerFormat as error:
-                raise world.halt("ledger_format", str(error)) from error
-            if block is not None:
-                yield block, entry.offset
-        if walk.offset >= end:
-            return
-        tries = 0 if entries else tries + 1
-        if tries >= READ_TRIES:
-            raise Unavailable(
-                f"the ledger of {world.shard} shows nothing at offset {walk.offset}, its end is {end}"
-            )
-        if tries:
-            await asyncio.sleep(world.pause_s(tries))
 
 
 async def _fold(world: World, memory: Memory, found: _Found, heights: set[int]) -> None:
@@ -388,12 +358,9 @@ async def _check_clock(world: World, offset: int, began_ms: int, ended_ms: int) 
 
 async def _landed_ms(world: World, offset: int) -> int:
     """When the block at an offset was appended, by the broker's clock; -1 where that keeps no time."""
-    for tries in range(READ_TRIES):
-        if tries:
-            await asyncio.sleep(world.pause_s(tries))
-        entries, _ = await world.log.read_ledger(offset, 1)
-        if entries and entries[0].offset == offset:
-            return entries[0].time_ms
+    entry = await entry_from(world, offset)
+    if entry is not None and entry.offset == offset:
+        return entry.time_ms
     raise Unavailable(f"the ledger of {world.shard} shows nothing at offset {offset}, where the claim is")
 
 

@@ -302,7 +302,7 @@ def _number_in(message: RawMessage) -> object:
 
 
 def _decoder(topic: str) -> Callable[[RawMessage], tuple[Any, int]]:
-    if topic.endswith(topics.DLQ):
+    if topic in topics.DLQS:
         return _decode_dead_letter
     if topic not in topics.PUBLIC_OUTPUTS:
         raise BadInput(

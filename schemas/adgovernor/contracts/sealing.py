@@ -30,7 +30,7 @@ import orjson
 
 from adgovernor.contracts.errors import BadInput, BadSettings
 from adgovernor.contracts.ledger import BlockHeader, Draft, ReadRecord
-from adgovernor.contracts.topics import DLQ
+from adgovernor.contracts.topics import DLQS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -196,15 +196,16 @@ def seal(
     end = line.index(b'"', at)
     hidden: dict[str, Any] = {"digest": line[at:end].decode()}
     opened = line[: len(line) - len(personal) - len(_PERSONAL) - 1]
-    if draft.assumed is not None or any(topic.endswith(DLQ) for topic, _, _ in draft.out):
+    letters = any(topic in DLQS for topic, _, _ in draft.out)
+    if draft.assumed is not None or letters:
         data = orjson.loads(opened + b"}")
         if draft.assumed is not None:
             hidden["assumed"] = data.pop("assumed")
-        if any(topic.endswith(DLQ) for topic, _, _ in draft.out):
+        if letters:
             # The explanation may quote the input.
             hidden["out"] = data["out"]
             data["out"] = [
-                [topic, key, {"reason": body["reason"]} if topic.endswith(DLQ) else body]
+                [topic, key, {"reason": body["reason"]} if topic in DLQS else body]
                 for topic, key, body in data["out"]
             ]
         opened = orjson.dumps(data)[:-1]

@@ -52,22 +52,27 @@ STAGE_OUTPUTS: Final = (ADS,)
 LEDGERS: Final = (LEDGER, TREASURY_LEDGER)
 
 
-DLQ: Final = ".dlq"
-"""What the name of a dead-letter topic ends in."""
+_DLQ: Final = ".dlq"
 
 
 def dlq(topic: str) -> str:
     """The dead-letter topic of an input topic."""
-    return topic + DLQ
+    return topic + _DLQ
 
 
-DLQS: Final = tuple(dlq(topic) for topic in (*PUBLIC_INPUTS, *SIDE_TOPICS))
+def letters_about(topic: str) -> str:
+    """The input topic whose dead letters a topic has; the topic itself where it is no dead-letter topic."""
+    return topic.removesuffix(_DLQ)
+
+
+DLQS: Final = frozenset(dlq(topic) for topic in (*PUBLIC_INPUTS, *SIDE_TOPICS))
+"""All dead-letter topics."""
 ALL_TOPICS: Final = (
     *PUBLIC_INPUTS,
     *SIDE_TOPICS,
     *PUBLIC_OUTPUTS,
     *STAGE_OUTPUTS,
-    *DLQS,
+    *(dlq(topic) for topic in (*PUBLIC_INPUTS, *SIDE_TOPICS)),
     *LEDGERS,
     PERSON_KEYS,
 )

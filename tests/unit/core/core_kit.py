@@ -22,6 +22,7 @@ from adgovernor.contracts.ledger import (
     encode_record,
 )
 from adgovernor.contracts.routing import partition_of
+from adgovernor.core.links import message_of
 from adgovernor.core.machine import RULES, Input
 from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
@@ -172,15 +173,8 @@ class World:
         return block
 
     def _collect(self, shard: str, draft: Draft, routing: str) -> None:
-        for destination, number, digest, payload in draft.send:
-            message = {
-                "source": shard,
-                "destination": destination,
-                "number": number,
-                "hash": digest,
-                "payload": payload,
-            }
-            self.mail.setdefault((shard, destination), deque()).append(orjson.dumps(message))
+        for sent in draft.send:
+            self.mail.setdefault((shard, sent[0]), deque()).append(orjson.dumps(message_of(shard, sent, {})))
         for topic, _, body in draft.out:
             self.events.append((topic, {**body, **({"routing_id": routing} if routing else {})}))
 
