@@ -131,6 +131,16 @@ async def test_operations_are_remembered_up_to_a_limit(backend: StateBackend) ->
     assert [change.outcome(now) for change in changes] == ["unknown"] * 5 + ["done"] * REMEMBERED
 
 
+def test_a_value_made_anew_tells_nothing_of_a_change_to_the_old_one() -> None:
+    """Of a value that was deleted and made anew, and changed as often or more, nobody can say what became of a change
+    to the first."""
+    doubtful = Change.by("mine", first(b"1").wanted, b"2")
+    now = Change.by("another's", None, b"1").wanted
+    for number in range(3):
+        now = Change.by(f"later {number}", now, b"2").wanted
+        assert doubtful.outcome(now) == "unknown"
+
+
 async def test_a_time_to_live_ends_a_value_unless_it_is_changed(backend: StateBackend) -> None:
     """A value with a time to live is gone after it and can be made anew; a change without one makes it stay."""
     assert await backend.swap("k", first(b"short", ttl_ms=60_000))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from adgovernor import subscribe
+from adgovernor.app import embedded
 from adgovernor.app.embedded import Embedded
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Campaign, Cap, MoneyCommand, UpsertCampaign
@@ -90,6 +91,16 @@ async def test_a_repeated_request_gets_the_first_decision() -> None:
         await governor.settle()
         report = await governor.audit()
     assert report.campaigns["c1"]["reserved_micros"] == 1_000
+
+
+async def test_answers_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last answers are kept for whoever asks again, so that memory does not grow with the requests."""
+    monkeypatch.setattr(embedded, "_REMEMBERED", 2)
+    async with Embedded() as governor:
+        for number in range(4):
+            await governor.decide(request(f"r{number}"))
+        known = [governor._decisions.known(f"r{number}") is not None for number in range(4)]
+    assert known == [False, False, True, True]
 
 
 async def test_an_exhausted_campaign_pauses_and_a_top_up_resumes_it() -> None:

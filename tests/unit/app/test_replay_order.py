@@ -36,6 +36,8 @@ async def test_every_input_comes_once_in_the_order_of_the_clocks(sealed: bool) -
     assert {shard for shard, _ in places} == {
         make(p) for make in (topics.user_shard, topics.treasury_shard) for p in range(3)
     }
+    # Shards are taken over at time 0. Of one time the treasuries' blocks come first: commands before requests.
+    assert [shard for shard, _ in places[:6]] == ["t0", "t1", "t2", "u0", "u1", "u2"]
     for shard in {shard for shard, _ in places}:
         heights = [height for name, height in places if name == shard]
         assert heights == list(range(1, len(heights) + 1))

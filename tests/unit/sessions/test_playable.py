@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from vast_documents import TableTransport, inline, vast, wrapper
 
 from adgovernor.contracts.ads import Ad, AdResource, AdTracking, PlayableAd
@@ -103,14 +104,13 @@ async def test_an_event_of_an_overlay_is_another_than_the_ad_s() -> None:
     assert sorted(transport.urls[1:]) == ["http://outer.example/linear", "http://outer.example/overlay"]
 
 
-async def test_playback_tells_the_overlay_s_trackers_of_its_events() -> None:
-    """As in a session: an overlay's event is an event of its own."""
-    transport = TableTransport()
+def resolved() -> Ad:
+    """A slot's ad with an overlay, both tracked."""
     playable_ad = PlayableAd(
         tracking=(AdTracking(event="close", uri="http://t/linear"),),
         overlay_tracking=(AdTracking(event="close", uri="http://t/overlay"),),
     )
-    ad = Ad(
+    return Ad(
         decision_id="d",
         slot=0,
         routing_id="u",
@@ -123,11 +123,30 @@ async def test_playback_tells_the_overlay_s_trackers_of_its_events() -> None:
         ads=(playable_ad,),
         resolved_ms=1,
     )
+
+
+async def test_playback_tells_the_overlay_s_trackers_of_its_events() -> None:
+    """As in a session: an overlay's event is an event of its own."""
+    transport, ad = TableTransport(), resolved()
     # No impression is published here.
     async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
         fired = [playback.fire_event(ad, "close", overlay=overlay) for overlay in (True, True, False)]
     assert fired == [1, 0, 1]
     assert sorted(transport.urls) == ["http://t/linear", "http://t/overlay"]
+
+
+async def test_what_was_shown_is_told_also_where_the_player_fails() -> None:
+    """Tracking that waits when the caller raises is sent, and the caller's error leaves as it is."""
+    transport = TableTransport()
+
+    async def play() -> None:
+        async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
+            playback.fire_event(resolved(), "close")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await play()
+    assert transport.urls == ["http://t/linear"]
 
 
 async def test_of_a_program_the_icon_nearest_the_ad_is_shown() -> None:
