@@ -145,4 +145,6 @@ def _own_values(ad: PlayableAd) -> dict[str, MacroValue]:
         values["PODSEQUENCE"] = ad.sequence
     if ad.ad_serving_id is not None:
         values["ADSERVINGID"] = ad.ad_serving_id
+    if ad.universal_ad_ids:
+        values["UNIVERSALADID"] = tuple(f"{found.registry} {found.value}" for found in ad.universal_ad_ids)
     return values

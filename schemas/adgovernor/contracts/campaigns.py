@@ -18,6 +18,7 @@ WEEK_MS = 7 * DAY_MS
 MONTH_MS = 30 * DAY_MS
 
 _CALENDAR_LENGTHS = {"day": DAY_MS, "week": WEEK_MS, "month": MONTH_MS}
+_WINDOWS = ("rolling", "calendar", "lifetime", "pod", "stream")
 
 
 class Cap(Contract):
@@ -55,6 +56,11 @@ class Cap(Contract):
             word = str(value.get("window", "")).removeprefix("calendar").lstrip("_-: ")
             if word in _CALENDAR_LENGTHS:
                 return {**value, "window": "calendar", "length_ms": _CALENDAR_LENGTHS[word]}
+            if isinstance(window := value.get("window"), str) and window not in _WINDOWS:
+                raise ValueError(
+                    f"window {window!r} is none of rolling (with length_ms: an hour is 3600000), day, week and month "
+                    "(of the account's calendar), cooldown (with length_ms), lifetime, pod and stream (a session)"
+                )
         return value
 
     @model_validator(mode="after")
@@ -172,10 +178,14 @@ class Campaign(Contract):
 
     @model_validator(mode="before")
     @classmethod
-    def _pacing_word(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("pacing"), str):
-            return {**value, "pacing": {"mode": value["pacing"].replace("-", "_")}}
-        return value
+    def _as_people_write_it(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        # Many programs write null for what they have nothing for.
+        given = {name: entry for name, entry in value.items() if entry is not None}
+        if isinstance(given.get("pacing"), str):
+            given["pacing"] = {"mode": given["pacing"].replace("-", "_")}
+        return given
 
     @model_validator(mode="after")
     def _complete(self) -> Campaign:

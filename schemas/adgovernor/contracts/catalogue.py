@@ -117,6 +117,8 @@ def _told(problem: Any) -> str:
         return "is empty; leave it out, or give at least one entry"
     if problem["type"] == "string_too_long" and isinstance(given, str):
         return f"has {len(given)} characters; at most {bounds['max_length']} are taken"
+    if problem["type"] == "string_pattern_mismatch" and "currency" in str(problem["loc"][-1]):
+        return f"{given!r} is no currency; give an ISO 4217 code in capitals, such as EUR"
     if problem["type"] == "missing" and isinstance(given, Mapping):
         near = alike(str(problem["loc"][-1]), map(str, given))
         told += f" ({near} stands there; is it misspelt?)" if near else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adgovernor.audit.whatif import Line, WhatIf, comes_late, read_lines
+from adgovernor.contracts.campaigns import Campaign
 
 START_MS = 1_772_323_200_000
 HOUR_MS = 3_600_000
@@ -155,6 +157,32 @@ def test_a_time_that_is_a_text_is_refused_with_what_is_wanted() -> None:
     request = {**_ask("r0", 0), "time_ms": "2026-03-01T00:00:00Z"}
     assert list(run.events([Line("line 7", request)])) == []
     assert run.rejected == ["line 7: no ad request: time_ms: is a text; give a whole number of milliseconds"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"caps": [{"window": "hour", "limit": 3}]}, "rolling (with length_ms: an hour is 3600000)"),
+        (
+            {"currency": "usd"},
+            "upsert.campaign.currency: 'usd' is no currency; give an ISO 4217 code in capitals",
+        ),
+    ],
+)
+def test_a_definition_is_told_what_to_write_instead(wrong: dict[str, Any], told: str) -> None:
+    """Whoever defines a campaign with a word that is not known here reads which ones are."""
+    run = WhatIf.begin(1)
+    campaign = {"campaign_id": "c", "account_id": "a", "price_micros": 5, "budget_micros": 100}
+    assert list(run.campaigns([Line("line 1", {**campaign, **wrong})])) == []
+    (said,) = run.rejected
+    assert told in said
+
+
+def test_null_in_a_definition_is_as_if_it_were_left_out() -> None:
+    """A campaign whose program writes null for each field that it has nothing for is the campaign without them."""
+    needed: dict[str, Any] = {"campaign_id": "c", "account_id": "a", "budget_micros": 5}
+    everything = {**dict.fromkeys(Campaign.model_fields), **needed}
+    assert Campaign.model_validate_json(json.dumps(everything)) == Campaign(**needed)
 
 
 @pytest.mark.parametrize(

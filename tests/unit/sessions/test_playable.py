@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from vast_documents import TableTransport, inline, vast, wrapper
 
-from adgovernor.contracts.ads import Ad, AdResource, AdTracking, PlayableAd
+from adgovernor.contracts.ads import Ad, AdResource, AdTracking, AdUniversalId, PlayableAd
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.fetch import Fetcher
 from adgovernor.sessions.playable import playable_ads
@@ -133,6 +133,17 @@ async def test_playback_tells_the_overlay_s_trackers_of_its_events() -> None:
         fired = [playback.fire_event(ad, "close", overlay=overlay) for overlay in (True, True, False)]
     assert fired == [1, 0, 1]
     assert sorted(transport.urls) == ["http://t/linear", "http://t/overlay"]
+
+
+async def test_playback_fills_in_what_the_ad_says_of_itself() -> None:
+    """Tracking of an ad with registered identities names them, each encoded by itself."""
+    ids = (AdUniversalId(registry="ad-id.org", value="A/1"), AdUniversalId(registry="x", value="2"))
+    told = AdTracking(event="start", uri="http://t/?u=[UNIVERSALADID]&s=[PODSEQUENCE]")
+    shown = resolved().ads[0].model_copy(update={"universal_ad_ids": ids, "tracking": (told,), "sequence": 3})
+    transport = TableTransport()
+    async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
+        playback.fire_event(resolved().model_copy(update={"ads": (shown,)}), "start")
+    assert transport.urls == ["http://t/?u=ad-id.org%20A%2F1,x%202&s=3"]
 
 
 async def test_what_was_shown_is_told_also_where_the_player_fails() -> None:
