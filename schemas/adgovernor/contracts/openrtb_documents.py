@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, Final, NoReturn
 
 from adgovernor.contracts.errors import Undecodable
+from adgovernor.contracts.files import foreign_form
 
 ENVELOPES: Final[tuple[tuple[str, ...], ...]] = (
     ("mockBidRequest",),
@@ -55,7 +56,10 @@ def read_json(raw: bytes | str) -> Any:
     except RecursionError as error:
         raise BadOpenRtb("document", "nested too deeply for a bid request or response") from error
     except ValueError as error:
-        raise BadOpenRtb("document", f"this is not JSON ({error})") from error
+        told = foreign_form(raw) if isinstance(raw, bytes) else None
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            told = f"something follows the document, at line {error.lineno}; give one document"
+        raise BadOpenRtb("document", told or f"this is not JSON ({error})") from error
     return document
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from decimal import Decimal
 from typing import Any
@@ -168,6 +169,20 @@ def test_refusals_name_the_path_inside_the_envelope() -> None:
     with pytest.raises(BadOpenRtb) as caught:
         parse_request({"mockBidRequest": {"imp": [video(maxseq=-1)]}})
     assert caught.value.field == "mockBidRequest.imp[0].video.maxseq"
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b'{"id":"1"}\n{"id":"2"}\n', "something follows the document, at line 2; give one document"),
+        (gzip.compress(b"{}"), "is compressed with gzip; unpack it first"),
+        (b"{oops", "this is not JSON"),
+    ],
+)
+def test_what_is_no_document_is_told_what_it_is(raw: bytes, told: str) -> None:
+    """A log of requests, or a compressed one, is named as what it is."""
+    with pytest.raises(BadOpenRtb, match=told):
+        parse_request(raw)
 
 
 @pytest.mark.parametrize(
