@@ -1,5 +1,6 @@
 """Faults drawn at random, one after the other, on a broker, a Redis and two workers that are real processes: killed,
 stopped and continued, told to end, emptied, robbed of keys. Afterwards every number agrees, and the audit says so.
+The second time the ledger is sealed, and people ask to be forgotten meanwhile.
 
 For how long: ADGOVERNOR_TEST_CHAOS_S. Which faults: ADGOVERNOR_TEST_CHAOS_SEED; the same seed draws the same ones.
 """
@@ -18,6 +19,7 @@ from collections.abc import AsyncIterator
 from itertools import islice
 from pathlib import Path
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
@@ -29,6 +31,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.decisions import Decision
 from adgovernor.contracts.errors import AdGovernorError
+from adgovernor.contracts.events import Erasure
 from adgovernor.publish import Publisher
 from adgovernor.publish.loadgen import Traffic, ad_requests, campaign_commands, follow_ups, publish_messages
 from adgovernor.runtime.topics_admin import create_topics
@@ -36,11 +39,13 @@ from adgovernor.stores.redis import RedisStore
 from adgovernor.stores.redis_client import RedisConfig
 from adgovernor.subscribe import Subscriber
 
-CHAOS_S = float(os.environ.get("ADGOVERNOR_TEST_CHAOS_S", "75"))
+CHAOS_S = float(os.environ.get("ADGOVERNOR_TEST_CHAOS_S", "60"))
 SEED = int(os.environ.get("ADGOVERNOR_TEST_CHAOS_SEED", "1"))
 PARTITIONS = 4
 PREFIX = "chaos"
 REQUESTS_PER_S = 300
+FORGOTTEN = 0.02
+"""How many of those decided for ask to be forgotten."""
 SETTLED_S = 300
 PUBLISH_S = 60
 ENDINGS = {0, 3, -signal.SIGKILL, -signal.SIGTERM}
@@ -52,7 +57,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(CHAOS_S + 3 * SETTLED_S)]
 class Chaos:
     """A deployment at work, and what can happen to it."""
 
-    def __init__(self, kafka: servers.LocalKafka, redis: servers.LocalRedis, folder: Path) -> None:
+    def __init__(
+        self, kafka: servers.LocalKafka, redis: servers.LocalRedis, folder: Path, *, sealed: bool
+    ) -> None:
+        self.sealed = sealed
         self.rng = random.Random(SEED)
         self.kafka = kafka
         self.redis = redis
@@ -72,7 +80,9 @@ class Chaos:
             shown_after_ms=3_000,
         )
         self.stopping = False
-        self.seen: Counter[str] = Counter()
+        self.seen: Counter[tuple[str, int, int]] = Counter()
+        """Decisions by their record."""
+        self.ids: set[str] = set()
         self._log = folder / "workers.log"
         self.workers = [self._start(), self._start()]
         self.faults = {
@@ -101,6 +111,7 @@ class Chaos:
                     "ADGOVERNOR_REDIS__URL": self.redis.url,
                     "ADGOVERNOR_SESSION_TIMEOUT_MS": "3000",
                     "ADGOVERNOR_LOG_LEVEL": "warning",
+                    "ADGOVERNOR_RULES": orjson.dumps({"sealing": self.sealed}).decode(),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -202,20 +213,32 @@ class Chaos:
                     reader = Subscriber(self.connection, topics.DECISIONS, prefix=PREFIX, start=start)
                     async with reader:
                         async for decision in reader:
-                            self.seen[decision.decision_id] += 1
+                            self.seen[decision.shard, decision.height, decision.index] += 1
+                            self.ids.add(decision.decision_id)
                             start = reader.positions()
                             await publish_messages(publisher, follow_ups(self.traffic, decision))
+                            if self.sealed and self.rng.random() < FORGOTTEN:
+                                await publisher.user_event(erasure(decision))
                 except AdGovernorError as error:
                     print("reading on:", error)
                     await asyncio.sleep(1)
 
 
-@pytest.fixture
+def erasure(decision: Decision) -> Erasure:
+    """Whom a decision was for asks to be forgotten."""
+    now_ms = int(time.time() * 1000)
+    return Erasure(type="erasure", routing_id=decision.routing_id, time_ms=now_ms)
+
+
+@pytest.fixture(params=[False, True], ids=["open", "sealed"])
 async def chaos(
-    own_kafka: servers.LocalKafka, own_redis: servers.LocalRedis, tmp_path: Path
+    request: pytest.FixtureRequest,
+    own_kafka: servers.LocalKafka,
+    own_redis: servers.LocalRedis,
+    tmp_path: Path,
 ) -> AsyncIterator[Chaos]:
     await create_topics(KafkaConnection(own_kafka.bootstrap), PREFIX, PARTITIONS)
-    chaos = Chaos(own_kafka, own_redis, tmp_path)
+    chaos = Chaos(own_kafka, own_redis, tmp_path, sealed=request.param)
     yield chaos
     for worker in chaos.workers:
         worker.kill()
@@ -238,7 +261,10 @@ async def test_whatever_fails_every_number_agrees(chaos: Chaos) -> None:
     await asyncio.gather(*background, return_exceptions=True)
     print(report.counted)
     assert report.green, report.findings[:10]
+    assert ("keys ended by erasures" in report.counted) == chaos.sealed
     assert set(chaos.seen.values()) == {1}
+    # Nobody remembers that somebody who was forgotten has asked before.
+    assert len(chaos.ids) == len(chaos.seen) or chaos.sealed
     assert len(chaos.seen) == report.counted["outputs on decisions"]
     assert chaos.end() == [0, 0]
 
