@@ -6,7 +6,6 @@ asks (each pytest-xdist worker its own). A test that uses one of these fixtures 
 
 from __future__ import annotations
 
-import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient
 from redis.asyncio import Redis
+from required import required
 
 import servers
 
@@ -34,13 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _address(obtain: Callable[[], servers.Server]) -> Iterator[str]:
-    """Hold a server for the session; skip where none can be had, unless the run insists on servers."""
-    try:
+    """Hold a server for the session."""
+    with required():
         server = obtain()
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(f"servers cannot be had here: {error}")
     try:
         yield server.address
     finally:
@@ -65,20 +61,11 @@ def redis_cluster_url() -> Iterator[str]:
     yield from _address(servers.obtain_redis_cluster)
 
 
-def _local(**wanted: bool) -> None:
-    """Skips where no such server can be started here, unless the run insists on servers."""
-    try:
-        servers.require_local(**wanted)
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))
-
-
 @pytest.fixture
 def own_kafka() -> Iterator[servers.LocalKafka]:
     """A broker of one test's own, to be killed or stopped."""
-    _local(kafka=True)
+    with required():
+        servers.require_local(kafka=True)
     kafka = servers.start_kafka()
     yield kafka
     kafka.stop()
@@ -87,7 +74,8 @@ def own_kafka() -> Iterator[servers.LocalKafka]:
 @pytest.fixture
 def own_redis() -> Iterator[servers.LocalRedis]:
     """A Redis of one test's own, to be killed, stopped or emptied."""
-    _local(redis=True)
+    with required():
+        servers.require_local(redis=True)
     redis = servers.start_redis()
     yield redis
     redis.stop()
@@ -96,7 +84,8 @@ def own_redis() -> Iterator[servers.LocalRedis]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[servers.LocalPostgres]:
     """A PostgreSQL with an empty database; skips where there is none, unless the run insists on servers."""
-    _local(postgres=True)
+    with required():
+        servers.require_local(postgres=True)
     server = servers.start_postgres()
     yield server
     server.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from adgovernor.stores.backends import InMemoryBackend, StateBackend, Transactions
+from adgovernor.stores.backends import Change, InMemoryBackend, StateBackend, Transactions, Versioned
 from adgovernor.stores.redis_backend import RedisBackend
 from adgovernor.stores.redis_client import RedisConfig
 
@@ -45,6 +45,31 @@ def backend_at(address: str, prefix: str) -> StateBackend:
     from adgovernor.stores.database import DatabaseBackend
 
     return DatabaseBackend(address, table=prefix, timeout_s=20.0, connections=4)
+
+
+class PassingBackend:
+    """A backend that has another do everything; for tests that lose something on the way."""
+
+    def __init__(self, inner: StateBackend) -> None:
+        self.inner = inner
+
+    async def load(self, key: str) -> Versioned | None:
+        """The other's."""
+        return await self.inner.load(key)
+
+    async def swap(self, key: str, change: Change) -> bool:
+        """The other's."""
+        return await self.inner.swap(key, change)
+
+    async def delete(self, key: str, expected: Versioned) -> bool:
+        """The other's."""
+        return await self.inner.delete(key, expected)
+
+    async def ping(self) -> None:
+        """It is there while the test runs."""
+
+    async def close(self) -> None:
+        """Whoever made the other closes it."""
 
 
 def take_one(value: bytes | None) -> tuple[bytes | None, str]:

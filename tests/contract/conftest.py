@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from required import required
 
 import servers
 
@@ -13,12 +13,8 @@ import servers
 @pytest.fixture(scope="session")
 def local_redis() -> None:
     """Skips where redis-server cannot be had as a local process, unless the run insists on servers."""
-    try:
+    with required():
         servers.require_local(redis=True)
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

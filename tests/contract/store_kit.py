@@ -153,7 +153,7 @@ async def _racer(url: str, prefix: str, name: str, tasks: int) -> None:
 
 
 if __name__ == "__main__":
-    address, key_prefix, racer, width = sys.argv[1:]
+    address, key_prefix, width, racer = sys.argv[1:]
     asyncio.run(_racer(address, key_prefix, racer, int(width)))
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import sqlite3
-import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -16,9 +14,10 @@ from pathlib import Path
 import backend_kit
 import pytest
 import pytest_asyncio
-from backend_kit import RACERS, SERVERS, add_one, address_of, backend_at, race, take_one
+from backend_kit import RACERS, SERVERS, PassingBackend, add_one, address_of, backend_at, race, take_one
 from hypothesis import given
 from hypothesis import strategies as st
+from racers import race_of_processes
 from store_kit import Mode, Proxy
 
 from adgovernor.contracts.errors import BadSettings, Unavailable
@@ -181,30 +180,11 @@ async def test_of_four_processes_one_gets_the_last_unit(
     address, prefix = address_of(kind, request, tmp_path), f"t{uuid.uuid4().hex[:12]}"
     backend = backend_at(address, prefix)
     assert await backend.swap("unit", first(b"1"))
-    racers = [
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            *(backend_kit.__file__, address, prefix, f"process{n}"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        for n in range(4)
-    ]
     told: Counter[str] = Counter()
     counts: list[int] = []
-    try:
-        for racer in racers:
-            assert racer.stdout is not None
-            assert await racer.stdout.readline() == b"ready\n"
-        for answer, _ in await asyncio.gather(*(racer.communicate(b"go\n") for racer in racers)):
-            outcomes, seen = json.loads(answer)
-            told.update(outcomes)
-            counts += seen
-    finally:
-        for racer in racers:
-            if racer.returncode is None:
-                racer.kill()
-            await racer.wait()
+    for outcomes, seen in await race_of_processes(backend_kit.__file__, address, prefix):
+        told.update(outcomes)
+        counts += seen
     assert told == {"won": 1, "exhausted": 4 * RACERS - 1}
     assert sorted(counts) == list(range(1, 4 * RACERS + 1))
     for key in ("unit", "count"):
@@ -214,17 +194,13 @@ async def test_of_four_processes_one_gets_the_last_unit(
     await backend.close()
 
 
-class Lossy:
+class Lossy(PassingBackend):
     """A backend over another that loses answers and requests as it is told to, one word a swap."""
 
     def __init__(self, inner: StateBackend, plan: list[str]) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.plan = plan
         self.late: list[tuple[str, Change]] = []
-
-    async def load(self, key: str) -> Versioned | None:
-        """Not lost."""
-        return await self.inner.load(key)
 
     async def swap(self, key: str, change: Change) -> bool:
         """``answer``: it happens and nobody is told; ``request``: it never happens; ``late``: it lands when the
@@ -241,16 +217,6 @@ class Lossy:
         if fate == "answer":
             raise Unavailable("the answer is lost")
         return done
-
-    async def delete(self, key: str, expected: Versioned) -> bool:
-        """Not lost."""
-        return await self.inner.delete(key, expected)
-
-    async def ping(self) -> None:
-        """Always there."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 @given(

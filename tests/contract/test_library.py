@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -14,8 +12,9 @@ from pathlib import Path
 import library_kit
 import pytest
 import pytest_asyncio
-from backend_kit import RACERS, SERVERS, address_of, backend_at
+from backend_kit import RACERS, SERVERS, PassingBackend, address_of, backend_at
 from library_kit import CAMPAIGN, PERSON, PRICE, race_for_money, race_for_showing
+from racers import race_of_processes
 
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.library import (
@@ -28,7 +27,7 @@ from adgovernor.library import (
 )
 from adgovernor.sessions.governor import SessionChange, SessionState
 from adgovernor.sessions.states import SessionStates
-from adgovernor.stores.backends import Change, InMemoryBackend, StateBackend, Versioned
+from adgovernor.stores.backends import Change, InMemoryBackend, StateBackend
 
 KEYS = (f"budget/{CAMPAIGN}", f"person/{PERSON}", "pod/p", "session/s")
 
@@ -67,30 +66,11 @@ async def test_of_four_processes_one_gets_the_last_impression(
     shared = backend_at(address, prefix)
     # A remainder that no price fits into must not change what the losers hear.
     await BudgetTracker(shared).set_budget(CAMPAIGN, PRICE + Decimal("0.1"), "EUR")
-    racers = [
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            *(library_kit.__file__, address, prefix, f"process{n}"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        for n in range(4)
-    ]
     money: Counter[str] = Counter()
     showings: Counter[str] = Counter()
-    try:
-        for racer in racers:
-            assert racer.stdout is not None
-            assert await racer.stdout.readline() == b"ready\n"
-        for answer, _ in await asyncio.gather(*(racer.communicate(b"go\n") for racer in racers)):
-            told = json.loads(answer)
-            money.update(told[0])
-            showings.update(told[1])
-    finally:
-        for racer in racers:
-            if racer.returncode is None:
-                racer.kill()
-            await racer.wait()
+    for bought, shown in await race_of_processes(library_kit.__file__, address, prefix):
+        money.update(bought)
+        showings.update(shown)
     assert money == {"won": 1, "exhausted": 4 * RACERS - 1}
     assert showings == {"won": 1, "capped": 4 * RACERS - 1}
     status = await BudgetTracker(shared).status(CAMPAIGN)
@@ -131,16 +111,10 @@ async def test_a_session_is_counted_from_everywhere(backend: StateBackend) -> No
     assert await SessionStates(backend).get("s") == SessionState(8, 0, tuple(range(8)), 0)
 
 
-class Forgetful:
+class Forgetful(PassingBackend):
     """A backend over another that loses the answer of every other swap, which happens."""
 
-    def __init__(self, inner: StateBackend) -> None:
-        self.inner = inner
-        self.swaps = 0
-
-    async def load(self, key: str) -> Versioned | None:
-        """Not lost."""
-        return await self.inner.load(key)
+    swaps = 0
 
     async def swap(self, key: str, change: Change) -> bool:
         """Done; every other time nobody is told."""
@@ -149,16 +123,6 @@ class Forgetful:
         if self.swaps % 2:
             raise Unavailable("the answer is lost")
         return done
-
-    async def delete(self, key: str, expected: Versioned) -> bool:
-        """Not lost."""
-        return await self.inner.delete(key, expected)
-
-    async def ping(self) -> None:
-        """Always there."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 async def test_lost_answers_neither_double_nor_lose_money() -> None:

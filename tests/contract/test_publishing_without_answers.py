@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
+from required import required
 
 import servers
 from adgovernor.contracts import topics
@@ -28,13 +28,9 @@ pytestmark = pytest.mark.servers
 @pytest.fixture(scope="module")
 def broker() -> Iterator[servers.LocalKafka]:
     """A broker of these tests' own, which they may stop and continue."""
-    try:
+    with required():
         servers.require_local(kafka=True)
         kafka = servers.start_kafka()
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))
     try:
         yield kafka
     finally:

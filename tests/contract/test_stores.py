@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +12,7 @@ import pytest_asyncio
 import store_kit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from racers import race_of_processes
 from store_kit import RACE_ROUNDS, forget, meta, race, tip
 
 from adgovernor.stores.base import NOTHING, SWAP_LIMIT, Meta, Store, Tip
@@ -312,36 +310,11 @@ async def test_of_four_processes_exactly_one_wins(kind: str, request: pytest.Fix
     await store.reset("u1", None, meta(0))
     hosts = ",".join(f"{host}:{port}" for host, port in config.hosts)
     url = f"{'redis' if kind == 'redis' else f'redis+{kind}'}://{hosts}/{config.master}"
-    racers = [
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            *(str(Path(store_kit.__file__)), url, prefix, f"process{n}", "8"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        for n in range(4)
-    ]
-    try:
-        won = [await _start_together(racer) for racer in racers]
-        for racer in racers:
-            assert racer.stdin is not None
-            racer.stdin.write(b"go\n")
-        results = [json.loads((await result).splitlines()[-1]) for result in won]
-    finally:
-        for racer in racers:
-            if racer.returncode is None:
-                racer.kill()
-            await racer.wait()
+    results = await race_of_processes(store_kit.__file__, url, prefix, "8")
     assert sum(results) == RACE_ROUNDS
     await assert_one_winner_a_height(store)
     await forget(store)
     await store.close()
-
-
-async def _start_together(racer: asyncio.subprocess.Process) -> asyncio.Task[bytes]:
-    assert racer.stdout is not None
-    assert await racer.stdout.readline() == b"ready\n"
-    return asyncio.create_task(racer.stdout.read())
 
 
 async def assert_one_winner_a_height(store: Store) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,13 +12,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run_program
+from deployments import PATIENCE_S, PROGRAM, Deployment, until
 
 from adgovernor import subscribe
 from adgovernor.app.starts import now
@@ -33,44 +31,6 @@ from adgovernor.runtime.topics_admin import create_topics
 
 pytestmark = pytest.mark.servers
 
-_START_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """A deployment that commands are given to as a user gives them."""
-
-    prefix: str
-    environment: dict[str, str]
-    folder: Path
-
-    def run(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> str:
-        """A command's standard output."""
-        done = run_program(
-            "adgovernor.app.cli", arguments, environment=self.environment, folder=self.folder, stdin=stdin
-        )
-        assert done.returncode == code, (arguments, done.stdout.decode(), done.stderr.decode())
-        return done.stdout.decode()
-
-    def json(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> Any:
-        """A command's JSON document."""
-        return json.loads(self.run(*arguments, "--json", code=code, stdin=stdin))
-
-    def lines(self, *arguments: str, code: int = 0) -> list[Any]:
-        """A command's JSON lines."""
-        return [json.loads(line) for line in self.run(*arguments, code=code).splitlines()]
-
-
-def _until(ready: Any, what: str) -> Any:
-    """Asks again until there is an answer, within a bound."""
-    until = time.monotonic() + _START_S
-    while time.monotonic() < until:
-        answer = ready()
-        if answer:
-            return answer
-        time.sleep(0.2)
-    pytest.fail(f"{what} did not come about within {_START_S} s")
-
 
 @pytest.fixture
 def deployment(
@@ -78,16 +38,8 @@ def deployment(
 ) -> Deployment:
     """A deployment with nothing in it."""
     # Keys in Redis carry the prefix, so that both fixtures clean up behind the same word.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")}
-    environment |= {
-        "ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap,
-        "ADGOVERNOR_REDIS__URL": redis_url,
-        "ADGOVERNOR_PREFIX": f"{topic_prefix}.{redis_namespace}",
-        "ADGOVERNOR_METRICS_HOST": "127.0.0.1",
-        "ADGOVERNOR_METRICS_PORT": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-    return Deployment(environment["ADGOVERNOR_PREFIX"], environment, tmp_path)
+    settings = {"KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap, "REDIS__URL": redis_url}
+    return Deployment(f"{topic_prefix}.{redis_namespace}", tmp_path, settings)
 
 
 @pytest.fixture
@@ -95,33 +47,9 @@ def worker(deployment: Deployment) -> Iterator[str]:
     """The address of a running worker's metrics, once it is ready."""
     created = deployment.json("topics", "create", "--partitions", "2")
     assert len(created["created"]) > 20
-    log = deployment.folder / "worker.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "adgovernor.app.cli", "run"],
-            env=deployment.environment,
-            cwd=deployment.folder,
-            stderr=file,
-            stdout=file,
-        )
-    try:
-
-        def address() -> str | None:
-            assert process.poll() is None, log.read_text()
-            for line in log.read_text().splitlines():
-                if '"worker starts"' in line:
-                    return f"http://127.0.0.1:{json.loads(line)['metrics_port']}"
-            return None
-
-        base = str(_until(address, "the worker's start"))
-        _until(lambda: _status(base + "/readyz") == 200, "readiness")
+    with deployment.process("worker", "run", starts='"worker starts"') as (_, base):
+        until(lambda: _status(base + "/readyz") == 200, "readiness")
         yield base
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(10)
 
 
 def _status(url: str) -> int:
@@ -175,7 +103,7 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
         shown = deployment.json("campaigns", "show", "spring")
         return len(shown["shards"]) == 2 and not shown["in_flight_micros"]
 
-    _until(leased, "the first leases")
+    until(leased, "the first leases")
 
     requests = [_request(number) for number in range(4)]
     file = _file(deployment.folder, "r.jsonl", [*requests, b"no json", requests[0]])
@@ -204,7 +132,7 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
         row = deployment.json("campaigns", "list")[0]
         return row if row["spent_micros"] else None
 
-    row = _until(spent, "spend")
+    row = until(spent, "spend")
     assert (row["spent_micros"], row["topped_up_micros"], row["status"]) == (2_000, 1_000_000, "active")
     person = deployment.json("state", "user", "u1")
     assert [(cap["used"], cap["left"]) for cap in person["caps"]] == [(2, 0)]
@@ -214,7 +142,7 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     deployment.run("publish", "ad-requests", "-", stdin=json.dumps(pod).encode())
     (created,) = deployment.lines("watch", "pods", "--from-start", "--limit", "1")
     assert (created["type"], created["pod_id"], created["filled"]) == ("pod-created", "r9", 1)
-    stream = _until(
+    stream = until(
         lambda: deployment.json("state", "session", "stream", "--user", "u2")["pods"], "the stream's state"
     )
     assert (stream[0]["state"], stream[0]["unfilled"]) == ("open", 1)
@@ -231,7 +159,7 @@ def test_a_deployment_from_nothing(deployment: Deployment, worker: str) -> None:
     assert deployment.json("accounts", "top-up", "above", "2.5")["topped_up_micros"] == 3_500_000
     assert deployment.json("accounts", "credit", "above", "1")["topped_up_micros"] == 4_500_000
     assert deployment.json("accounts", "decrease", "above", "4")["topped_up_micros"] == 500_000
-    row = _until(
+    row = until(
         lambda: [
             one
             for one in deployment.json("accounts", "list")
@@ -263,7 +191,7 @@ def test_an_interrupted_publish_says_how_to_go_on(deployment: Deployment) -> Non
     """Ctrl-C ends a publish at once, also while its pipe is silent, and names the line from which to go on."""
     deployment.run("topics", "create", "--partitions", "2")
     process = subprocess.Popen(
-        [sys.executable, "-m", "adgovernor.app.cli", "publish", "ad-requests", "-"],
+        [sys.executable, "-m", PROGRAM, "publish", "ad-requests", "-"],
         env=deployment.environment,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -295,9 +223,12 @@ def test_an_interrupted_publish_says_how_to_go_on(deployment: Deployment) -> Non
 
 async def _come(deployment: Deployment, count: int) -> None:
     """Waits until so many requests are on their topic."""
-    kafka = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"]
+    kafka = deployment.kafka
     name = topics.full_name(deployment.prefix, topics.AD_REQUESTS)
-    async with asyncio.timeout(_START_S), subscribe.PartitionReader(kafka, name, client_id="test") as reader:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        subscribe.PartitionReader(kafka, name, client_id="test") as reader,
+    ):
         while sum((await reader.ends(reader.partitions())).values()) < count:  # noqa: ASYNC110 - another process's
             await asyncio.sleep(0.1)
 
@@ -307,7 +238,7 @@ def test_dead_letters_are_listed_shown_and_replayed(deployment: Deployment, work
     poison = [message for message in _stream() if message.kind == "poison" and message.value]
 
     async def publish() -> None:
-        bootstrap = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"]
+        bootstrap = deployment.kafka
         async with Publisher(bootstrap, prefix=deployment.prefix) as publisher:
             await publisher.raw("ad-requests", poison[0].key, b"\xff{", partition=1)
 
@@ -317,13 +248,13 @@ def test_dead_letters_are_listed_shown_and_replayed(deployment: Deployment, work
         found = _letters(deployment)
         return found if len(found) == count else None
 
-    (letter,) = _until(lambda: letters(1), "a dead letter")
+    (letter,) = until(lambda: letters(1), "a dead letter")
     assert (letter["partition"], letter["offset"], letter["value_b64"]) == (1, 0, "/3s=")
     assert letter["key"] == poison[0].key.decode()
     assert deployment.json("dlq", "show", "ad-requests", "1", "1") == letter
     assert deployment.json("dlq", "replay", "ad-requests", "--reason", "other")["published"] == 0
     assert deployment.json("dlq", "replay", "ad-requests")["published"] == 1
-    _until(lambda: letters(2), "the second dead letter")
+    until(lambda: letters(2), "the second dead letter")
 
 
 def _stream() -> list[Any]:
@@ -331,14 +262,9 @@ def _stream() -> list[Any]:
 
 
 def _letters(deployment: Deployment) -> list[Any]:
-    done = run_program(
-        "adgovernor.app.cli",
-        ["dlq", "list", "ad-requests", "--json"],
-        environment=deployment.environment,
-        folder=deployment.folder,
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == (1 if found else 0), done.stderr.decode()
+    code, out, error = deployment.said("dlq", "list", "ad-requests", "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == (1 if found else 0), error
     return found
 
 
@@ -374,8 +300,8 @@ def test_a_campaign_id_of_another_account_is_told(deployment: Deployment, worker
 @pytest.mark.parametrize("with_store", [True, False])
 async def test_a_subscriber_may_begin_now(deployment: Deployment, worker: str, with_store: bool) -> None:
     """A subscriber that starts where the topic is now gets what comes next alone, as store or ledger say."""
-    kafka = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"]
-    redis = deployment.environment["ADGOVERNOR_REDIS__URL"] if with_store else "redis://127.0.0.1:1"
+    kafka = deployment.kafka
+    redis = deployment.redis if with_store else "redis://127.0.0.1:1"
     async with Publisher(kafka, prefix=deployment.prefix) as publisher:
         await publisher.ad_requests(AdRequest.model_validate_json(_request(n)) for n in range(5))
         async with subscribe.decisions(kafka, prefix=deployment.prefix) as decisions:
@@ -389,7 +315,7 @@ async def test_a_subscriber_may_begin_now(deployment: Deployment, worker: str, w
 
 async def test_a_replay_keeps_its_pace(deployment: Deployment, worker: str) -> None:
     """With --per-s inputs are published no faster, also to workers that have the new deployment's shards already."""
-    kafka, other = deployment.environment["ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS"], deployment.prefix + "-again"
+    kafka, other = deployment.kafka, deployment.prefix + "-again"
     async with Publisher(kafka, prefix=deployment.prefix) as publisher:
         await publisher.ad_requests(AdRequest.model_validate_json(_request(n)) for n in range(10))
         async with subscribe.decisions(kafka, prefix=deployment.prefix) as decisions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,19 +12,12 @@ from typing import Any
 
 import orjson
 import pytest
+from deployments import PROGRAM, plain_environment
 
 from adgovernor.app.demo_plan import HANDLED, TINY
 from adgovernor.app.demo_workers import Workers
 
-_DEMO = [sys.executable, "-m", "adgovernor.app.cli", "demo"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    """This process's, without settings of a person's own."""
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")},
-        **more,
-    }
+_DEMO = [sys.executable, "-m", PROGRAM, "demo"]
 
 
 def run(
@@ -34,7 +26,7 @@ def run(
     return subprocess.run(
         [*_DEMO, *arguments],
         cwd=folder,
-        env=environment(**variables),
+        env=plain_environment() | variables,
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -104,7 +96,7 @@ def test_json_totals_are_those_of_the_decisions_shown(tmp_path: Path) -> None:
 def test_a_signal_ends_it_at_once(tmp_path: Path) -> None:
     """SIGTERM in the middle of the story ends the process within seconds, with the shell's code for it."""
     with subprocess.Popen(
-        [*_DEMO, "--embedded"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+        [*_DEMO, "--embedded"], cwd=tmp_path, env=plain_environment(), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -125,12 +117,20 @@ def test_servers_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 async def test_a_worker_may_be_ended_before_it_listens() -> None:
     """Whoever leaves while workers are still starting hears of no failure."""
-    async with Workers(environment()) as workers:
+    async with Workers(plain_environment()) as workers:
         await workers.start()
     assert workers.alive == []
 
 
 # --- On servers ------------------------------------------------------------------------------------------------------
+
+
+def on_servers(folder: Path, kafka: str, redis: str, *arguments: str) -> subprocess.Popen[str]:
+    """The demonstration with workers of its own."""
+    servers = {"ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS": kafka, "ADGOVERNOR_REDIS__URL": redis}
+    return subprocess.Popen(
+        [*_DEMO, *arguments], cwd=folder, env=plain_environment() | servers, stdout=subprocess.PIPE, text=True
+    )
 
 
 def alive(pid: int) -> bool:
@@ -158,13 +158,7 @@ def workers_of(lines: Iterator[str]) -> tuple[list[int], list[str]]:
 @pytest.mark.slow
 def test_the_story_on_servers_survives_a_kill(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> None:
     """Two workers, one of them killed: the other takes over, the totals agree, and no process is left behind."""
-    with subprocess.Popen(
-        [*_DEMO, "--seconds", "6"],
-        cwd=tmp_path,
-        env=environment(ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS=kafka_bootstrap, ADGOVERNOR_REDIS__URL=redis_url),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with on_servers(tmp_path, kafka_bootstrap, redis_url, "--seconds", "6") as process:
         assert process.stdout is not None
         pids, lines = workers_of(iter(process.stdout))
         lines += process.stdout.readlines()
@@ -191,13 +185,7 @@ def test_workers_do_not_outlive_it(
     number: signal.Signals, kafka_bootstrap: str, redis_url: str, tmp_path: Path
 ) -> None:
     """However the demonstration ends, its workers end."""
-    with subprocess.Popen(
-        _DEMO,
-        cwd=tmp_path,
-        env=environment(ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS=kafka_bootstrap, ADGOVERNOR_REDIS__URL=redis_url),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with on_servers(tmp_path, kafka_bootstrap, redis_url) as process:
         assert process.stdout is not None
         pids, _ = workers_of(iter(process.stdout))
         process.send_signal(number)

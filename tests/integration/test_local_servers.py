@@ -17,9 +17,11 @@ from typing import TypeVar
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from deployments import plain_environment
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from required import required
 
 import servers
 
@@ -33,12 +35,8 @@ Started = TypeVar("Started", servers.LocalKafka, servers.LocalRedis, servers.Loc
 @pytest.fixture(autouse=True)
 def local_servers() -> None:
     """Install and download what local processes need; skip where that cannot be done and the run does not insist."""
-    try:
+    with required():
         servers.require_local(kafka=True, redis=True)
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))
 
 
 @contextmanager
@@ -245,10 +243,9 @@ def test_a_killed_supervisor_takes_its_server_along() -> None:
 
 def run_script(*arguments: str) -> subprocess.Popen[str]:
     """Start `servers.py run` with a Redis of its own; the address of Kafka is a given one, which is not started."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")}
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), "run", *arguments],
-        env={**environment, servers.KAFKA_VARIABLE: "kafka.example:9092"},
+        env={**plain_environment(), servers.KAFKA_VARIABLE: "kafka.example:9092"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

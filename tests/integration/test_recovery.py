@@ -3,82 +3,59 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from forked import run_program
+from deployments import Deployment, until
 
 from adgovernor.stores.redis import RedisStore
 from adgovernor.stores.redis_client import RedisConfig
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
-_WAIT_S = 60.0
 
 
 class Site:
     """A deployment that commands are given to as a person gives them, and its worker."""
 
     def __init__(self, prefix: str, bootstrap: str, redis_url: str, folder: Path) -> None:
+        self.deployment = Deployment(
+            prefix, folder, {"KAFKA__BOOTSTRAP_SERVERS": bootstrap, "REDIS__URL": redis_url}
+        )
         self.prefix = prefix
         self.bootstrap = bootstrap
-        self.folder = folder
-        self.log = folder / "worker.log"
+        self.command = self.deployment.json
         self.worker: subprocess.Popen[bytes] | None = None
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")},
-            "ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            "ADGOVERNOR_REDIS__URL": redis_url,
-            "ADGOVERNOR_PREFIX": prefix,
-            "ADGOVERNOR_METRICS_HOST": "127.0.0.1",
-            "ADGOVERNOR_METRICS_PORT": "0",
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    def command(self, *arguments: str, stdin: str = "") -> Any:
-        """A command's JSON document."""
-        done = run_program(
-            "adgovernor.app.cli",
-            [*arguments, "--json"],
-            environment=self.environment,
-            folder=self.folder,
-            stdin=stdin.encode(),
-        )
-        assert done.returncode == 0, (arguments, done.stdout.decode(), done.stderr.decode())
-        return json.loads(done.stdout)
 
     def said(self, *arguments: str) -> tuple[int, str]:
         """A command's exit code, and all that it says."""
-        done = run_program("adgovernor.app.cli", arguments, environment=self.environment, folder=self.folder)
-        return done.returncode, done.stdout.decode() + done.stderr.decode()
+        code, out, error = self.deployment.said(*arguments)
+        return code, out + error
 
-    def campaigns(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.command("campaigns", "list")
-        return found
+    def log(self) -> str:
+        """What the worker has said."""
+        return self.deployment.log("worker")
 
     def start(self) -> None:
-        with self.log.open("wb") as file:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-m", "adgovernor.app.cli", "run"],
-                env=self.environment,
-                cwd=self.folder,
-                stdout=file,
-                stderr=file,
-            )
+        self.worker = self.deployment.start("worker", "run")
 
     def stop(self) -> None:
         if self.worker is not None:
             self.worker.send_signal(signal.SIGTERM)
             self.worker.wait(30)
             self.worker = None
+
+    def begin(self) -> None:
+        """Starts with one campaign that has money."""
+        self.start()
+        campaign = {"campaign_id": "c1", "account_id": "a1", "budget_micros": 100_000, "price_micros": 1_000}
+        (self.deployment.folder / "campaigns.json").write_text(json.dumps([campaign]))
+        self.command("campaigns", "apply", "campaigns.json")
 
     def serve(self, user: str) -> None:
         """Publishes requests until an ad is reserved: the first ones may come before the money."""
@@ -90,7 +67,7 @@ class Site:
                 "user_id": user,
                 "candidates": [{"campaign_id": "c1", "creative_id": "x"}],
             }
-            self.command("publish", "ad-requests", "-", stdin=json.dumps(body) + "\n")
+            self.command("publish", "ad-requests", "-", stdin=json.dumps(body).encode())
             return self.command("state", "user", user)["servings"]
 
         until(served, f"an ad for {user}")
@@ -116,14 +93,6 @@ class Site:
         until(lambda: self.command("topics", "create", "--partitions", "1")["created"], f"a new {topic}")
 
 
-def until(ready: Callable[[], Any], what: str) -> None:
-    """Asks again until there is an answer, within a bound."""
-    deadline = time.monotonic() + _WAIT_S
-    while not ready():
-        assert time.monotonic() < deadline, f"{what} did not come about within {_WAIT_S} s"
-        time.sleep(0.3)
-
-
 async def test_a_treasury_goes_on_without_its_ledger(
     kafka_bootstrap: str, redis_url: str, topic_prefix: str, redis_namespace: str, tmp_path: Path
 ) -> None:
@@ -132,23 +101,23 @@ async def test_a_treasury_goes_on_without_its_ledger(
     site = Site(f"{topic_prefix}.{redis_namespace}", kafka_bootstrap, redis_url, tmp_path)
     site.command("topics", "create", "--partitions", "1")
     try:
-        site.start()
-        campaign = {"campaign_id": "c1", "account_id": "a1", "budget_micros": 100_000, "price_micros": 1_000}
-        (tmp_path / "campaigns.json").write_text(json.dumps([campaign]))
-        site.command("campaigns", "apply", "campaigns.json")
+        site.begin()
         site.serve("r1")
         site.stop()
 
         await site.lose("treasury-ledger")
         site.start()
-        until(lambda: "ledger_truncated" in site.log.read_text(), "the halt")
+        until(lambda: "ledger_truncated" in site.log(), "the halt")
         site.stop()
         told = site.command("recover", "t0", "--accept-loss", "--why", "the disk was lost")
         assert told["epoch"] == 1
         assert told["next_dn"]["campaign-changes"] == 2
 
         site.start()
-        until(lambda: any(one["campaign_id"] == "c1" for one in site.campaigns()), "the campaign")
+        until(
+            lambda: any(one["campaign_id"] == "c1" for one in site.command("campaigns", "list")),
+            "the campaign",
+        )
         site.serve("r2")
         assert site.command("resend", "t0")["messages"] > 0
         site.serve("r3")
@@ -169,10 +138,7 @@ async def test_a_ledger_without_its_beginning_is_named_by_all_who_need_it(
     site.command("topics", "create", "--partitions", "1")
     store = RedisStore(RedisConfig.from_url(redis_url), site.prefix)
     try:
-        site.start()
-        campaign = {"campaign_id": "c1", "account_id": "a1", "budget_micros": 100_000, "price_micros": 1_000}
-        (tmp_path / "campaigns.json").write_text(json.dumps([campaign]))
-        site.command("campaigns", "apply", "campaigns.json")
+        site.begin()
         site.serve("r1")
         site.serve("r2")
         site.stop()
@@ -198,7 +164,7 @@ async def test_a_ledger_without_its_beginning_is_named_by_all_who_need_it(
 
         await store.drop("u0")
         site.start()
-        until(lambda: "ledger_cut" in site.log.read_text(), "the halt")
+        until(lambda: "ledger_cut" in site.log(), "the halt")
     finally:
         site.stop()
         await store.close()

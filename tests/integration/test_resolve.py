@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from ad_server import AdServer, Answer, Route, Seen, ad_server
+from deployments import PATIENCE_S, Deployment
 from vast_documents import inline, vast, wrapper
 
 from adgovernor import subscribe
@@ -36,57 +34,7 @@ from adgovernor.subscribe import AdReader
 
 pytestmark = pytest.mark.servers
 
-_PATIENCE_S = 60.0
 PRICE = 10
-
-
-class Deployment:
-    """A deployment of one prefix, and the processes that are started for it."""
-
-    def __init__(self, kafka: str, redis: str, prefix: str, folder: Path) -> None:
-        self.kafka, self.redis, self.prefix, self.folder = kafka, redis, prefix, folder
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")
-        } | {
-            "ADGOVERNOR_KAFKA__BOOTSTRAP_SERVERS": kafka,
-            "ADGOVERNOR_REDIS__URL": redis,
-            "ADGOVERNOR_PREFIX": prefix,
-            "ADGOVERNOR_METRICS_HOST": "127.0.0.1",
-            "ADGOVERNOR_METRICS_PORT": "0",
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "adgovernor.app.cli", *arguments]
-
-    @contextmanager
-    def process(
-        self, name: str, *arguments: str, starts: str
-    ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-        """A command that runs, and the address of its metrics; it must end well when it is told to."""
-        log = self.folder / f"{name}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                self.command(*arguments), env=self.environment, cwd=self.folder, stdout=file, stderr=file
-            )
-        try:
-            until = time.monotonic() + _PATIENCE_S
-            base = ""
-            while not base and time.monotonic() < until:
-                assert process.poll() is None, log.read_text()
-                for line in log.read_text().splitlines():
-                    if starts in line:
-                        base = f"http://127.0.0.1:{json.loads(line)['metrics_port']}"
-                time.sleep(0.1)
-            assert base, log.read_text()
-            yield process, base
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(40) == 0, log.read_text()
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait(10)
 
 
 @pytest.fixture
@@ -94,16 +42,26 @@ def deployment(
     kafka_bootstrap: str, redis_url: str, topic_prefix: str, redis_namespace: str, tmp_path: Path
 ) -> Deployment:
     """Topics, and nothing in them."""
-    made = Deployment(kafka_bootstrap, redis_url, f"{topic_prefix}.{redis_namespace}", tmp_path)
-    subprocess.run(
-        made.command("topics", "create", "--partitions", "2"),
-        env=made.environment,
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    settings = {"KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap, "REDIS__URL": redis_url}
+    made = Deployment(f"{topic_prefix}.{redis_namespace}", tmp_path, settings)
+    made.run("topics", "create", "--partitions", "2")
     return made
+
+
+@asynccontextmanager
+async def served(
+    deployment: Deployment,
+) -> AsyncIterator[tuple[Publisher, StreamDecider, AdReader]]:
+    """A campaign with money on every shard, whoever asks for its ads, and the ads as they are resolved."""
+    async with (
+        Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
+        subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
+        StreamDecider(publisher, decisions, answer_s=30.0) as decider,
+        AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
+    ):
+        await define(deployment, publisher)
+        await until_leased(decider)
+        yield publisher, decider, ads
 
 
 def documents(slow_s: dict[str, float]) -> dict[str, Route]:
@@ -144,13 +102,13 @@ async def define(deployment: Deployment, publisher: Publisher) -> None:
         await publisher.command(
             UpsertCampaign(command="upsert", command_id="1", account_id="a", campaign=campaign)
         )
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await anext(aiter(changes))).accepted
 
 
 async def until_leased(decider: StreamDecider) -> None:
     """Until both shards have money for ``c``: from then on every request is filled."""
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         number = 0
         won: set[str] = set()
         while len(won) < 2:
@@ -163,7 +121,7 @@ async def until_leased(decider: StreamDecider) -> None:
 async def collect(ads: AdReader, wanted: int) -> list[Ad]:
     """The next ads."""
     found = []
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         async for ad in ads:
             found.append(ad)
             if len(found) == wanted:
@@ -181,15 +139,10 @@ async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Dep
         ) as (_, metrics),
     ):
         async with (
-            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
-            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
-            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
-            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
+            served(deployment) as (publisher, decider, ads),
             HttpxTransport(AddressPolicy(allow_private=True)) as transport,
             Playback(publisher, transport) as playback,
         ):
-            await define(deployment, publisher)
-            await until_leased(decider)
             for number in range(10):
                 tag = f"{server.url}/{'tag' if number % 2 else 'none'}"
                 decision = await decider.decide(request(number, tag))
@@ -205,13 +158,7 @@ async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Dep
                 else:
                     assert [error.code for error in ad.errors] == [303]
             await playback.fire_impression(found["r1"])
-        lines = await asyncio.to_thread(
-            subprocess.check_output,
-            deployment.command("watch", "ads", "--from-start", "--until-end"),
-            env=deployment.environment,
-            timeout=60,
-        )
-        watched = [json.loads(line) for line in lines.splitlines()]
+        watched = await asyncio.to_thread(deployment.lines, "watch", "ads", "--from-start", "--until-end")
         assert {each["type"] for each in watched} == {"ad"}
         assert sorted(each["decision_id"] for each in watched) == sorted(found)
         shown = [path for path in server.paths if path.startswith("/shown")]
@@ -220,13 +167,8 @@ async def test_tags_are_resolved_and_their_impressions_are_spent(deployment: Dep
         text = await asyncio.to_thread(read, f"{metrics}/metrics")
         assert 'adgovernor_resolved_tags_total{outcome="ad"} 5.0' in text
         await until_spent(deployment, PRICE)
-        shown_session = await asyncio.to_thread(
-            subprocess.check_output,
-            deployment.command("state", "session", "u1", "--json"),
-            env=deployment.environment,
-            timeout=60,
-        )
-        assert json.loads(shown_session)["counted"]["requests"] == 2
+        state = await asyncio.to_thread(deployment.json, "state", "session", "u1")
+        assert state["counted"]["requests"] == 2
 
 
 def read(url: str) -> str:
@@ -239,7 +181,7 @@ async def until_spent(deployment: Deployment, micros: int) -> None:
     """Until the store says that so much of ``c`` is spent."""
     store = RedisStore(RedisConfig.from_url(deployment.redis), deployment.prefix)
     governor = StreamGovernor(store, _Nobody())
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             standing = await governor.get_budget("c")
             if standing is not None and standing.spent_micros == micros:
@@ -266,14 +208,7 @@ async def test_a_killed_stage_leaves_no_decision_without_its_ad(deployment: Depl
         ad_server(documents(slow)) as server,
         deployment.process("worker", "run", starts="worker starts"),
     ):
-        async with (
-            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
-            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
-            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
-            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
-        ):
-            await define(deployment, publisher)
-            await until_leased(decider)
+        async with served(deployment) as (_, decider, ads):
             with deployment.process("first", *arguments, starts="resolve stage starts") as (process, _):
                 for number in range(10):
                     await decider.decide(request(number, f"{server.url}/tag"))
@@ -299,14 +234,7 @@ async def test_a_stage_begins_now_and_later_where_it_stopped(deployment: Deploym
         ad_server(documents({"s": 0.0})) as server,
         deployment.process("worker", "run", starts="worker starts"),
     ):
-        async with (
-            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
-            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
-            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
-            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
-        ):
-            await define(deployment, publisher)
-            await until_leased(decider)
+        async with served(deployment) as (_, decider, ads):
             await decider.decide(request(0, f"{server.url}/tag"))
             with deployment.process("first", *arguments, starts="resolve stage starts"):
                 await decider.decide(request(1, f"{server.url}/tag"))
@@ -320,14 +248,14 @@ async def test_a_stage_begins_now_and_later_where_it_stopped(deployment: Deploym
 
 async def until_asked(server: AdServer, times: int) -> None:
     """Until the brand's ad was asked for so often."""
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while sum(path == "/brand" for path in server.paths) < times:  # noqa: ASYNC110 - a poll of a thread
             await asyncio.sleep(0.05)
 
 
 async def until_shared(metrics: str, *, partitions: int) -> None:
     """Until a stage has so many partitions."""
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             text = await asyncio.to_thread(read, f"{metrics}/metrics")
             if f"adgovernor_resolve_partitions {partitions}.0" in text:
@@ -337,7 +265,7 @@ async def until_shared(metrics: str, *, partitions: int) -> None:
 
 async def until_dealt(stages: tuple[str, ...], shares: list[int]) -> None:
     """Until the stages have so many partitions, whoever has which."""
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             texts = [await asyncio.to_thread(read, f"{stage}/metrics") for stage in stages]
             found = [re.search(r"^adgovernor_resolve_partitions (\d+)", text, re.MULTILINE) for text in texts]
@@ -355,14 +283,7 @@ async def test_stages_divide_the_work_and_take_over_what_is_left(deployment: Dep
         deployment.process("worker", "run", starts="worker starts"),
         deployment.process("first", *arguments, starts="resolve stage starts") as (_, first),
     ):
-        async with (
-            Publisher(deployment.kafka, prefix=deployment.prefix) as publisher,
-            subscribe.decisions(deployment.kafka, prefix=deployment.prefix) as decisions,
-            StreamDecider(publisher, decisions, answer_s=30.0) as decider,
-            AdReader(deployment.kafka, prefix=deployment.prefix) as ads,
-        ):
-            await define(deployment, publisher)
-            await until_leased(decider)
+        async with served(deployment) as (_, decider, ads):
             await until_shared(first, partitions=2)
 
             async def ask(numbers: range) -> None:
@@ -426,7 +347,7 @@ async def test_a_session_beside_the_stream_spends_through_the_ledger(deployment:
             assert (state.impressions, state.spend_micros) == (3, 3 * PRICE)
             # Another process, which knows only what the shards wrote, comes to know the same.
             another = StreamGovernor(store, _Nobody())
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while await another.get_session_state("s") != state:  # noqa: ASYNC110 - another process's work
                     await asyncio.sleep(0.1)
         await store.close()
@@ -440,7 +361,7 @@ async def test_the_session_example_runs_beside_workers(deployment: Deployment) -
     with deployment.process("worker", "run", starts="worker starts"):
         arguments = (deployment.kafka, deployment.redis, deployment.prefix)
         shown = await asyncio.to_thread(
-            subprocess.check_output, [sys.executable, str(SESSION_EXAMPLE), *arguments], timeout=_PATIENCE_S
+            subprocess.check_output, [sys.executable, str(SESSION_EXAMPLE), *arguments], timeout=PATIENCE_S
         )
     assert shown.decode().splitlines() == [
         *["ann: plays brand-1"] * 2,

@@ -4,9 +4,7 @@ Redis Cluster, Redis with TLS and a password, Kafka with client certificates, Ka
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,49 +13,28 @@ from typing import Any
 
 import pytest
 from certificates import make_certificates, needs_openssl
-from forked import run_program
+from deployments import Deployment, until
+from required import required
 
 import servers
 from supervised import free_ports
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
-WAIT_S = 60.0
 PEOPLE = 40
 
 
-class Site:
-    """A deployment as its settings in the environment name it, and its workers."""
+class Site(Deployment):
+    """A deployment that workers are started for and killed in."""
 
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("ADGOVERNOR_")}
-        self.environment = plain | {
-            "ADGOVERNOR_PREFIX": f"s{uuid.uuid4().hex[:10]}",
-            "ADGOVERNOR_METRICS_HOST": "127.0.0.1",
-            "ADGOVERNOR_METRICS_PORT": "0",
-            **{f"ADGOVERNOR_{name}": value for name, value in settings.items()},
-        }
-        self.folder = folder
+        super().__init__(f"s{uuid.uuid4().hex[:10]}", folder, settings)
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def run(self, *arguments: str, code: int = 0) -> str:
-        """A command's standard output."""
-        done = run_program("adgovernor.app.cli", arguments, environment=self.environment, folder=self.folder)
-        assert done.returncode == code, (arguments, done.stdout.decode(), done.stderr.decode(), self.logs())
-        return done.stdout.decode()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """A worker."""
-        with (self.folder / f"worker-{len(self.workers)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "adgovernor.app.cli", "run"],
-                env=self.environment,
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-            )
-        self.workers.append(process)
-        return process
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        """One more worker."""
+        self.workers.append(self.start(f"worker-{len(self.workers)}", "run"))
+        return self.workers[-1]
 
     def stop(self) -> None:
         """Ends what still runs."""
@@ -65,19 +42,11 @@ class Site:
             process.kill()
             process.wait()
 
-    def logs(self) -> str:
-        """What the workers said last."""
-        return "\n".join(path.read_text()[-2000:] for path in sorted(self.folder.glob("worker-*.log")))
-
-    def until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def proved(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The audit's report, once it is green and says what is wanted."""
-        until = time.monotonic() + WAIT_S
-        while True:
-            report: dict[str, Any] = json.loads(self.run("audit", "--json"))
-            if holds(report):
-                return report
-            assert time.monotonic() < until, (report, self.logs())
-            time.sleep(0.5)
+        return until(
+            lambda: report if holds(report := self.json("audit")) else None, "what the audit should say"
+        )
 
     def publish(self, first: int) -> None:
         """A request of each person, of an id of its own."""
@@ -128,17 +97,17 @@ def assert_it_works(site: Site) -> None:
         "caps": [{"scope": "campaign", "window": "lifetime", "limit": 1}],
     }
     (site.folder / "campaigns.json").write_text(json.dumps([campaign]))
-    first = site.start()
+    first = site.start_worker()
     site.run("campaigns", "apply", "campaigns.json")
-    site.until(lambda report: report["campaigns"].get("c1", {}).get("lease_micros", 0) > 0)
+    site.proved(lambda report: report["campaigns"].get("c1", {}).get("lease_micros", 0) > 0)
     site.publish(0)
-    report = site.until(decided(PEOPLE))
+    report = site.proved(decided(PEOPLE))
     assert report["campaigns"]["c1"]["reserved_micros"] == PEOPLE * 1000
     first.kill()
     first.wait()
     site.publish(PEOPLE)
-    site.start()
-    report = site.until(decided(2 * PEOPLE))
+    site.start_worker()
+    report = site.proved(decided(2 * PEOPLE))
     money = report["campaigns"]["c1"]
     assert money["reserved_micros"] + money["spent_micros"] <= PEOPLE * 1000
     assert "skipped" not in report["checks"]["store"]
@@ -162,7 +131,8 @@ def test_on_a_cluster(start: Start, kafka_bootstrap: str, redis_cluster_url: str
 def test_redis_with_tls_and_a_password(start: Start, kafka_bootstrap: str, tmp_path: Path) -> None:
     """A worker that trusts one authority, shows a certificate and gives a password; without it nothing goes."""
     make_certificates(tmp_path)
-    require_local(redis=True)
+    with required():
+        servers.require_local(redis=True)
     files = {"cert": "server.pem", "key": "server.key", "ca-cert": "ca.pem"}
     words = [word for kind, name in files.items() for word in (f"--tls-{kind}-file", str(tmp_path / name))]
     (port,) = free_ports(1)
@@ -188,7 +158,8 @@ def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[se
     the certificates."""
     folder = tmp_path_factory.mktemp("certificates")
     make_certificates(folder)
-    require_local(kafka=True)
+    with required():
+        servers.require_local(kafka=True)
     (folder / "broker.pem").write_text(
         (folder / "server.key").read_text() + (folder / "server.pem").read_text()
     )
@@ -248,17 +219,8 @@ def test_kafka_with_sasl(
 @pytest.fixture
 def local_sentinel() -> Iterator[servers.LocalSentinel]:
     """A master, a replica and three Sentinels."""
-    require_local(redis=True)
+    with required():
+        servers.require_local(redis=True)
     trio = servers.start_redis_sentinel()
     yield trio
     trio.stop()
-
-
-def require_local(*, kafka: bool = False, redis: bool = False) -> None:
-    """Skips where local servers cannot be had, unless the run insists on servers."""
-    try:
-        servers.require_local(kafka=kafka, redis=redis)
-    except servers.ServersUnavailable as error:
-        if os.environ.get(servers.REQUIRE_VARIABLE):
-            raise
-        pytest.skip(str(error))

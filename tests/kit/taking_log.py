@@ -36,12 +36,21 @@ class TakingLog:
         headers: Headers,
         ticket: Ticket,
     ) -> bool:
-        """Takes the message, and acknowledges it at the loop's next turn."""
+        """Takes the message where there is room."""
+        if not self.has_room():
+            return False
         self.taken.append(value)
         ticket.waiting += 1
-        place = Published(topic, partition, len(self.taken) - 1)
-        asyncio.get_running_loop().call_soon(ticket.acknowledged, place)
+        self.acknowledge(ticket, Published(topic, partition, len(self.taken) - 1))
         return True
+
+    def has_room(self) -> bool:
+        """There always is."""
+        return True
+
+    def acknowledge(self, ticket: Ticket, place: Published) -> None:
+        """At the loop's next turn."""
+        asyncio.get_running_loop().call_soon(ticket.acknowledged, place)
 
     async def room(self, deadline_s: float) -> None:
         """There always is."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from adgovernor.contracts import topics, zones
 from adgovernor.contracts.campaigns import Cap
@@ -20,6 +20,7 @@ from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund
 from adgovernor.core.history import Person
 from adgovernor.core.leases import CampaignShare, sums_of
+from adgovernor.core.machine import USERS
 from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.treasury import Treasury
@@ -28,8 +29,6 @@ from adgovernor.runtime.chain import Spine, spine_of
 
 if TYPE_CHECKING:
     from adgovernor.stores.base import Meta, Store
-
-_PEOPLE: Final = "users"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +144,13 @@ class StoredState:
         machine.restore(fields)
         return machine
 
+    async def _users(self, shard: str) -> tuple[Meta | None, UserShard]:
+        """A user shard's state, without anybody's history, and where it stands."""
+        machine = UserShard(shard, Rules())
+        meta, fields = await self._store.read_buckets(shard, machine.resident_buckets())
+        machine.restore(fields)
+        return meta, machine
+
     async def campaigns(self, account: str | None = None) -> list[CampaignMoney]:
         """All campaigns, or an account's, with their money."""
         count = await self.partitions()
@@ -225,10 +231,8 @@ class StoredState:
     async def find(self, routing_id: str) -> FoundPerson:
         """A person, and the shard that they belong to."""
         shard = topics.user_shard(partition_of(routing_id.encode(), await self.partitions()))
-        machine = UserShard(shard, Rules())
-        meta, fields = await self._store.read_buckets(shard, machine.resident_buckets())
-        machine.restore(fields)
-        _, values = await self._store.read_fields(shard, _PEOPLE, [routing_id])
+        meta, machine = await self._users(shard)
+        _, values = await self._store.read_fields(shard, USERS, [routing_id])
         height = 0 if meta is None else meta.tip.height
         return FoundPerson(routing_id, machine, height, Person.decode(values[0]), values[0] is not None)
 
@@ -287,9 +291,7 @@ class StoredState:
                 "campaigns": len(treasury.campaigns),
                 "paused": sum(1 for known in treasury.campaigns.values() if known.reasons),
             }
-        machine = UserShard(shard, Rules())
-        _, fields = await self._store.read_buckets(shard, machine.resident_buckets())
-        machine.restore(fields)
+        _, machine = await self._users(shard)
         return {
             "watermark_ms": machine.watermark_ms,
             "rules": machine.rules.as_dict(),

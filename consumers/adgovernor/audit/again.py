@@ -11,7 +11,7 @@ from adgovernor.audit.report import Report
 from adgovernor.contracts.errors import Halted
 from adgovernor.contracts.ledger import TICK, ReadBlock, ReadRecord, digest_of, parse_record
 from adgovernor.contracts.sealing import is_sealed
-from adgovernor.core.machine import RULES, Input
+from adgovernor.core.machine import RULES, USERS, Input
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.block import OpenBlock
@@ -63,7 +63,7 @@ async def decide_again(one: Followed, block: ReadBlock, place: str, report: Repo
         await one.outputs.take(header.height, promises, spine.published.height)
     changed = machine.take_changes()
     if isinstance(machine, UserShard):
-        one.people.note(changed.get("users", set()))
+        one.people.note(changed.get(USERS, set()))
         if len(machine.persons) > _KEEP_PEOPLE + _KEEP_PEOPLE // 2:
             one.people.put_away(machine, _KEEP_PEOPLE)
 

@@ -13,13 +13,12 @@ from adgovernor.audit.followed import Followed
 from adgovernor.audit.report import Report
 from adgovernor.contracts import topics
 from adgovernor.core.history import Person
-from adgovernor.core.machine import UNREADABLE
+from adgovernor.core.machine import UNREADABLE, USERS
 from adgovernor.core.machines import machine_of
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
 from adgovernor.stores.base import Store
 
-_USERS = "users"
 _Bucket = dict[str, bytes]
 _T = TypeVar("_T")
 
@@ -37,7 +36,7 @@ class StoreState:
         """What the store has now; None where that is nothing."""
         buckets = machine.resident_buckets()
         if not topics.is_treasury(machine.shard):
-            buckets = (*buckets, _USERS)
+            buckets = (*buckets, USERS)
         meta, values = await store.read_buckets(machine.shard, buckets)
         return None if meta is None else cls(meta.tip.height, meta.tip.chain, values)
 
@@ -64,13 +63,13 @@ def compare_store(one: Followed, found: StoreState, report: Report) -> None:
             if fields.get(name) != theirs.get(name):
                 again.judge(bucket, name, theirs.get(name), fields.get(name), report, place)
     if isinstance(one.machine, UserShard):
-        theirs = dict(values[_USERS])
+        theirs = dict(values[USERS])
         report.count("store fields", len(theirs))
         for name, value in _people(one, one.machine):
             if (stored := theirs.pop(name, None)) != value:
-                again.judge(_USERS, name, stored, value, report, place)
+                again.judge(USERS, name, stored, value, report, place)
         for name, stored in theirs.items():
-            again.judge(_USERS, name, stored, None, report, place)
+            again.judge(USERS, name, stored, None, report, place)
 
 
 def _resident(machine: UserShard | Treasury) -> dict[str, _Bucket]:
@@ -109,7 +108,7 @@ class _Again:
     ) -> None:
         """Says what differs, where anything does."""
         if stored is not None and ours is not None:
-            if bucket == _USERS:
+            if bucket == USERS:
                 written = _read(lambda: Person.decode(stored).encode())
             else:
                 written = self._resident.get(bucket, {}).get(name)

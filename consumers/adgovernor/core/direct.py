@@ -19,7 +19,7 @@ from adgovernor.contracts.routing import partition_of
 from adgovernor.core.breaks import most_ads
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.links import message_of
-from adgovernor.core.machine import Input, Machine
+from adgovernor.core.machine import USERS, Input, Machine
 from adgovernor.core.releases import MOST_PUT_OFF
 from adgovernor.core.rules import Rules
 from adgovernor.core.selection import prices
@@ -91,7 +91,7 @@ class Direct:
                 for bucket, fields in buckets.items()
             }
             machine.restore({bucket: stored.get(bucket, {}) for bucket in machine.resident_buckets()})
-            for name, value in stored.get("users", {}).items():
+            for name, value in stored.get(USERS, {}).items():
                 machine.load(name, value)
         return direct
 

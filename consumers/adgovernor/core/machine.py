@@ -11,12 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.rules import Rules
 
 RULES: Final = 7
 """Version of the rules. It rises when the same inputs would give another record."""
+
+USERS: Final = "users"
+"""The bucket of people's states, which are read when they are needed; all other buckets are always in memory."""
 
 Fields = dict[str, dict[str, bytes | None]]
 """State as a store holds it: bucket → field → value; None deletes the field."""
@@ -37,6 +41,11 @@ class Poison:
     reason: str
     """Short and machine-readable: ``not_json``, ``invalid``, ``empty``…"""
     message: str
+
+
+def dead_letter(topic: str, reason: str, message: str) -> list[Any]:
+    """An input of ``topic`` that somebody has to look at, as a record's ``out`` holds it."""
+    return [topics.dlq(topic), None, {"reason": reason, "message": message}]
 
 
 @dataclass(slots=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from adgovernor.contracts import topics
 from adgovernor.contracts.events import Erasure, OptIn, OptOut, Preference, SessionUpdate
 from adgovernor.contracts.ledger import ERASURE, Draft
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.history import Person
-from adgovernor.core.machine import Input
+from adgovernor.core.machine import Input, dead_letter
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_stored import StoredUserState
 
@@ -93,7 +92,7 @@ class PersonEvents(StoredUserState):
             f"this person has refused or allowed {most} advertisers and categories; raise rules.most_preferences, then "
             "`adgovernor dlq replay`"
         )
-        draft.out.append([topics.dlq(event.topic), None, {"reason": reason, "message": message}])
+        draft.out.append(dead_letter(event.topic, reason, message))
 
     def _erase(self, draft: Draft, what: Erasure, event: Input, unknown: bool) -> None:
         if self._about(draft, event, unknown) is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import (
     Account,
     Command,
@@ -25,7 +24,7 @@ from adgovernor.core import inputs
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import AccountFund, account_data
 from adgovernor.core.leases import campaign_data
-from adgovernor.core.machine import Input, Poison
+from adgovernor.core.machine import Input, Poison, dead_letter
 from adgovernor.core.releases import Releases
 
 _UTC = "UTC"
@@ -76,9 +75,7 @@ class Treasury(Releases):
         what = event.event
         if isinstance(what, Poison):
             draft.result = {"kind": "poison", "reason": what.reason}
-            draft.out.append(
-                [topics.dlq(event.topic), None, {"reason": what.reason, "message": what.message}]
-            )
+            draft.out.append(dead_letter(event.topic, what.reason, what.message))
         elif isinstance(what, UpsertAccount | UpsertCampaign | MoneyCommand | StatusCommand):
             self._command(draft, what)
         else:

@@ -27,7 +27,7 @@ from adgovernor.core import breaks, inputs, links, podevents
 from adgovernor.core.history import SHOWN, Person, Serving
 from adgovernor.core.lateness import late_until_ms
 from adgovernor.core.leases import CampaignShare
-from adgovernor.core.machine import Input, Poison
+from adgovernor.core.machine import Input, Poison, dead_letter
 from adgovernor.core.person_events import NOTHING_KNOWN, PersonEvents
 from adgovernor.core.rules import Rules
 from adgovernor.core.selection import Selector
@@ -112,9 +112,7 @@ class UserShard(PersonEvents):
         elif isinstance(what, Poison):
             draft.result = {"kind": "poison", "reason": what.reason}
             # The explanation may quote the input, so it is in the message and not in the ledger's open part.
-            draft.out.append(
-                [topics.dlq(event.topic), None, {"reason": what.reason, "message": what.message}]
-            )
+            draft.out.append(dead_letter(event.topic, what.reason, what.message))
         elif isinstance(what, Impression | Click | CompletedView):
             self._engagement(draft, what, event, unknown, assumed)
         elif isinstance(what, OptOut | OptIn | Preference):

@@ -47,6 +47,7 @@ from adgovernor.core import caps, person_ops
 from adgovernor.core.history import NEVER, Person
 from adgovernor.core.lateness import Fates, late_until_ms
 from adgovernor.core.leases import CampaignShare, campaign_of
+from adgovernor.core.machine import USERS
 from adgovernor.core.podstate import PodStates
 
 _COUNTS_PROMPT: Final = 6
@@ -155,7 +156,7 @@ class UserState(PodStates):
             person.ops.append((op, *args))
         op(person, *args)
         person.packed = None
-        self._mark("users", routing)
+        self._mark(USERS, routing)
 
     # ------------------------------------------------------------------ one method a delta
 

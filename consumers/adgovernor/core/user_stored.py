@@ -13,7 +13,7 @@ import orjson
 from adgovernor.core.history import Person
 from adgovernor.core.lateness import Fates
 from adgovernor.core.leases import CampaignShare
-from adgovernor.core.machine import UNREADABLE, BadState, Fields
+from adgovernor.core.machine import UNREADABLE, USERS, BadState, Fields
 from adgovernor.core.user_state import UserState
 
 
@@ -37,7 +37,7 @@ class StoredUserState(UserState):
         """See `machine.Machine.encode`."""
         fields: Fields = {}
         for bucket, names in changes.items():
-            if bucket == "users":
+            if bucket == USERS:
                 persons = self.persons
                 fields[bucket] = {name: persons[name].stored() for name in names}
             elif bucket == "open":
@@ -109,7 +109,7 @@ class StoredUserState(UserState):
         surplus = len(self.persons) - keep
         if surplus <= 0:
             return 0
-        dirty = self._changed.get("users", ())
+        dirty = self._changed.get(USERS, ())
         leaving: list[str] = []
         for name, person in self.persons.items():
             if len(leaving) == surplus:

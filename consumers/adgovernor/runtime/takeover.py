@@ -17,7 +17,7 @@ from functools import partial
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block
-from adgovernor.core.machine import RULES, UNREADABLE, BadState, Machine
+from adgovernor.core.machine import RULES, UNREADABLE, USERS, BadState, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import (
     Place,
@@ -32,7 +32,7 @@ from adgovernor.runtime.keyring import KEYS, NAMES, PLACE, Keyring
 from adgovernor.runtime.outputs import outputs_of
 from adgovernor.runtime.ports import Output
 from adgovernor.runtime.reading import entry_from, walk_ledger
-from adgovernor.runtime.trail import USERS, Trail
+from adgovernor.runtime.trail import Trail
 from adgovernor.runtime.witnesses import (
     check_reached,
     check_witnesses,

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from adgovernor.contracts.errors import Unavailable
-from adgovernor.core.machine import Fields, Machine
+from adgovernor.core.machine import USERS, Fields, Machine
 from adgovernor.runtime.chain import Spine
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import NOTHING, Meta, Tip
@@ -23,8 +23,6 @@ _log = structlog.get_logger(__name__)
 
 _REFUSALS: Final = 2
 """One write that did not happen is a lost message; with the second one the store refuses."""
-USERS: Final = "users"
-"""The bucket of states that are read when needed; all others are always in memory."""
 
 
 class Trail:

@@ -105,7 +105,7 @@ class CircuitBreaker:
     def failed(self) -> None:
         """The request that entered failed."""
         self._failures += 1
-        if self._trying or self._failures >= self._threshold:
+        if self._failures >= self._threshold:
             self._opened_at_s = self._clock()
         self._trying = False
 

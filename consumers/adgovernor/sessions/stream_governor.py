@@ -22,6 +22,7 @@ from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.caps import CompiledCap, Context, blockers, count
 from adgovernor.core.history import Person, Visit
 from adgovernor.core.leases import CampaignShare, sums_of
+from adgovernor.core.machine import USERS
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
 from adgovernor.sessions.governor import (
@@ -239,7 +240,7 @@ class StreamGovernor:
     async def _person(self, routing_id: str) -> tuple[str, UserShard, Person]:
         shard = topics.user_shard(partition_of(routing_id.encode(), await self._count()))
         machine = await self._core(shard)
-        _, (stored,) = await self._store.read_fields(shard, "users", [routing_id])
+        _, (stored,) = await self._store.read_fields(shard, USERS, [routing_id])
         return shard, machine, Person.decode(stored)
 
     async def _standing(self, campaign_id: str) -> BudgetStanding:

@@ -29,6 +29,7 @@ from adgovernor.audit.history import copy
 from adgovernor.audit.report import Report
 from adgovernor.audit.whatif import read_lines
 from adgovernor.contracts.errors import BadInput
+from adgovernor.contracts.money import MICROS, MOST_MICROS
 from adgovernor.subscribe import RawMessage
 
 # An address where nobody listens: commands fail at once and say so.
@@ -345,7 +346,9 @@ def test_money_for_people(micros: int, shown: str) -> None:
 def test_amounts_given_by_people() -> None:
     """Units of a currency become micros exactly; what is none, or nothing, is refused."""
     assert [micros(amount) for amount in ("250", "0.5", "0.000001")] == [250_000_000, 500_000, 1]
-    for amount in ("0", "-1", "0.0000001", "1e20", "NaN", "1e999999", "five"):
+    most = MOST_MICROS // MICROS
+    assert micros(str(most)) == most * MICROS
+    for amount in ("0", "-1", "0.0000001", str(most + 1), "NaN", "1e999999", "five"):
         with pytest.raises(BadInput):
             micros(amount)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -205,3 +206,15 @@ async def test_a_shard_that_dies_fails_who_waits() -> None:
     assert isinstance(told.value.__cause__, ZeroDivisionError)
     with pytest.raises(RuntimeError, match="has ended"):
         governor.check()
+
+
+async def test_a_shard_that_died_is_told_to_who_leaves() -> None:
+    """Whoever did not hear of the failure, or passed over it, hears when the context ends."""
+
+    async def use() -> None:
+        async with Embedded(store=BrokenStore(), partitions=1) as governor, asyncio.timeout(5):
+            with contextlib.suppress(RuntimeError):
+                await governor.command(define())
+
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        await use()

@@ -1,11 +1,15 @@
-"""What the store is read to say: a person's caps and from when on they count, and campaigns whose id is another's."""
+"""What the store is read to say: a person's caps and from when on they count, campaigns, and who writes which topic."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 
 from adgovernor.app.embedded import Embedded
-from adgovernor.app.stored import StoredState, caps_of
+from adgovernor.app.starts import writer_of
+from adgovernor.app.stored import CampaignMoney, StoredState, caps_of
+from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Campaign, Cap, UpsertCampaign
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.requests import AdRequest, Candidate
@@ -64,6 +68,37 @@ async def test_of_two_accounts_campaigns_of_one_id_the_later_is_never_served() -
         first, second = await state.campaign("c1", "a0"), await state.campaign("c1", "a1")
     assert (first.row()["status"], first.row()["taken_by"]) == ("active", None)
     assert (second.row()["status"], second.row()["taken_by"]) == ("never served", "a0")
+
+
+async def test_a_campaign_that_some_shards_have_is_served() -> None:
+    """Where two accounts' definitions of one id raced, each is served by the shards that met it first."""
+    async with Embedded(partitions=1) as governor:
+        await governor.command(define("acme"))
+        await governor.settle()
+        found = await StoredState(governor.store, 1).campaign("c1")
+    other = copy.copy(found.shares["u0"])
+    other.treasury = "t1"
+    raced = CampaignMoney.of(found.campaign, "t0", {"u0": found.shares["u0"], "u1": other})
+    assert (list(raced.shares), raced.taken_by) == (["u0"], None)
+
+
+@pytest.mark.parametrize(
+    ("topic", "shard"),
+    [
+        (topics.DECISIONS, "u3"),
+        (topics.PODS, "u3"),
+        (topics.BUDGET_EXHAUSTED, "t3"),
+        (topics.CAMPAIGN_CHANGES, "t3"),
+        (topics.dlq(topics.USER_EVENTS), "u3"),
+        (topics.dlq(topics.DIRECTIVES), "u3"),
+        (topics.dlq(topics.CAMPAIGNS), "t3"),
+        (topics.dlq(topics.REPORTS), "t3"),
+    ],
+)
+def test_each_output_has_its_writer(topic: str, shard: str) -> None:
+    """What is about people is written by user shards, what is about campaigns by treasuries, and dead letters by
+    whoever read the input; a reader that begins now takes the number from that shard's ledger."""
+    assert writer_of(topic, 3) == shard
 
 
 async def test_a_campaigns_money_adds_up() -> None:

@@ -27,6 +27,7 @@ async def test_bad_lines_are_named_and_the_others_go_on() -> None:
     async with Publisher(log) as publisher:
         summary = await publish_lines(publisher, topics.USER_EVENTS, [GOOD, b"{", b" \n", GOOD])
     assert (summary.lines, summary.published, summary.bad, summary.blank) == (4, 2, 1, 1)
+    assert summary.done == 4, "nothing of the file need be published again"
     assert [(bad.number, bad.reason) for bad in summary.bad_lines] == [(2, "not_json")]
     assert log.taken == [GOOD, GOOD]
 

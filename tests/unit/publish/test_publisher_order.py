@@ -9,10 +9,10 @@ from taking_log import TakingLog
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode, Winner
-from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.contracts.events import Impression
-from adgovernor.publish import Publisher
-from adgovernor.publish.lanes import Headers, Published, Ticket
+from adgovernor.publish import Bulk, Publisher
+from adgovernor.publish.lanes import Published, Ticket
 
 
 class Slow(TakingLog):
@@ -29,31 +29,20 @@ class Slow(TakingLog):
         await asyncio.sleep(0.05 / self.looks)
         return 1
 
-    def put_nowait(
-        self,
-        topic: str,
-        full_name: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        ticket: Ticket,
-    ) -> bool:
-        if len(self._held) == 3 or self.stuck:
-            return False
-        self.taken.append(value)
-        ticket.waiting += 1
-        self._held.append(ticket)
-        asyncio.get_running_loop().call_later(0.001, self._acknowledge, topic)
-        return True
+    def has_room(self) -> bool:
+        return len(self._held) < 3 and not self.stuck
 
-    def _acknowledge(self, topic: str) -> None:
-        self._held.pop(0).acknowledged(Published(topic, 0, 0))
+    def acknowledge(self, ticket: Ticket, place: Published) -> None:
+        self._held.append(ticket)
+        asyncio.get_running_loop().call_later(0.001, self._acknowledge_oldest, place)
+
+    def _acknowledge_oldest(self, place: Published) -> None:
+        self._held.pop(0).acknowledged(place)
 
     async def room(self, deadline_s: float) -> None:
         try:
             async with asyncio.timeout(deadline_s):
-                while len(self._held) == 3 or self.stuck:  # noqa: ASYNC110 - its own state, without an event
+                while not self.has_room():  # noqa: ASYNC110 - its own state, without an event
                     await asyncio.sleep(0.0005)
         except TimeoutError:
             raise Unavailable("no room") from None
@@ -120,3 +109,40 @@ async def test_only_filled_slots_are_shown() -> None:
     async with Publisher(log) as publisher:
         assert await publisher.shown(decision, 2) == 1
     assert [Impression.model_validate_json(value or b"").slot for value in log.taken] == [1]
+
+
+@pytest.mark.parametrize("partition", [-1, 1])
+async def test_a_partition_that_is_not_there_is_refused(partition: int) -> None:
+    """A partition that somebody names must be one of the topic's."""
+    log = TakingLog()
+    async with Publisher(log) as publisher:
+        with pytest.raises(BadInput, match=f"has partitions 0 to 0, not {partition}"):
+            await publisher.raw(topics.AD_REQUESTS, b"ann", b"x", partition=partition)
+    assert log.taken == []
+
+
+async def test_of_messages_under_way_none_counts_before_all_are_acknowledged() -> None:
+    """How far a bulk has come is what Kafka has, so that nothing is left out when somebody goes on from there."""
+
+    class Silent(TakingLog):
+        """Acknowledges when it is told to."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.waiting: list[Ticket] = []
+
+        def acknowledge(self, ticket: Ticket, place: Published) -> None:
+            self.waiting.append(ticket)
+
+    log = Silent()
+    async with Publisher(log) as publisher:
+        bulk = Bulk(publisher, topics.AD_REQUESTS)
+        for value in (b"a", b"b"):
+            await bulk.put(b"ann", value, [])
+        seen = []
+        for ticket in log.waiting:
+            seen.append(bulk.reached())
+            ticket.acknowledged(Published(topics.AD_REQUESTS, 0, 0))
+        assert [*seen, bulk.reached()] == [0, 0, 2]
+        await bulk.finish()
+    assert bulk.acknowledged == 2

@@ -10,7 +10,8 @@ import pytest
 from adgovernor.contracts import topics
 from adgovernor.contracts.ads import Ad
 from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode
-from adgovernor.subscribe import AdReader, Gap, Subscriber
+from adgovernor.contracts.errors import Undecodable
+from adgovernor.subscribe import AdReader, Gap, Position, Subscriber
 from adgovernor.subscribe.kafka import RawMessage
 
 
@@ -99,6 +100,32 @@ async def test_what_is_before_a_gap_is_delivered() -> None:
         assert (await anext(events)).decision_id == "d1"
         with pytest.raises(Gap, match="number 2 is missing"):
             await anext(events)
+
+
+async def test_a_start_behind_the_end_is_told_at_once() -> None:
+    """A position that the topic has not reached is of another topic, or of one that lost its tail."""
+    with pytest.raises(Gap, match="the start given is offset 5, but the topic ends at 1"):
+        async with Subscriber[Decision](Kept([decision(1)]), topics.DECISIONS, start={0: Position(5, 5)}):
+            pass
+
+
+async def test_an_event_that_only_a_newer_release_understands_ends_the_reading() -> None:
+    """It has the next number, so passing over it would lose it; what has no number of ours is somebody else's."""
+    kept = Kept([b"hello", b'{"dn":1,"whatever":true}', decision(2)])
+    async with Subscriber[Decision](kept, topics.DECISIONS) as decisions:
+        with pytest.raises(Undecodable, match=r"offset 1: .*a newer release wrote it"):
+            await anext(aiter(decisions))
+        assert decisions.foreign == 1
+
+
+async def test_a_batch_that_was_given_is_not_given_again() -> None:
+    """Whoever stops taking batches and begins again goes on behind the last."""
+    kept = Kept([decision(1), decision(2)])
+    async with Subscriber[Decision](kept, topics.DECISIONS, until_end=True) as decisions:
+        async for batch in decisions.batches():
+            assert [found.decision_id for found in batch] == ["d1", "d2"]
+            break
+        assert [batch async for batch in decisions.batches()] == []
 
 
 async def test_an_ad_that_comes_again_is_known_for_a_while() -> None:
