@@ -7,7 +7,7 @@ from vast_documents import Reply, TableTransport, inline, vast, wrapper
 
 from adgovernor.sessions.errors import FetchTimeoutError, UnreachableError
 from adgovernor.sessions.fetch import Fetcher
-from adgovernor.sessions.pods import BreakOutcome, follow_breaks
+from adgovernor.sessions.pods import BreakOutcome, as_read, follow_breaks
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver
 from adgovernor.video import parse_vmap
 
@@ -66,10 +66,16 @@ async def test_wrappers_are_followed_unless_the_source_forbids_it(attributes: st
 async def test_a_source_of_a_single_ad_takes_what_stands_alone(
     ads: tuple[tuple[str, int | None], ...], plays: list[str]
 ) -> None:
-    """allowMultipleAds="false" leaves the first ad that stands alone, or of a pod the one that plays first."""
-    outcome = await follow(vast(*(inline(name, place) for name, place in ads)), 'allowMultipleAds="false"')
+    """allowMultipleAds="false" leaves the first ad that stands alone, or of a pod the one that plays first; the same
+    where the playlist itself holds the ads."""
+    response = vast(*(inline(name, place) for name, place in ads))
+    outcome = await follow(response, 'allowMultipleAds="false"')
     assert outcome.resolution is not None
     assert [ad.inline.id for ad in outcome.resolution.play] == plays
+    held = f'<AdSource allowMultipleAds="false"><VASTAdData>{response.decode()}</VASTAdData></AdSource>'
+    playlist = f'<VMAP version="1.0"><AdBreak timeOffset="start" breakType="linear">{held}</AdBreak></VMAP>'
+    (read,) = as_read(parse_vmap(playlist.encode())).breaks
+    assert [ad.id for ad in read.offered] == plays
 
 
 @pytest.mark.parametrize(

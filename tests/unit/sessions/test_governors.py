@@ -14,6 +14,7 @@ from vast_documents import TableTransport
 
 from adgovernor import subscribe
 from adgovernor.app.embedded import Embedded
+from adgovernor.contracts.base import LONGEST_ID
 from adgovernor.contracts.campaigns import Campaign, Cap, UpsertCampaign
 from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode
 from adgovernor.contracts.errors import Unavailable
@@ -30,7 +31,7 @@ from adgovernor.sessions.errors import (
     CapExceededError,
     StateUnavailableError,
 )
-from adgovernor.sessions.governor import SessionChange, SessionGovernor, SessionState
+from adgovernor.sessions.governor import SessionChange, SessionGovernor, SessionState, change_id
 from adgovernor.sessions.library_governor import LibraryGovernor
 from adgovernor.sessions.states import SessionStates
 from adgovernor.sessions.stream_governor import StreamGovernor
@@ -205,6 +206,25 @@ async def test_a_spend_goes_on_where_it_stopped() -> None:
     governor = LibraryGovernor(capper, tracker, SessionStates(backend))
     assert (await governor.track_budget("s", "c", PRICE, "i", user_id="u")).accepted
     assert await governor.remaining_budget("c") == 3 * PRICE
+
+
+async def test_a_spend_whose_reservation_has_ended_is_paid_late() -> None:
+    """A spend that broke off and comes again after its money was let go of is paid, as far as there is money."""
+    backend = InMemoryBackend()
+    governor = await over_library(backend)
+    tracker = BudgetTracker(backend)
+    await tracker.reserve("c", Decimal("0.25"), "i")
+    assert await tracker.release("c", "i")
+    assert (await governor.track_budget("s", "c", PRICE, "i")).accepted
+    assert await governor.remaining_budget("c") == 3 * PRICE
+
+
+def test_an_id_too_long_for_a_change_stands_in_it_as_its_digest() -> None:
+    """Whatever a caller names a spend, its change has an id of lawful length, and another than any other's."""
+    ids = [change_id("spend", name) for name in ("i1", "x" * LONGEST_ID, "x" * LONGEST_ID + "y")]
+    assert ids[0] == "spend/i1"
+    assert len(set(ids)) == 3
+    assert all(len(each) <= LONGEST_ID for each in ids)
 
 
 async def test_a_cap_that_another_reaches_meanwhile_costs_no_money(monkeypatch: pytest.MonkeyPatch) -> None:
