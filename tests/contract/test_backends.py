@@ -122,11 +122,14 @@ async def test_what_cannot_be_a_key_everywhere_is_refused(backend: StateBackend,
 async def test_operations_are_remembered_up_to_a_limit(backend: StateBackend) -> None:
     """The marks of the last operations stay with the value, and no more than the limit."""
     now = None
-    changes = []
+    changes: list[Change] = []
+    first_ones: list[str] = []
     for n in range(REMEMBERED + 5):
         changes.append(Change.by(f"op-{n}", now, b"%d" % n))
         assert await backend.swap("k", changes[-1])
         now = await backend.load("k")
+        first_ones.append(changes[0].outcome(now))
+    assert first_ones == ["done"] * REMEMBERED + ["unknown"] * 5
     assert [change.outcome(now) for change in changes] == ["unknown"] * 5 + ["done"] * REMEMBERED
 
 

@@ -107,12 +107,22 @@ async def recover(
         "passed": passed,
     }
     spine.positions.update(positions or {})
+    await _append(world, walk, spine, recovery, gone)
+    await _empty_store(world, spine)
+    return Recovery(spine.epoch, spine.height, dn, jumped, accepted, passed, dict(spine.positions), len(gone))
+
+
+async def _append(world: World, walk: Walk, spine: Spine, recovery: dict[str, Any], gone: list[str]) -> None:
+    """Appends what was accepted: one block, and more where so many keys are ``gone`` that one cannot name all."""
     for first in range(0, len(gone) or 1, _KEYS_AT_ONCE):
-        if part := gone[first : first + _KEYS_AT_ONCE]:
-            recovery["keys"] = part
-        data, chain, header = claim_block(world, spine, recovery)
+        part = gone[first : first + _KEYS_AT_ONCE]
+        said = recovery if first == 0 else {"why": recovery["why"]}
+        data, chain, header = claim_block(world, spine, {**said, "keys": part} if part else said)
         spine.advance(header, chain, await commit(world, walk, data, chain), {})
-        recovery = {"why": why}
+
+
+async def _empty_store(world: World, spine: Spine) -> None:
+    """Leaves nothing of the shard in the store but its ledger's id."""
     meta = await world.store.read_meta(world.shard)
     answer = await world.store.reset(
         world.shard,
@@ -123,9 +133,6 @@ async def recover(
         raise Unavailable(
             f"the store of {world.shard} changed meanwhile: stop the shard's workers and run this again"
         )
-    return Recovery(
-        header.epoch, header.height, dn, jumped, accepted, passed, dict(spine.positions), len(gone)
-    )
 
 
 async def _keys_gone(world: World, named: Keys) -> list[str]:

@@ -30,6 +30,15 @@ async def _serve(deployment: Deployment, request_id: str) -> str | None:
     return reason
 
 
+async def test_a_clock_that_is_off_stops_the_shard() -> None:
+    """A worker whose clock differs from the broker's by more than the allowed skew does not begin."""
+    deployment = Deployment(1, skew_ms=5_000)
+    deployment.broker = MemoryBroker(1, HandClock(START_MS + 60_000))
+    with pytest.raises(Halted, match="NTP") as halted:
+        await deployment.engine("u0").run()
+    assert halted.value.reason == "clock"
+
+
 async def test_a_worker_with_a_bad_clock_leaves_nothing_of_it_behind() -> None:
     """A worker whose clock is hours ahead stops, and the next one decides by the true time."""
     deployment, _ = _deployment()

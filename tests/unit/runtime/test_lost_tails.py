@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 import pytest
 from engine_kit import Deployment
 from faulty import FaultyLog, FaultyStore, Truncated
@@ -31,6 +32,44 @@ async def _served(requests: int, **settings: object) -> tuple[Deployment, Trunca
 
 def _cut(broker: Truncated, blocks: int) -> None:
     broker.cut(topics.LEDGER, 0, broker.end(topics.LEDGER, 0) - blocks)
+
+
+@pytest.mark.parametrize("wipe", [False, True])
+async def test_a_witness_ahead_of_the_ledger_halts_the_shard(wipe: bool) -> None:
+    """When the log lost its tail, the store's state, or else the last output, gives it away."""
+    deployment, broker, store = await _served(10)
+    await deployment.stop()
+    _cut(broker, 5)
+    if wipe:
+        store.wipe()
+    with pytest.raises(Halted, match="recover u0 --accept-loss") as halted:
+        await deployment.engine("u0").run()
+    assert halted.value.reason == "ledger_truncated"
+
+
+async def test_recovery_begins_an_epoch_that_readers_can_follow() -> None:
+    """After a person accepted the loss, numbers go on behind what was published, and the store is rebuilt."""
+    deployment, broker, _ = await _served(10)
+    await deployment.stop()
+    _cut(broker, 5)
+    before = len(deployment.decisions())
+    told = await recover(deployment.world("u0"), why="the disk of the only broker was replaced")
+    assert told.epoch == 1
+    assert told.dn["decisions"] == before + 1
+    deployment.start()
+    await deployment.settle()
+    deployment.request("after", "user3")
+    await deployment.settle()
+    block = next(block for block in deployment.ledger("u0") if block.header.recovery is not None)
+    assert block.header.recovery is not None
+    assert block.header.recovery["why"].startswith("the disk")
+    assert deployment.decisions()[-1]["decision_id"] == "after"
+    assert deployment.decisions()[-1]["dn"] == len(deployment.decisions())
+    meta = await deployment.store.read_meta("u0")
+    assert meta is not None
+    assert meta.tip.chain == deployment.ledger("u0")[-1].chain
+    assert orjson.loads(meta.spine)["epoch"] == 1
+    await deployment.stop()
 
 
 async def test_an_old_output_at_the_end_does_not_hide_newer_ones() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from vast_documents import TableTransport, inline, vast, wrapper
 
-from adgovernor.contracts.ads import Ad, AdResource, AdTracking, AdUniversalId, PlayableAd
+from adgovernor.contracts.ads import AdResource, PlayableAd
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.fetch import Fetcher
 from adgovernor.sessions.playable import playable_ads
-from adgovernor.sessions.playback import Playback
 from adgovernor.sessions.resolver import ChainResolver
 from adgovernor.sessions.retry import NO_RETRY
 from adgovernor.sessions.upstream import UpstreamSession
@@ -102,62 +100,6 @@ async def test_an_event_of_an_overlay_is_another_than_the_ad_s() -> None:
         fired = [session.fire_event(ad, "close", overlay=overlay) for overlay in (True, True, False)]
     assert fired == [1, 0, 1]
     assert sorted(transport.urls[1:]) == ["http://outer.example/linear", "http://outer.example/overlay"]
-
-
-def resolved() -> Ad:
-    """A slot's ad with an overlay, both tracked."""
-    playable_ad = PlayableAd(
-        tracking=(AdTracking(event="close", uri="http://t/linear"),),
-        overlay_tracking=(AdTracking(event="close", uri="http://t/overlay"),),
-    )
-    return Ad(
-        decision_id="d",
-        slot=0,
-        routing_id="u",
-        time_ms=1,
-        deadline_ms=1,
-        campaign_id="c",
-        creative_id="x",
-        tag_url=OUTER,
-        session_id="u",
-        ads=(playable_ad,),
-        resolved_ms=1,
-    )
-
-
-async def test_playback_tells_the_overlay_s_trackers_of_its_events() -> None:
-    """As in a session: an overlay's event is an event of its own."""
-    transport, ad = TableTransport(), resolved()
-    # No impression is published here.
-    async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
-        fired = [playback.fire_event(ad, "close", overlay=overlay) for overlay in (True, True, False)]
-    assert fired == [1, 0, 1]
-    assert sorted(transport.urls) == ["http://t/linear", "http://t/overlay"]
-
-
-async def test_playback_fills_in_what_the_ad_says_of_itself() -> None:
-    """Tracking of an ad with registered identities names them, each encoded by itself."""
-    ids = (AdUniversalId(registry="ad-id.org", value="A/1"), AdUniversalId(registry="x", value="2"))
-    told = AdTracking(event="start", uri="http://t/?u=[UNIVERSALADID]&s=[PODSEQUENCE]")
-    shown = resolved().ads[0].model_copy(update={"universal_ad_ids": ids, "tracking": (told,), "sequence": 3})
-    transport = TableTransport()
-    async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
-        playback.fire_event(resolved().model_copy(update={"ads": (shown,)}), "start")
-    assert transport.urls == ["http://t/?u=ad-id.org%20A%2F1,x%202&s=3"]
-
-
-async def test_what_was_shown_is_told_also_where_the_player_fails() -> None:
-    """Tracking that waits when the caller raises is sent, and the caller's error leaves as it is."""
-    transport = TableTransport()
-
-    async def play() -> None:
-        async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
-            playback.fire_event(resolved(), "close")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await play()
-    assert transport.urls == ["http://t/linear"]
 
 
 async def test_of_a_program_the_icon_nearest_the_ad_is_shown() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from shown_ads import Deaf, shown_ad, until
 from vast_documents import Reply, TableTransport, inline, vast, wrapper
 
 from adgovernor import subscribe
@@ -24,7 +25,6 @@ from adgovernor.contracts.errors import BadInput, BadSettings, Gap, Unavailable
 from adgovernor.contracts.events import MOST_POSITIONS, SessionUpdate
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.publish import Publisher
-from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.errors import FetchTimeoutError
 from adgovernor.sessions.playback import Playback
 from adgovernor.sessions.resolve_stage import ResolveSettings, ResolveStage
@@ -138,13 +138,6 @@ class Taken:
 
 async def no_sleep(seconds: float) -> None:
     """Return at once."""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Until a condition on other tasks' state holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - a poll of others, without an event
-            await asyncio.sleep(0.01)
 
 
 def stage(source: Listed, taken: Taken, transport: TableTransport, **options: Any) -> ResolveStage:
@@ -444,62 +437,18 @@ async def test_from_a_request_to_the_impression() -> None:
     assert {"http://i/brand", "http://i/w"} <= set(transport.urls)
 
 
-def shown_ad(decision_id: str, shown: PlayableAd, session_id: str = "u") -> Ad:
-    """An ad of the topic with one playable ad in it."""
-    body = {
-        "decision_id": decision_id,
-        "slot": 0,
-        "routing_id": "u",
-        "time_ms": 1,
-        "deadline_ms": 1,
-        "campaign_id": "c",
-        "creative_id": "x",
-        "tag_url": TAG,
-        "session_id": session_id,
-        "resolved_ms": 1,
-        "ads": [shown],
-    }
-    return Ad.model_validate(body)
-
-
 async def test_a_transaction_is_one_from_the_tag_to_its_tracking() -> None:
     """The tag and all tracking of its ad name the same transaction, each request a random number of its own."""
     macros = "tx=[TRANSACTIONID]&cb=[CACHEBUSTING]"
     transport = TableTransport()
     await stage(Listed([decision(1, f"{TAG}?{macros}")]), Taken(), transport).run()
     uris = tuple(f"http://i/{number}?{macros}" for number in range(2))
-    async with Playback(_Deaf(), transport) as playback:  # type: ignore[arg-type]
+    async with Playback(Deaf(), transport) as playback:  # type: ignore[arg-type]
         await playback.fire_impression(shown_ad("d1", PlayableAd(impressions=uris)))
         await until(lambda: len(transport.urls) == 3)
     asked = [dict(parse_qsl(urlsplit(url).query)) for url in transport.urls]
     assert len({each["tx"] for each in asked}) == 1
     assert len({each["cb"] for each in asked}) == 3
-
-
-async def test_tracking_of_two_viewers_is_apart() -> None:
-    """A viewer's tracking carries their device's headers, and only the cookies that were set for them."""
-    transport = TableTransport({"http://i/": HttpResponse(200, (("set-cookie", "seen=1; Path=/"),), b"")})
-    shown = PlayableAd(ad_id="1", wrappers=0, impressions=("http://i/",), errors=())
-    viewers = [SessionContext.create(session_id=name, ip_address=f"192.0.2.{name}") for name in ("1", "2")]
-    async with Playback(_Deaf(), transport) as playback:  # type: ignore[arg-type]
-        for number, viewer in enumerate((*viewers, viewers[0])):
-            ad = shown_ad(f"d{number}", shown, viewer.session_id)
-            assert await playback.fire_impression(ad, context=viewer) == 1
-            await until_sent(playback, number + 1)
-    sent = [dict(request.headers) for request in transport.requests]
-    assert [headers.get("Cookie") for headers in sent] == [None, None, "seen=1"]
-    assert [headers["X-Device-IP"] for headers in sent] == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
-
-
-async def until_sent(playback: Playback, number: int) -> None:
-    """Until so many addresses have answered."""
-    await until(lambda: playback.stats.sent == number)
-
-
-class _Deaf:
-    """Takes every impression."""
-
-    async def impression(self, event: object) -> None: ...
 
 
 class _Repeating:
