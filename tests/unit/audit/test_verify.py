@@ -180,6 +180,14 @@ async def test_a_block_that_is_gone_is_red_although_something_took_its_place() -
     assert f"ledger[0] offset {middle + 2}" in {finding.place for finding in report.findings}
 
 
+def rewritten(block: bytes, where: bytes) -> bytes:
+    """A block with a 7 before the first group of what it has there, and the hash that it then should have."""
+    at = re.search(where, block)
+    assert at is not None
+    changed = block[: at.start(1)] + b"7" + block[at.start(1) : -len(b',"chain":""}') - 64]
+    return changed + b',"chain":"' + sha256(changed).hexdigest().encode() + b'"}'
+
+
 @pytest.mark.parametrize("what", [rb'"ad-requests":(\d+)', rb'"dn":\{"decisions":(\d+)'])
 async def test_a_block_that_says_other_positions_or_numbers_is_red(what: bytes) -> None:
     """A block whose hash is right, but whose header is not what its records make of it, is found."""
@@ -187,14 +195,26 @@ async def test_a_block_that_says_other_positions_or_numbers_is_red(what: bytes) 
     messages = world.broker._messages[topics.LEDGER, 0]
     while b'"dn":{"decisions"' not in (value := messages.pop().value or b""):
         pass
-    found = re.search(what, value)
-    assert found is not None
-    changed = value[: found.start(1)] + b"7" + value[found.start(1) : -len(b',"chain":""}') - 64]
-    chain = sha256(changed).hexdigest().encode()
-    messages.append(RawEvent(len(messages), None, changed + b',"chain":"' + chain + b'"}'))
+    messages.append(RawEvent(len(messages), None, rewritten(value, what)))
     report = await audit(MemoryHistory(world.broker), "test", None)
     place = next(finding.place for finding in report.findings if finding.check == "decide")
     assert place.startswith(f"ledger[0] offset {len(messages) - 1}, ")
+
+
+@pytest.mark.parametrize("newer", [0, 1], ids=["own rules", "other rules"])
+async def test_a_record_whose_digest_is_another_is_red(monkeypatch: pytest.MonkeyPatch, newer: int) -> None:
+    """A record must have the digest of the input's bytes that stand in it, whichever release decided it."""
+    with monkeypatch.context() as other:
+        other.setattr("adgovernor.runtime.block.RULES", RULES + newer)
+        world = await a_history(1)
+    messages = world.broker._messages[topics.LEDGER, 0]
+    while b'"topic":"ad-requests"' not in (value := messages.pop().value or b""):
+        pass
+    changed = rewritten(value, rb'"topic":"ad-requests","offset":\d+,"digest":"(\w)')
+    messages.append(RawEvent(len(messages), None, changed))
+    report = await audit(MemoryHistory(world.broker), "test", None)
+    said = [finding.message for finding in report.findings if finding.check == "inputs"]
+    assert "the input's bytes in the ledger do not have the record's digest" in said
 
 
 async def test_a_changed_input_is_red(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import cast
 
@@ -16,7 +17,7 @@ from adgovernor.runtime.kafka_inputs import KafkaInputs
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.topics_admin import TopicState, check_topics, topic_config
-from adgovernor.runtime.worker import Worker, WorkerSettings
+from adgovernor.runtime.worker import Worker, WorkerSettings, _Running
 from adgovernor.stores.base import Finding
 from adgovernor.stores.memory import MemoryStore
 
@@ -127,3 +128,30 @@ async def test_whoever_asked_hears_of_any_error_of_a_shared_read() -> None:
         answers = await asyncio.gather(*asked, return_exceptions=True)
     assert [repr(answer) for answer in answers] == ["LookupError('a bug')"] * 2
     await readers.close()
+
+
+def running(*, ready: bool = True, idle_s: float = 0.0) -> _Running:
+    """A shard's engine that has moved so long ago."""
+    engine = SimpleNamespace(progress=1, ready=ready)
+    return cast(_Running, SimpleNamespace(engine=engine, progress=1, moved_s=time.monotonic() - idle_s))
+
+
+async def test_a_shard_that_does_not_move_makes_a_worker_dead(worker: Worker) -> None:
+    """A shard without progress for a minute is stuck, which a restart mends; before that it may be waiting."""
+    worker._running = {"u0": running(idle_s=61), "t0": running(idle_s=59)}
+    health = worker.health()
+    assert (health.alive, health.ready, health.detail) == (False, False, "no progress for 60 s: u0")
+    worker._running["u0"].progress = 0  # It has moved since.
+    assert worker.health().alive
+
+
+async def test_a_worker_is_ready_once_all_its_shards_are(worker: Worker) -> None:
+    """Until the group has decided and every shard is in memory the worker says what it waits for, halts or not."""
+    worker._halted = {"u3": "its ledger lost its tail"}
+    worker._running = {"u0": running(), "t0": running(ready=False)}
+    health = worker.health()
+    assert (health.alive, health.ready, health.detail) == (True, False, "taking over: t0")
+    assert (health.shards["u0"], health.shards["t0"]) == ("running", "taking over")
+    worker._assigned = False
+    health = worker.health()
+    assert (health.ready, health.detail) == (False, "the group has not decided yet")
