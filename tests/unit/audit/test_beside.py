@@ -131,3 +131,43 @@ async def test_an_output_that_is_not_there_is_named(found: dict[int, str], numbe
     """An acknowledged output that is missing, or out of order, is found, and the finding names its number."""
     report = await kept(found, "abcde", 5)
     assert [finding.place for finding in report.findings] == [f"decisions[0], number {number}"]
+
+
+BODY = b'{"a":1,"routing_id":"ann"}'
+HEADERS = (("ce_id", b"x"),)
+LETTER = (("ag_reason", b"invalid"), ("ag_message", b"of ann"))
+
+
+@pytest.mark.parametrize(
+    ("message", "kept", "kept_of_erased"),
+    [
+        (RawMessage(0, 0, 0, b"ann", BODY, HEADERS), True, True),
+        (RawMessage(0, 0, 0, b"ann", BODY, ()), False, False),
+        (RawMessage(0, 0, 0, b"bob", BODY, HEADERS), False, False),
+        (RawMessage(0, 0, 0, b"ann", BODY.replace(b"1", b"2"), HEADERS), False, False),
+        # Whom it named is not known any more, but its key must say the same.
+        (RawMessage(0, 0, 0, b"bob", BODY.replace(b"ann", b"bob"), HEADERS), False, True),
+        (RawMessage(0, 0, 0, b"bob", b"[]", HEADERS), False, False),
+    ],
+)
+def test_an_output_is_kept_by_the_same_key_value_and_headers(
+    message: RawMessage, kept: bool, kept_of_erased: bool
+) -> None:
+    """A message is a promised output where all of it is; of erased people, where all but their name is."""
+    output = Output(topics.DECISIONS, 0, b"ann", BODY, list(HEADERS))
+    assert Promise(output, False).kept_by(message) == kept
+    assert Promise(output, True).kept_by(message) == kept_of_erased
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept_of_erased"),
+    [(LETTER, True), (LETTER[:1], True), ((("ag_reason", b"not_json"),), False)],
+)
+def test_a_dead_letter_of_somebody_erased_is_known_by_its_reason(
+    headers: tuple[tuple[str, bytes], ...], kept_of_erased: bool
+) -> None:
+    """Its bytes are the input's own, and its message may quote them, so neither is known any more."""
+    letter = RawMessage(0, 0, 0, b"ann", b"{", headers)
+    output = Output(topics.dlq(topics.AD_REQUESTS), 0, None, None, list(LETTER))
+    assert Promise(output, True).kept_by(letter) == kept_of_erased
+    assert not Promise(output, False).kept_by(letter)

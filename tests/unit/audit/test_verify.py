@@ -23,6 +23,7 @@ from adgovernor.core.machine import RULES
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.memory_log import MemoryBroker
 from adgovernor.runtime.ports import RawEvent
+from adgovernor.runtime.recover import recover
 from adgovernor.subscribe.kafka import RawMessage
 
 
@@ -178,6 +179,10 @@ async def test_a_block_that_is_gone_is_red_although_something_took_its_place() -
     report = await audit(MemoryHistory(world.broker), "test", None)
     assert "chain" in found(report)
     assert f"ledger[0] offset {middle + 2}" in {finding.place for finding in report.findings}
+    await recover(world.world("u0"), why="the disk was replaced")
+    report = await audit(MemoryHistory(world.broker), "test", None)
+    assert "chain" not in found(report)
+    assert any("a person accepted a loss here (epoch 1)" in note for note in report.notes)
 
 
 def rewritten(block: bytes, where: bytes) -> bytes:
