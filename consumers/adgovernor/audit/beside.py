@@ -62,7 +62,7 @@ class Promise(NamedTuple):
             routing = said.pop("routing_id")
             promised.pop("routing_id")
             names = str(routing).encode()
-        except (orjson.JSONDecodeError, AttributeError, KeyError):
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
             return False
         return bool(
             said == promised and message.key == names and list(message.headers) == list(wanted.headers)
