@@ -317,7 +317,7 @@ def test_the_first_and_last_pod_of_a_stream() -> None:
     [
         ({"slots": 64, "labels": ["x" * 1_000] * 100}, "labels"),
         ({"slots": 64, "placement": "x" * 10_000}, "labels"),
-        ({"slots": 64, "session_id": "x" * 10_000}, "session_id"),
+        ({"breaks": [{"offset": "start", "slots": 16}] * 20, "session_id": "é" * 1_024}, "session_id"),
         ({"breaks": [{"offset": "start", "slots": 64}] * 64}, "slots"),
         ({"breaks": [{"offset": "start", "slots": 16, "break_id": "x" * 256}] * 64}, "slots"),
         (
