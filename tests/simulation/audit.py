@@ -18,10 +18,9 @@ from tests.simulation.audit_shares import Told
 from tests.simulation.audit_treasury import Fund, TreasuryAudit
 from tests.simulation.audit_users import UserAudit
 from tests.simulation.operators import PREFIX
-from tests.simulation.sealed import BUCKETS, check_keys, opened
+from tests.simulation.sealed import BUCKETS, check_keys, given_up, opened
 from tests.simulation.world import SimWorld
 
-from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.routing import partition_of
 from adgovernor.core.machines import machine_of
 
@@ -99,8 +98,6 @@ class Audit:
     def _take(self, block: AuditBlock) -> None:
         shard = block.shard
         touched: set[tuple[str, str]] = set()
-        for person in block.data["forgotten"]:
-            self.users[shard].forget(person)
         for record in block.records:
             if shard in self.users:
                 self.users[shard].take(block.height, block.data["now_ms"], record)
@@ -264,15 +261,15 @@ class Audit:
         machine = machine_of(shard, rules)
         changed: dict[str, set[str]] = {}
         entries = self.world.broker.ledgers[shard]
+        # What was given up counts as never there, whoever could still read it for a while.
+        without = {name for audited in chain for name in given_up(audited.data)}
         for audited in chain:
-            block = opened(self.world.broker, shard, entries[audited.offset].value)
+            block = opened(self.world.broker, shard, entries[audited.offset].value, without)
             for key in machine.missing_for_fold(block.records):
                 machine.load(key, None)
             machine.begin_fold(block.header.height, block.header.now_ms, block.header.drained)
             if block.header.recovery is not None:
                 machine.recover(block.header.recovery)
-            for person in audited.data["forgotten"]:
-                machine.fold(Draft({}, [["erase"]]), person, None)
             for record in block.records:
                 personal = record.personal
                 machine.fold(

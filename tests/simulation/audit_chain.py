@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 from tests.simulation.broker import Broker
-from tests.simulation.sealed import given_up, note_owners, opened_records
+from tests.simulation.sealed import opened_records
 
 from adgovernor.runtime.ports import RawEvent
 
@@ -103,7 +103,6 @@ def inputs_of(shard: str) -> tuple[str, ...]:
 def walk(broker: Broker, prefix: str, shard: str, findings: Findings) -> list[AuditBlock]:
     """The blocks that count."""
     chain: list[AuditBlock] = []
-    owners: dict[str, str] = {}
     tip = ""
     moments = broker.moments.get((shard, 0), [])
     for entry in broker.ledgers.get(shard, []):
@@ -125,9 +124,7 @@ def walk(broker: Broker, prefix: str, shard: str, findings: Findings) -> list[Au
             continue
         tip = data["chain"]
         if any(isinstance(record.get("personal"), str) for record in data["records"]):
-            sealed, data["records"] = data["records"], opened_records(broker, shard, entry.value)
-            note_owners(owners, sealed, data["records"])
-        data["forgotten"] = [owners[name] for name in given_up(data)]
+            data["records"] = opened_records(broker, shard, entry.value)
         findings.check(
             data["now_ms"] <= entry.time_ms + _SKEW_MS,
             "no worker's clock gets into the ledger that is not the broker's",

@@ -36,11 +36,6 @@ class UserAudit(ShareAudit):
 
     # --- One record -------------------------------------------------------------------------------------------
 
-    def forget(self, routing: str) -> None:
-        """The keys of somebody who was erased are gone, and the erasure is lost."""
-        if routing in self.people:
-            self.people[routing].hear({"type": "erasure"})
-
     def take(self, height: int, now_ms: int, record: dict[str, Any]) -> None:
         """Replays one record."""
         self._where = f"{self.shard} {height} {record['topic']} {record['offset']}"

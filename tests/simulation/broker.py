@@ -102,6 +102,10 @@ class Broker:
         self.lost_events.setdefault((topic, partition), []).extend(events[end:])
         del events[end:]
         del self.moments.get((topic, partition), [])[end:]
+        if topic == topics.PERSON_KEYS:
+            # What gets these offsets next is not compacted yet.
+            compacted = self.compacted.get(partition, set())
+            compacted.difference_update([offset for offset in compacted if offset >= end])
 
     def _moment(self, name: str, partition: int) -> None:
         self.moments.setdefault((name, partition), []).append(self._landed)

@@ -154,6 +154,20 @@ def draw_losses(rng: random.Random, faults: Faults, load_s: float, theme: Theme 
         faults.losses = sorted((rng.uniform(3.0, load_s), kind) for kind in kinds)
 
 
+def draw_key_losses(rng: random.Random, faults: Faults, load_s: float) -> None:
+    """In half of the sealed runs with losses, the topic of persons' keys is among what loses its tail: at a time of its
+    own, or together with another, or alone."""
+    if not faults.losses or rng.random() < 0.5:
+        return
+    times = [at_s for at_s, _ in faults.losses]
+    if rng.random() < 0.3:
+        faults.losses.clear()
+    for _ in range(rng.randint(1, 2)):
+        at_s = rng.choice(times) if rng.random() < 0.5 else rng.uniform(3.0, load_s)
+        faults.losses.append((at_s, "keys"))
+    faults.losses.sort()
+
+
 def draw_clocks(rng: random.Random, faults: Faults, load_s: float) -> None:
     """Gives one seed in six workers whose clocks are moved."""
     if rng.random() < 0.17:

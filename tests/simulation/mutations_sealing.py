@@ -7,7 +7,7 @@ from typing import Any, Final
 from tests.simulation.mutation import Mutation
 
 from adgovernor.core import person_ops
-from adgovernor.runtime import takeover
+from adgovernor.runtime import recover, takeover
 from adgovernor.runtime.keyring import Keyring
 from adgovernor.runtime.publisher import Publisher
 
@@ -102,5 +102,23 @@ SEALING: Final = (
         "erase",
         "    person.erase()\n",
         "    kept = person.servings\n    person.erase()\n    for serving in kept:\n        person.add(serving)\n",
+    ),
+    _sealed(
+        "shorter-topic-of-keys-believed",
+        "An acknowledged key at an offset that was named proves that the topic of keys lost its tail: halt",
+        Keyring,
+        "_put",
+        "        if min(offsets) < there:\n",
+        "        if False:\n",
+        theme="losses",
+    ),
+    _sealed(
+        "ended-keys-come-back",
+        "A key whose tombstone was lost is ended again",
+        recover,
+        "_mend_keys",
+        "    if again:\n",
+        "    if False:\n",
+        theme="losses",
     ),
 )

@@ -7,7 +7,7 @@ whole history, and what the shards no longer know must not have changed a cent.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,16 +123,17 @@ class SimKeyLog:
         """See `KeyLog.close`."""
 
 
-def opened(broker: Broker, shard: str, value: bytes) -> ReadBlock:
-    """A block with every record opened."""
+def opened(broker: Broker, shard: str, value: bytes, without: Container[str] = ()) -> ReadBlock:
+    """A block with every record opened, but those that are sealed with some keys."""
     block = parse_block(value)
+    place = (topics.PERSON_KEYS, topics.partition_of_shard(shard))
     made = {
         event.key: PersonKey(event.offset, (event.key or b"").decode(), decode_key(event.value))
-        for event in broker.topics.get((topics.PERSON_KEYS, topics.partition_of_shard(shard)), ())
+        for event in (*broker.lost_events.get(place, ()), *broker.topics.get(place, ()))
         if event.value is not None
     }
     for index, record in enumerate(block.records):
-        if is_sealed(record):
+        if is_sealed(record) and key_names(record)[0] not in without:
             key = made[id_of(key_names(record)[0]).encode()]
             block.records[index] = unseal(block.header, index, record, key)
     return block
@@ -143,17 +144,8 @@ def opened_records(broker: Broker, shard: str, value: bytes) -> list[dict[str, A
     return [orjson.loads(record.line) for record in opened(broker, shard, value).records]
 
 
-def note_owners(owners: dict[str, str], sealed: list[dict[str, Any]], plain: list[dict[str, Any]]) -> None:
-    """Takes note of whom a block's records belong to: name of a key → person. ``plain``: its records, opened."""
-    for record, shown in zip(sealed, plain, strict=True):
-        if isinstance(record.get("personal"), str):
-            personal = shown["personal"]
-            owner = personal.get("routing") or personal.get("key") or ""
-            owners[record["personal"].partition(".")[0].partition("+")[0]] = owner
-
-
 def given_up(block: dict[str, Any]) -> list[str]:
-    """The names of keys that a block gives up: the ledger lost the erasures that ended them."""
+    """The names of keys that a block gives up: the topic lost them, or the ledger lost the erasures that ended them."""
     names: list[str] = (block.get("recovery") or {}).get("keys", [])
     return names
 
@@ -199,5 +191,5 @@ def check_keys(
     return [
         f"{shard}: key {name} was ended and is still there"
         for name in sorted(ended)
-        if words[id_of(name).encode()] is not None
+        if words.get(id_of(name).encode()) is not None
     ]

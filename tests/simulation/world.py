@@ -21,6 +21,7 @@ from tests.simulation.faults import (
     Upgrade,
     draw_clocks,
     draw_faults,
+    draw_key_losses,
     draw_losses,
     draw_upgrade,
     lean,
@@ -74,6 +75,8 @@ class SimWorld:
         if self.sealed:
             seal(self.workload, random.Random(f"sealed {seed}"))
         self.faults = faults_of(seed, theme)
+        if self.sealed:
+            draw_key_losses(random.Random(f"key losses {seed}"), self.faults, LOAD_S)
         self.partitions = self.workload.partitions
         self.broker = Broker(self.loop, self.workload.epoch_ms, self.faults)
         self.broker.on_output = self._on_output
@@ -405,6 +408,11 @@ class SimWorld:
             )
         elif kind == "side":
             self.broker.lose_tail(topics.side_topic(shard), partition, rng.randint(1, 5))
+        elif kind == "keys":
+            shard = topics.user_shard(partition)
+            self.broker.lose_tail(topics.PERSON_KEYS, partition, rng.choice((1, 2, 5, 20)))
+            # Where no key is made any more, nobody notices; but the broker's own alarms tell somebody.
+            self.loop.later(RESEND_S - self.loop.time(), self.people.summon, shard, "person_keys_lost")
         elif kind == "inputs":
             self.broker.lose_tail(rng.choice(topics.PUBLIC_INPUTS), partition, rng.randint(1, 8))
         if kind in ("side", "disk"):

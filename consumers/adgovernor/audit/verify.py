@@ -216,7 +216,10 @@ async def _check_keys(history: History, followed: dict[str, Followed], report: R
                 report.count("keys ended by erasures")
             elif height <= one.spine.published.height:
                 report.fault(
-                    "keys", one.shard, f"key {name} is there, though an erasure ended it at {height}"
+                    "keys",
+                    one.shard,
+                    f"key {name} is there, though an erasure ended it at {height}: the topic lost that; "
+                    f"`adgovernor recover {one.shard}` ends it again",
                 )
             else:
                 report.notes.append(f"{one.shard}: key {name} was ended at {height}, its tombstone follows")

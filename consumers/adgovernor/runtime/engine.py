@@ -250,6 +250,7 @@ class ShardEngine:
         while not self._stopping:
             world.progress += 1
             tenure.publisher.check()
+            await self._check_keys(memory)
             memory.trail.check()
             memory.trail.pump()
             if memory.trail.fails != tenure.store_failed:
@@ -571,7 +572,14 @@ class ShardEngine:
         if chunk and not ready:
             await self._world.nudged(self._world.settings.idle_wait_s)
         await keyring.make(chunk[:ready])
+        await self._check_keys(tenure.memory)
         return chunk[:ready], unknown
+
+    async def _check_keys(self, memory: Memory) -> None:
+        """Halts where the topic of persons' keys lost its tail, and nobody has accepted that since."""
+        if memory.keyring is not None and memory.keyring.lost:
+            await self._prove_end(memory)
+            memory.keyring.check()
 
     async def _prove_end(self, memory: Memory) -> None:
         """Makes sure that memory is the chain's own end; raises `StartOver` where it is not.

@@ -12,6 +12,9 @@ What holds them together:
   until they are known to be. So a record whose key is gone has had its outputs, and needs none again.
 - Where the store is away, somebody not in memory gets a key beside those that they may have. Only their erasure waits:
   all their keys must be known.
+- The topic is as long as the ledger says: an acknowledged write that lands where a key was named already proves that it
+  lost its tail, and the shard halts. A recovery fills the lost offsets, so that they are never given to other keys, and
+  gives the lost keys up. A key that was given up counts as one that was never there.
 """
 
 from __future__ import annotations
@@ -20,17 +23,18 @@ import asyncio
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import orjson
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import Unavailable
+from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.contracts.events import Erasure
 from adgovernor.contracts.ledger import ERASURE, BlockHeader, Draft, ReadBlock, ReadRecord, encode_personal
 from adgovernor.contracts.sealing import (
     ID_BYTES,
     KEY_BYTES,
+    NO_KEY,
     PersonKey,
     Unreadable,
     decode_key,
@@ -45,10 +49,12 @@ from adgovernor.contracts.sealing import (
     unseal,
 )
 from adgovernor.core.machine import Fields, Input, Machine
-from adgovernor.runtime.key_log import KeyLog
+from adgovernor.runtime.chain import new_spine
+from adgovernor.runtime.key_log import KeyLog, KeyMessage
 from adgovernor.runtime.ports import READ_TRIES, RawEvent
 from adgovernor.runtime.trail import Trail
-from adgovernor.runtime.world import World
+from adgovernor.runtime.world import StartOver, World
+from adgovernor.stores.base import Meta, Tip
 
 KEYS: Final = "keys"
 """Bucket: person → their keys, oldest first, as [offset, id, secret]."""
@@ -82,6 +88,10 @@ class Keyring:
         """Of erasures whose tombstones are not known to be written."""
         self._missing: set[str] = set()
         """Named by folded records, not to be found, and not yet ended by an erasure."""
+        self._landed = 0
+        """Behind all that this owner knows to be on the topic."""
+        self.lost = ""
+        """How an acknowledged write proved that the topic lost its tail."""
 
     # --- The store's part -------------------------------------------------------------------------------------
 
@@ -191,13 +201,22 @@ class Keyring:
             return
         rng = self._world.rng
         made = [(rng.randbytes(ID_BYTES).hex(), rng.randbytes(KEY_BYTES)) for _ in new]
-        offsets = await self._log.put(
+        offsets = await self._put(
             [(key_id, encode_key(secret)) for key_id, secret in made], self._world.settings.append_deadline_s
         )
         for subject, (key_id, secret), offset in zip(new, made, offsets, strict=True):
             key = PersonKey(offset, key_id, secret, subject)
             self._people[subject] = [key]
             self._named[key.name] = self._fresh[key.name] = key
+
+    async def _put(self, messages: Sequence[KeyMessage], deadline_s: float) -> list[int]:
+        """Writes all; their offsets. What lands before anything that was there when it was sent proves a loss."""
+        there = max(self._position, self._landed)
+        offsets = await self._log.put(messages, deadline_s)
+        if min(offsets) < there:
+            self.lost = f"offset {there - 1} was there, and a new message got offset {min(offsets)}"
+        self._landed = max(self._landed, max(offsets) + 1)
+        return offsets
 
     def seal(
         self, header: BlockHeader, lines: list[bytes], drafts: Sequence[Draft], events: Sequence[Input]
@@ -263,8 +282,8 @@ class Keyring:
     # --- Folding what was sealed ------------------------------------------------------------------------------
 
     async def _give_up(self, names: Sequence[str], trail: Trail) -> list[ReadRecord]:
-        """A person accepted that these keys are gone. Where a key has outlived its tombstone here, records that forget
-        whose it was: whoever folds without it has never met them."""
+        """A person accepted that these keys are gone. Where a key is still here, because it has outlived its tombstone
+        or the store is an old copy, records that forget whose it was: to whoever folds without it they are unknown."""
         await self._find(names, trail)
         gone = [key for name in names if (key := self._named.get(name)) is not None]
         owners = list(dict.fromkeys(key.subject for key in gone if key.subject is not None))
@@ -277,10 +296,22 @@ class Keyring:
             self._named.pop(name, None)
             self._missing.discard(name)
             self._mark(NAMES, name)
+        if any(self._people[subject] for subject in owners):
+            await self._begin_without(names, trail)
         forgetting = {"result": {}, "deltas": [["erase"]]}
         return [
             ReadRecord({**forgetting, "personal": {"routing": subject}}, b"") for subject in owners if subject
         ]
+
+    async def _begin_without(self, names: Sequence[str], trail: Trail) -> NoReturn:
+        """Somebody has another key besides: what that one sealed is still theirs, and is not to be told from the rest
+        any more. So the fold begins anew and does without the others from the start."""
+        world, tip = self._world, trail.confirmed
+        world.given_up.update(names)
+        if tip is not None and tip.height > 0:
+            base = Meta(Tip(tip.ledger, 0, ""), new_spine(world.shard).encode())
+            await world.store.reset(world.shard, tip, base)
+        raise StartOver("keys", "a key was given up whose owner has others")
 
     async def fold(self, block: ReadBlock, trail: Trail) -> None:
         """Opens a block's records in place, as far as their keys are there, and takes note of who has which."""
@@ -326,7 +357,8 @@ class Keyring:
 
     async def _find(self, names: Sequence[str], trail: Trail) -> None:
         """Brings these keys into memory, those that are still there."""
-        wanted = [name for name in dict.fromkeys(names) if name not in self._named]
+        without = self._world.given_up
+        wanted = [name for name in dict.fromkeys(names) if name not in self._named and name not in without]
         new = [name for name in wanted if offset_of(name) >= self._position]
         old = [name for name in wanted if offset_of(name) < self._position]
         if new:
@@ -360,6 +392,12 @@ class Keyring:
             events, end = await self._log.read(start, max_bytes)
             if events:
                 return events
+        # The end seen may be too low, so only an acknowledged write proves that the topic is shorter than it was.
+        (offset,) = await self._log.put([(NO_KEY, None)], self._world.settings.append_deadline_s)
+        if offset <= named:
+            raise self._halt(
+                f"the ledger names a key at offset {named}, and a new message got offset {offset}"
+            )
         raise Unavailable(
             f"person-keys of {self._world.shard} shows nothing at offset {start}, its end is {end}, and the ledger "
             f"names a key at {named}; is a replica missing?"
@@ -377,16 +415,24 @@ class Keyring:
         return bool(self._missing)
 
     def check(self) -> None:
-        """Raises `Halted` where folded records are sealed with keys that are gone though nobody was erased."""
+        """Raises `Halted` where folded records are sealed with keys that are gone though nobody was erased, or where
+        the topic lost its tail. To be asked by who is known to own the shard: others may not know what was accepted."""
         if self._missing:
-            raise self._world.halt(
-                "person_keys_lost",
-                f"{len(self._missing)} keys that the ledger names are not on person-keys, and no erasure ended them: "
-                f"the topic or the ledger lost messages, or the topic is another deployment's ({min(self._missing)}). "
-                "Look at its broker's replicas and settings (cleanup.policy must be compact); without the keys, the "
-                f"history of these people is lost. To go on without it: adgovernor recover {self._world.shard} "
-                "--accept-loss --why TEXT",
+            raise self._halt(
+                f"{len(self._missing)} keys that the ledger names are not there, and no erasure ended them "
+                f"({min(self._missing)})"
             )
+        if self.lost:
+            raise self._halt(self.lost)
+
+    def _halt(self, what: str) -> Halted:
+        return self._world.halt(
+            "person_keys_lost",
+            f"person-keys: {what}: the topic or the ledger lost messages, or the topic is another deployment's. Look "
+            "at its broker's replicas and settings (cleanup.policy must be compact); without the keys, the history of "
+            f"these people is lost. To go on without it: adgovernor recover {self._world.shard} --accept-loss --why "
+            "TEXT",
+        )
 
     # --- What was sealed, read again --------------------------------------------------------------------------
 
@@ -419,7 +465,7 @@ class Keyring:
             return PersonKey(offset_of(name), id_of(name), b64decode(secret), subject)
         # Ended by an erasure that the store has taken note of: if the topic still shows it, it is good.
         event = (await self._read_on(offset_of(name), offset_of(name), 1))[0]
-        if event.offset != offset_of(name) or event.value is None:
+        if (event.offset, event.key) != (offset_of(name), id_of(name).encode()) or event.value is None:
             return None
         return PersonKey(event.offset, id_of(name), decode_key(event.value))
 
@@ -432,9 +478,7 @@ class Keyring:
             Unavailable: when that is not known by the deadline.
         """
         if names:
-            await self._log.put(
-                [(id_of(name), None) for name in names], self._world.settings.publish_deadline_s
-            )
+            await self._put([(id_of(name), None) for name in names], self._world.settings.publish_deadline_s)
             for name in names:
                 self._ending.pop(name, None)
 

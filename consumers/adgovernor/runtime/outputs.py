@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, ReadRecord
-from adgovernor.contracts.sealing import is_sealed
+from adgovernor.contracts.sealing import is_sealed, key_names
 from adgovernor.core.links import message_of
 from adgovernor.core.machine import Input
 from adgovernor.runtime.ports import Output
@@ -25,13 +25,14 @@ ERASED: Final = "erased"
 """In place of a routing id that nobody can read any more."""
 
 
-def outputs_of(block: ReadBlock, *, fill: bool = False) -> list[Output]:
+def outputs_of(block: ReadBlock, *, fill: bool = False, lost: Container[str] = ()) -> list[Output]:
     """All messages of a block that was read back, in order. Of records whose key is gone nothing is said again; with
-    ``fill`` their numbers are taken by messages that name nobody, so that a reader who misses them goes on."""
+    ``fill`` their numbers are taken by messages that name nobody, so that a reader who misses them goes on. The same is
+    done for records whose key is one of ``lost``: no erasure ended it, so they may never have been published."""
     rows: list[Row] = []
     for index, record in enumerate(block.records):
         out, send = record.data.get("out", []), record.data.get("send", [])
-        if out and is_sealed(record) and fill:
+        if out and is_sealed(record) and (fill or key_names(record)[0] in lost):
             rows.append((index, out, send, ERASED, record))
             continue
         if out and is_sealed(record):

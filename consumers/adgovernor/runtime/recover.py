@@ -6,6 +6,7 @@ numbers from which outputs and side messages continue, and readers that keep one
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.contracts.ledger import ReadBlock
+from adgovernor.contracts.sealing import NO_KEY, id_of
 from adgovernor.core.inputs import read as read_input
 from adgovernor.core.links import FIRST, lost_messages
 from adgovernor.core.links import recover as recover_links
@@ -20,7 +22,9 @@ from adgovernor.core.machine import Links
 from adgovernor.core.rejoin import Rejoin, Rejoined, conflicts
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
+from adgovernor.runtime.key_log import KeyMessage
 from adgovernor.runtime.outputs import outputs_of, said_lost
+from adgovernor.runtime.ports import READ_TRIES
 from adgovernor.runtime.reading import walk_ledger
 from adgovernor.runtime.takeover import claim_block
 from adgovernor.runtime.unsealing import Keys, read_keys
@@ -32,6 +36,8 @@ _AT_ONCE: Final = 2_000
 """Side messages that are read in one step."""
 _KEYS_AT_ONCE: Final = 5_000
 """Keys that one block gives up: a message stays well below what any broker takes."""
+_FILLED_AT_ONCE: Final = 10_000
+"""Lost offsets of the topic of keys that are filled within one deadline."""
 _PASSES: Final = 500
 """How often more is looked for that a worker has sent meanwhile: it pauses within far fewer, unless it is flooded."""
 
@@ -86,13 +92,13 @@ async def recover(
         noted[meta.tip.height] = ""
     named = Keys()
     walk, spine, links = await _walk(world, noted, named)
-    gone = await _keys_gone(world, named)
+    gone, mended = await _mend_keys(world, named, spine.published.height)
     witnesses += await side_witnesses(world, spine, unseen)
     dn, jumped = _ahead(spine, links.sent, witnesses)
     rejoined = await _rejoin(world, links, spine, positions or {})
     # Of a ledger that lost a part before, older messages are not its own any more.
     contradicted = _contradicted(spine, noted, [] if spine.epoch else witnesses, meta)
-    if not (even_if_healthy or positions or dn or jumped or rejoined or contradicted or gone):
+    if not (even_if_healthy or positions or dn or jumped or rejoined or contradicted or gone or mended):
         raise NothingLost(
             f"nothing says that {world.shard} lost anything: outputs, side messages and Redis agree with its ledger, "
             f"which ends at height {spine.height} of epoch {spine.epoch}"
@@ -135,13 +141,44 @@ async def _empty_store(world: World, spine: Spine) -> None:
         )
 
 
-async def _keys_gone(world: World, named: Keys) -> list[str]:
-    """The keys that the ledger names, that no erasure of it ended, and that are not there any more: the topic lost
-    them, or the ledger lost the erasure that ended them. ``named``: all that its records are sealed with."""
-    if not named.missing:
-        return []
+async def _mend_keys(world: World, named: Keys, published: int) -> tuple[list[str], bool]:
+    """The keys that are gone, and whether the topic was mended. ``named``: all that the ledger says of keys.
+
+    Gone are those that the ledger names, that no erasure of it ended, and that are not there any more: the topic lost
+    them, or the ledger lost the erasure that ended them. Mending gives the places of lost messages away, so that no
+    later key has an offset that the ledger has named, and ends again what was ended and is there all the same.
+    """
+    if not named.sealed:
+        return [], False
+    # What an erasure that was not published yet ends is ended by the next owner, behind its outputs.
+    ended = {name for name, height in named.ended.items() if height <= published} | named.given_up
     there = await _read_keys(world)
-    return sorted(name for name in named.missing if not there.has(name))
+    if there.end >= named.named and all(map(there.has, named.missing)) and not any(map(there.has, ended)):
+        return [], False
+    # What a read does not show may be there all the same; what lands behind it proves what is not.
+    end = await _write(world, [(NO_KEY, None)])
+    short = end <= named.named
+    while end < named.named:
+        end = await _write(world, [(NO_KEY, None)] * min(named.named - end, _FILLED_AT_ONCE))
+    for tries in range(READ_TRIES):
+        there = await _read_keys(world)
+        if there.end >= end:
+            break
+        await asyncio.sleep(world.pause_s(tries))
+    else:
+        raise Unavailable(
+            f"person-keys of {world.shard} does not show what it acknowledged: is a replica missing?"
+        )
+    again = sorted(filter(there.has, ended))
+    if again:
+        await _write(world, [(id_of(name), None) for name in again])
+    return sorted(name for name in named.missing if not there.has(name)), short or bool(again)
+
+
+async def _write(world: World, messages: list[KeyMessage]) -> int:
+    """Writes to the topic of keys; the offset behind all of it."""
+    assert world.keys is not None
+    return max(await world.keys.put(messages, world.settings.publish_deadline_s)) + 1
 
 
 async def _read_keys(world: World) -> Keys:
@@ -171,7 +208,6 @@ async def _walk(
     walk = Walk(world.settings.prefix, world.shard)
     async for block, offset in walk_ledger(world, walk):
         spine.advance(block.header, block.chain, offset, count_outputs(block))
-        spine.places.clear()
         if noted is not None and block.header.height in noted:
             noted[block.header.height] = block.chain
         if named is not None:

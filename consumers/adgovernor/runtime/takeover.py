@@ -17,6 +17,7 @@ from functools import partial
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, encode_block
+from adgovernor.contracts.sealing import keys_given_up
 from adgovernor.core.machine import RULES, UNREADABLE, USERS, BadState, Machine
 from adgovernor.runtime.append import commit
 from adgovernor.runtime.chain import (
@@ -379,6 +380,7 @@ async def _republish(world: World, memory: Memory) -> None:
         world.settings.prefix, world.shard, offset=start.offset, height=start.height, chain=start.chain
     )
     keyring = memory.keyring
+    lost = await _given_up(world, memory)
     batch: list[Output] = []
     ends: list[str] = []
     size = 0
@@ -387,7 +389,7 @@ async def _republish(world: World, memory: Memory) -> None:
             break
         if keyring is not None:
             ends += await keyring.read(block, memory.trail)
-        batch += outputs_of(block)
+        batch += outputs_of(block, lost=lost)
         size += block.size
         if size >= world.settings.read_bytes or block.header.height == spine.height:
             await _publish_again(world, batch)
@@ -403,6 +405,19 @@ async def _republish(world: World, memory: Memory) -> None:
                 keyring.acknowledged(spine.height)
             return
     raise Unavailable(f"the ledger of {world.shard} was read short of its tip")
+
+
+async def _given_up(world: World, memory: Memory) -> set[str]:
+    """The keys that were given up since the last block whose outputs are known to be acknowledged: what they sealed
+    before may never have been published."""
+    names: set[str] = set()
+    spine, start = memory.spine, memory.spine.published
+    if memory.keyring is not None and spine.epoch > 0:
+        prefix, shard = world.settings.prefix, world.shard
+        walk = Walk(prefix, shard, offset=start.offset, height=start.height, chain=start.chain)
+        async for block, _ in walk_ledger(world, walk):
+            names.update(keys_given_up(block.header))
+    return names
 
 
 async def _publish_again(world: World, batch: list[Output]) -> None:

@@ -38,6 +38,8 @@ class Keys:
     """Where the topic is to be read on."""
     sealed: int = 0
     """Records met that were sealed."""
+    named: int = 0
+    """Behind the highest offset of a key that they name."""
 
     def take(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """Takes a message of ``person-keys``, in their order.
@@ -74,6 +76,7 @@ class Keys:
                 continue
             self.sealed += 1
             names = key_names(record)
+            self.named = max(self.named, *(offset_of(name) + 1 for name in names))
             if self.has(names[0]):
                 block.records[index] = unseal(block.header, index, record, self.there[id_of(names[0])])
             else:

@@ -46,6 +46,8 @@ class World:
     """Where persons' keys are; None where the ledger is not sealed."""
     reached: tuple[int, int, str] = (0, 0, "")
     """The epoch, height and chain of the last block that this owner knew to count."""
+    given_up: set[str] = field(default_factory=set)
+    """Persons' keys that a fold must do without from the ledger's beginning (see `keyring`)."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     progress: int = 0
     """Rises with everything that is done or tried: whether the shard still moves."""

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 12
+NO_KEY: Final = "none"
+"""Key of messages on ``person-keys`` that are nobody's: they show where the topic ends, or fill lost offsets."""
 _DIGEST: Final = b'"digest":"'
 _PERSONAL: Final = b',"personal":'
 
