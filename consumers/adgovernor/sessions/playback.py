@@ -12,7 +12,7 @@ from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.cookies import CookieJars
 from adgovernor.sessions.fetch import Fetcher, FetchLimits
-from adgovernor.sessions.request_macros import RequestMacros, transaction_of
+from adgovernor.sessions.request_macros import RequestMacros, ad_values, transaction_of
 from adgovernor.sessions.retry import RetryPolicy
 from adgovernor.sessions.tracking import TrackingLimits, TrackingSender, TrackingStats
 from adgovernor.sessions.transport import Transport
@@ -140,11 +140,6 @@ class Playback:
 
 
 def _own_values(ad: PlayableAd) -> dict[str, MacroValue]:
-    values: dict[str, MacroValue] = {}
-    if ad.sequence is not None:
-        values["PODSEQUENCE"] = ad.sequence
-    if ad.ad_serving_id is not None:
-        values["ADSERVINGID"] = ad.ad_serving_id
-    if ad.universal_ad_ids:
-        values["UNIVERSALADID"] = tuple(f"{found.registry} {found.value}" for found in ad.universal_ad_ids)
-    return values
+    return ad_values(
+        ad.sequence, ad.ad_serving_id, ((found.registry, found.value) for found in ad.universal_ad_ids)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Iterable
 
 from adgovernor.sessions.context import SessionContext, new_cachebusting
 from adgovernor.sessions.fetch import Now, utc_now
@@ -13,6 +14,21 @@ from adgovernor.video import MacroValue, timestamp
 def transaction_of(decision_id: str, slot: int) -> str:
     """``[TRANSACTIONID]`` of a decided ad: the same for its tag, its chain and its tracking, also when said again."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{decision_id}/{slot}"))
+
+
+def ad_values(
+    sequence: int | None, ad_serving_id: str | None, universal_ids: Iterable[tuple[str, str]]
+) -> dict[str, MacroValue]:
+    """What an ad says of itself in its tracking: its place in the pod, its serving, and its registered identities
+    (registry and value each)."""
+    values: dict[str, MacroValue] = {}
+    if sequence is not None:
+        values["PODSEQUENCE"] = sequence
+    if ad_serving_id is not None:
+        values["ADSERVINGID"] = ad_serving_id
+    if ids := tuple(f"{registry} {value}" for registry, value in universal_ids):
+        values["UNIVERSALADID"] = ids
+    return values
 
 
 class RequestMacros:

@@ -45,7 +45,7 @@ from adgovernor.sessions.governor import (
     SessionState,
 )
 from adgovernor.sessions.pods import Pod, read_pod
-from adgovernor.sessions.request_macros import RequestMacros
+from adgovernor.sessions.request_macros import RequestMacros, ad_values
 from adgovernor.sessions.resolver import ChainLimits, ChainResolver, Resolution, report
 from adgovernor.sessions.retry import CircuitBreaker, Clock, RetryPolicy, is_retryable
 from adgovernor.sessions.tracking import Sleep, TrackingLimits, TrackingSender, TrackingStats
@@ -535,17 +535,11 @@ class UpstreamSession:
 
 def ad_macro_values(ad: ResolvedAd) -> Mapping[str, MacroValue]:
     """What *ad* itself says about the standard macros of its tracking."""
-    values: dict[str, MacroValue] = {"ADTYPE": ad.inline.ad_type or "video"}
-    if ad.sequence is not None:
-        values["PODSEQUENCE"] = ad.sequence
-    if ad.inline.ad_serving_id is not None:
-        values["ADSERVINGID"] = ad.inline.ad_serving_id
-    ids = tuple(
-        f"{universal.registry} {universal.value}"
+    ids = (
+        (universal.registry, universal.value)
         for creative in ad.inline.creatives
         if creative.linear is not None
         for universal in creative.universal_ad_ids
     )
-    if ids:
-        values["UNIVERSALADID"] = ids
-    return MappingProxyType(values)
+    own = ad_values(ad.sequence, ad.inline.ad_serving_id, ids)
+    return MappingProxyType({"ADTYPE": ad.inline.ad_type or "video", **own})
