@@ -17,6 +17,7 @@ _NOTICED_BY = {
     "caps-look-back-only": 4,
     "debts-for-ever": 8,
     "debts-never-end": 6,
+    "ended-keys-come-back": 23,
     "erased-in-part": 5,
     "flight-ignored": 7,
     "forgotten-while-away": 6,
@@ -25,6 +26,7 @@ _NOTICED_BY = {
     "opt-outs-ignored": 4,
     "released-money-waits": 6,
     "share-forgets": 15,
+    "shorter-topic-of-keys-believed": 6,
     "stale-owner-believed": 6,
     "store-forgets-links": 11,
 }
