@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NoReturn
 
 import orjson
@@ -90,6 +90,8 @@ class Keyring:
         """Named by folded records, not to be found, and not yet ended by an erasure."""
         self._landed = 0
         """Behind all that this owner knows to be on the topic."""
+        self._without: Container[str] = world.given_up
+        """Keys that are not looked for: the fold began with the ledger, and does without them."""
         self.lost = ""
         """How an acknowledged write proved that the topic lost its tail."""
 
@@ -97,6 +99,7 @@ class Keyring:
 
     def restore(self, place: Mapping[str, bytes]) -> None:
         """Goes on from where the store is."""
+        self._without = ()
         self._position = self._walked = int(place.get(_POSITION, b"0"))
 
     def take_changes(self, changes: dict[str, set[str]]) -> None:
@@ -357,7 +360,7 @@ class Keyring:
 
     async def _find(self, names: Sequence[str], trail: Trail) -> None:
         """Brings these keys into memory, those that are still there."""
-        without = self._world.given_up
+        without = self._without
         wanted = [name for name in dict.fromkeys(names) if name not in self._named and name not in without]
         new = [name for name in wanted if offset_of(name) >= self._position]
         old = [name for name in wanted if offset_of(name) < self._position]

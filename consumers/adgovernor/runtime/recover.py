@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -152,9 +153,11 @@ async def _mend_keys(world: World, named: Keys, published: int) -> tuple[list[st
         return [], False
     # What an erasure that was not published yet ends is ended by the next owner, behind its outputs.
     ended = {name for name, height in named.ended.items() if height <= published} | named.given_up
-    there = await _read_keys(world)
-    if there.end >= named.named and all(map(there.has, named.missing)) and not any(map(there.has, ended)):
-        return [], False
+    # Where the last messages are lost, those before them may all be compacted: then nothing shows where the topic ends.
+    with suppress(Unavailable):
+        there = await _read_keys(world)
+        if there.end >= named.named and all(map(there.has, named.missing)) and not any(map(there.has, ended)):
+            return [], False
     # What a read does not show may be there all the same; what lands behind it proves what is not.
     end = await _write(world, [(NO_KEY, None)])
     short = end <= named.named

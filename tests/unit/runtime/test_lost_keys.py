@@ -13,6 +13,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted
 from adgovernor.contracts.sealing import encode_key, key_names
 from adgovernor.runtime import recover as recovery
+from adgovernor.runtime.ports import RawEvent
 from adgovernor.runtime.recover import NothingLost, recover
 from adgovernor.stores.base import NOTHING, Meta
 
@@ -177,6 +178,34 @@ async def test_a_recovery_ends_no_key_before_what_it_sealed_is_published() -> No
     await world.go_on()
     assert [(body["decision_id"], body["routing_id"]) for body in world.decisions()] == [("r1", "ann")]
     assert world.keys_there() == 0
+    await world.check()
+    await world.stop()
+
+
+async def test_a_topic_whose_rest_is_compacted_away_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where compaction has taken all that the loss left, no read comes to the topic's end, and a write shows where it
+    is."""
+    world = Losing()
+    await world.begin()
+    assert await world.decide("r1") is None
+    world.clock.time_ms += 1
+    world.erase()
+    await world.settle()
+    assert await world.decide("b1", "bob") is None
+    await world.settle()
+    await world.stop()
+    world.lose_keys(1)
+    left, read = world.broker.end(topics.PERSON_KEYS, 0), world.keys.read
+
+    async def compacted(offset: int, max_bytes: int) -> tuple[list[RawEvent], int]:
+        events, end = await read(offset, max_bytes)
+        return [event for event in events if event.offset >= left], end
+
+    monkeypatch.setattr(world.keys, "read", compacted)
+    assert (await recover(world.world("u0"), why="a disk was lost")).keys == 1
+    await world.go_on()
+    assert [await world.decide(f"b{n}", "bob") for n in (2, 3, 4)] == [None, None, "no_candidate"]
+    await world.settle()
     await world.check()
     await world.stop()
 
