@@ -30,6 +30,7 @@ from adgovernor.audit.report import Report
 from adgovernor.audit.whatif import read_lines
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import MICROS, MOST_MICROS
+from adgovernor.publish import BadLine
 from adgovernor.subscribe import RawMessage
 
 # An address where nobody listens: commands fail at once and say so.
@@ -406,6 +407,20 @@ async def test_a_file_without_lines_fills_no_memory(monkeypatch: pytest.MonkeyPa
     assert await anext(read) == b"ab\n"
     with pytest.raises(BadInput, match="one event a line"):
         await anext(read)
+
+
+def test_complaints_about_a_file_do_not_fill_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first bad lines are named and then once that there are more; what is misspelt throughout is said once."""
+    complaints, shown = publish_commands._Complaints(), publish_commands._SHOWN_BAD
+    for number in range(1, shown + 10):
+        complaints.bad(BadLine(number, "not_json", "no object"))
+        complaints.misspelt(number, "is time_ms meant?")
+    said = capsys.readouterr().err
+    assert (said.count("not_json"), said.count("more bad lines follow"), said.count("time_ms")) == (
+        shown,
+        1,
+        1,
+    )
 
 
 def test_logs_are_json_with_their_fields(capsys: pytest.CaptureFixture[str]) -> None:

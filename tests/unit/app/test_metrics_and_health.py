@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from adgovernor.app import health
+from adgovernor.app import metrics as metrics_module
 from adgovernor.app.health import Health, HealthServer
 from adgovernor.app.metrics import Metrics
 from adgovernor.contracts.errors import BadSettings
@@ -88,6 +89,18 @@ def test_spend_is_counted_by_currency() -> None:
     assert _value(metrics, "adgovernor_spent_micros_total", currency="EUR") == 14
     assert _value(metrics, "adgovernor_spent_micros_total", currency="unknown") == 9
     assert _value(metrics, "adgovernor_reservations_total", event="expired") == 1
+
+
+def test_memory_of_currencies_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spend of campaigns beyond those that are remembered counts, in an unknown currency."""
+    monkeypatch.setattr(metrics_module, "_KNOWN_CAMPAIGNS", 1)
+    metrics = Metrics(process=False)
+    for name in ("c1", "c2"):
+        winner = {**WINNER, "campaign_id": name}
+        _block(metrics, "u0", 1, [_decided({"slots": [{"slot": 0, "winner": winner}]})])
+        _block(metrics, "u0", 2, [Draft({"kind": "settled"}, [["settle", "r", 0, name, 0, 5, 5]])])
+    assert _value(metrics, "adgovernor_spent_micros_total", currency="EUR") == 5
+    assert _value(metrics, "adgovernor_spent_micros_total", currency="unknown") == 5
 
 
 def test_poison_is_counted_by_reason() -> None:

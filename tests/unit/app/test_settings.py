@@ -42,6 +42,25 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(
     assert settings.redis.config().hosts == (("file", 6379),)
 
 
+@pytest.mark.parametrize(
+    ("redis", "encrypted"),
+    [
+        ({"url": "redis://r:1/0"}, False),
+        ({"url": "rediss://r:1/0"}, True),
+        ({"url": "redis://r:1/0", "ca_file": "ca.pem"}, True),
+        ({"url": "redis://r:1/0", "cert_file": "c.pem", "key_file": "c.key"}, True),
+    ],
+)
+def test_files_for_tls_imply_tls(redis: dict[str, str], encrypted: bool) -> None:
+    """Whoever names an authority or a certificate of Redis means its connection to be encrypted."""
+    assert (load(redis=redis).redis.config().tls is not None) == encrypted
+
+
+def test_workers_share_a_group() -> None:
+    """The workers' group is named after the prefix unless it has a name of its own."""
+    assert (load(prefix="p").worker_group, load(prefix="p", group="g").worker_group) == ("p.workers", "g")
+
+
 def test_the_file_named_by_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """ADGOVERNOR_CONFIG names the file where no argument does."""
     (tmp_path / "other.toml").write_text('prefix = "other"\n')

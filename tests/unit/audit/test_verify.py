@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from engine_kit import Deployment
 from adgovernor.audit.history import FolderHistory, History, MemoryHistory, copy
 from adgovernor.audit.report import Report
 from adgovernor.audit.shelf import Shelf
+from adgovernor.audit.stored import _is_part
 from adgovernor.audit.verify import audit
 from adgovernor.contracts import topics
 from adgovernor.core.history import Person
@@ -287,6 +289,29 @@ async def with_core(world: Deployment, **changed: object) -> Report:
     value = orjson.dumps({name: value for name, value in core.items() if value is not GONE})
     await world.store.swap("u0", meta.tip, meta, {"core": {"state": value}})
     return await prove(world)
+
+
+@pytest.mark.parametrize(
+    ("more", "chain", "said"),
+    [(0, "f" * 64, "is not this ledger's block of that height"), (3, None, "the store is ahead of it")],
+)
+async def test_a_store_of_another_block_is_red(more: int, chain: str | None, said: str) -> None:
+    """A store whose tip is no block of this ledger holds another history, whatever its state is."""
+    world = await a_history(1)
+    meta = await world.store.read_meta("u0")
+    assert meta is not None
+    tip = replace(meta.tip, height=meta.tip.height + more, chain=chain or meta.tip.chain)
+    await world.store.swap("u0", meta.tip, replace(meta, tip=tip), {})
+    (finding,) = (await prove(world)).findings
+    assert (finding.check, said in finding.message) == ("store", True)
+
+
+@pytest.mark.parametrize(
+    ("stored", "part"), [([1], True), ([1, 2], True), ([1, 2, 3], False), ([2], False), ({"a": 1}, False)]
+)
+def test_what_is_stored_must_all_be_there(stored: object, part: bool) -> None:
+    """What an older release did not write may be missing from a stored value; nothing may be too much."""
+    assert _is_part({"list": stored}, {"list": [1, 2], "new": 0}) == part
 
 
 async def test_a_state_that_an_older_release_stored_is_green() -> None:

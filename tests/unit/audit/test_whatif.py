@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adgovernor.audit.whatif import Line, WhatIf, comes_late, read_lines
+from adgovernor.audit.whatif import Line, WhatIf, comes_late, command_of, read_lines
 from adgovernor.contracts.campaigns import Campaign
 
 START_MS = 1_772_323_200_000
@@ -143,10 +143,12 @@ def test_a_type_may_name_the_command() -> None:
 
 
 def test_a_file_may_be_one_object_over_several_lines(tmp_path: Path) -> None:
-    """A single object needs no line of its own, and JSON lines are read as before."""
+    """A single object needs no line of its own; an array and JSON lines are read as such."""
     path = tmp_path / "campaigns.json"
     path.write_bytes(b'\xef\xbb\xbf{\r\n  "campaign_id": "spring"\r\n}\r\n')
     assert [line.data for line in read_lines(path) if isinstance(line, Line)] == [{"campaign_id": "spring"}]
+    path.write_bytes(b'\n [{"a": 3}]')
+    assert [line.data for line in read_lines(path) if isinstance(line, Line)] == [{"a": 3}]
     path.write_bytes(b'{"a": 1}\r\n\r\n{"a": 2}\r\n')
     assert [line.data for line in read_lines(path) if isinstance(line, Line)] == [{"a": 1}, {"a": 2}]
 
@@ -223,3 +225,22 @@ def test_an_impression_that_names_no_decision_is_refused() -> None:
     assert told.startswith(
         "line 2: no impression, click or completed view: impression.decision_id: Field required"
     )
+
+
+def test_a_line_may_say_what_it_is() -> None:
+    """A command, a campaign and an account are told apart by their fields; a type beside them is no field of theirs."""
+    money = {"account_id": "a", "campaign_id": "c", "amount_micros": 1, "command_id": "k"}
+    assert command_of(Line("f", {"type": "top-up", **money})) == {**money, "command": "top-up"}
+    campaign = {"campaign_id": "c", "account_id": "a"}
+    told = command_of(Line("f", {"type": "campaign", **campaign}))
+    assert (told["command"], told["campaign"]) == ("upsert", campaign)
+    told = command_of(Line("f", {"type": "account", "account_id": "a"}))
+    assert (told["command"], told["account"]) == ("account", {"account_id": "a"})
+
+
+@pytest.mark.parametrize(("shown_ms", "late"), [(69_999, False), (70_000, True)])
+def test_late_is_what_comes_when_the_watermark_has_passed_its_reservation(shown_ms: int, late: bool) -> None:
+    """Events come out of order by up to ten seconds, so a reservation of a minute ends that much later."""
+    shown = {"decision_id": "r1", "type": "impression", "time_ms": START_MS + shown_ms}
+    events = [Line("e", data) for data in (_ask("r1", START_MS), shown)]
+    assert comes_late([Line("c", SPRING)], events) == late
