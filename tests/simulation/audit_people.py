@@ -67,7 +67,10 @@ class Person:
         words = self.words
         if (word := words.get(("advertiser", account))) is not None:
             return word == "refuse"
-        said = {words.get(("category", name)) for name in categories}
+        said = {
+            words.get(("category", name)) or words.get(("category", name.split("-")[0]))
+            for name in categories
+        }
         if said & {"refuse", "allow"}:
             return "refuse" in said
         return words.get(("all", "")) == "refuse"

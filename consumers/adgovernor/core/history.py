@@ -353,15 +353,21 @@ class Person:
 
     def opted_out(self, account: str, categories: list[str]) -> str | None:
         """The opt-out that forbids an ad, such as ``advertiser:a1``, or None. The most specific word decides: of its
-        advertiser, else of its categories (a refusal before a permission), else of all."""
+        advertiser, else of its categories (a refusal before a permission), else of all. Of a part of a category, such
+        as IAB7-3 of IAB7, its own word decides, else that of the whole."""
         if ("advertiser", account) in self.opt_outs:
             return f"advertiser:{account}"
         if ("advertiser", account) in self.allows:
             return None
+        allowed = False
         for category in categories:
-            if ("category", category) in self.opt_outs:
-                return f"category:{category}"
-        if any(("category", category) in self.allows for category in categories):
+            for name in (category, category.partition("-")[0]):
+                if ("category", name) in self.opt_outs:
+                    return f"category:{name}"
+                if ("category", name) in self.allows:
+                    allowed = True
+                    break
+        if allowed:
             return None
         return "all" if any(scope == "all" for scope, _ in self.opt_outs) else None
 

@@ -16,7 +16,7 @@ from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.rules import Rules
 
-RULES: Final = 7
+RULES: Final = 8
 """Version of the rules. It rises when the same inputs would give another record."""
 
 USERS: Final = "users"

@@ -62,7 +62,7 @@ Engagement = Annotated[Impression | Click | CompletedView, Field(discriminator="
 class _Wish(Contract):
     scope: Literal["all", "advertiser", "category"] = "all"
     value: str | None = Field(default=None, max_length=256)
-    """The account id or the category; not read for ``all``."""
+    """The account id or the category, whose parts it is about, too (IAB7 is about IAB7-3); not read for ``all``."""
 
     @model_validator(mode="after")
     def _says_whose(self) -> Self:
@@ -94,9 +94,10 @@ class Preference(_Wish):
     """What a person wants of all ads, of one advertiser, or of one category: refuse them, allow them, or neither.
 
     The most specific word decides. An ad's advertiser first: allowed or refused, that is the answer. Else its
-    categories: one refused is enough to refuse it; else one allowed is enough to allow it. Else ``all``. ``refuse`` is
-    what an opt-out of the same scope and value says, ``neither`` takes either back. As many advertisers and categories
-    are remembered as the deployment allows (``rules.most_preferences``): a refusal more takes the place of the oldest
+    categories: one refused is enough to refuse it; else one allowed is enough to allow it; of a part of a category,
+    such as IAB7-3, its own word decides, else that of the whole. Else ``all``. ``refuse`` is what an opt-out of the
+    same scope and value says, ``neither`` takes either back. As many advertisers and categories are remembered as the
+    deployment allows (``rules.most_preferences``): a refusal more takes the place of the oldest
     permission; what finds no place is a dead letter (``too_many_preferences``)."""
 
     type: Literal["preference"]

@@ -16,7 +16,7 @@ from adgovernor.core.user_shard import UserShard
 
 MEMBERS = ("mum", "kid")
 DEVICES = ("tv", "phone")
-CATEGORIES = ("cars", "toys")
+CATEGORIES = ("cars", "toys", "cars-vans")
 SMALL = settings(max_examples=60, deadline=None)
 
 
@@ -244,7 +244,8 @@ words = st.dictionaries(
 def test_the_most_specific_word_decides(
     words: dict[tuple[str, str | None], str], own: set[str], order: Any
 ) -> None:
-    """Of the advertiser, else of the categories with a refusal before a permission, else of all; in any order said."""
+    """Of the advertiser, else of the categories with a refusal before a permission, a part's own word before that of
+    the whole, else of all; in any order said."""
     world = a_world(categories=sorted(own))
     said = list(words.items())
     order.shuffle(said)
@@ -253,7 +254,13 @@ def test_the_most_specific_word_decides(
             prefer(world, before, scope, value)
         prefer(world, choice, scope, value)
     advertiser = words.get(("advertiser", "a1"))
-    about = {words.get(("category", name)) for name in own}
+    nothing = (None, "neither")
+    about = {
+        word
+        if (word := words.get(("category", name))) not in nothing
+        else words.get(("category", name.split("-")[0]))
+        for name in own
+    }
     if advertiser in ("refuse", "allow"):
         refused = advertiser == "refuse"
     elif about & {"refuse", "allow"}:
