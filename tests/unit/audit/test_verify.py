@@ -153,6 +153,9 @@ async def test_a_copy_in_a_folder_proves_the_same(tmp_path: Path) -> None:
     report = await prove(world, FolderHistory(tmp_path))
     assert report.green, report.findings
     assert report.counted == (await prove(world)).counted
+    for history in (FolderHistory(tmp_path), MemoryHistory(world.broker)):
+        later = [message.offset async for message in history.messages(topics.LEDGER, 0, 3)]
+        assert later == list(range(3, world.broker.end(topics.LEDGER, 0)))
 
 
 @pytest.mark.parametrize("topic", [topics.LEDGER, topics.TREASURY_LEDGER])

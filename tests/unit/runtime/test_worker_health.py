@@ -155,3 +155,12 @@ async def test_a_worker_is_ready_once_all_its_shards_are(worker: Worker) -> None
     worker._assigned = False
     health = worker.health()
     assert (health.ready, health.detail) == (False, "the group has not decided yet")
+
+
+async def test_a_halt_is_forgotten_with_its_shard(worker: Worker) -> None:
+    """A halted shard that went to another worker is that one's to tell of."""
+    worker._halted = {"u0": "its ledger lost its tail", "u1": "as well"}
+    owned = {(topic, 0) for topic in topics.USER_INPUTS}
+    worker._inputs = cast(KafkaInputs, SimpleNamespace(owned=owned, silent_s=0.0))
+    await worker._reconcile()
+    assert worker.health().detail == "halted: u0"
