@@ -171,6 +171,24 @@ async def test_an_erasure_forgets_the_person_and_keeps_the_money() -> None:
     await world.stop()
 
 
+async def test_a_key_that_an_erasure_ended_and_that_is_there_is_red() -> None:
+    """Who asked to be forgotten can be read again where somebody puts their key back; the audit says so."""
+    world = Sealed()
+    await world.begin()
+    assert await world.decide("r1") is None
+    world.erase()
+    await world.settle()
+    key, tombstone = world.broker.read(topics.PERSON_KEYS, 0, 0, 10)
+    assert (tombstone.key, tombstone.value) == (key.key, None)
+    world.broker.produce(topics.PERSON_KEYS, 0, key.key, key.value)
+    # A later block says that what the erasure's block sent, its tombstone among it, was acknowledged.
+    assert await world.decide("b1", "bob") is None
+    await world.settle()
+    (finding,) = (await world.prove()).findings
+    assert (finding.check, "is there, though an erasure ended it" in finding.message) == ("keys", True)
+    await world.stop()
+
+
 async def test_who_comes_back_after_an_erasure_is_somebody_new() -> None:
     """Caps count anew, under a new key, and a second erasure ends that one."""
     world = Sealed()

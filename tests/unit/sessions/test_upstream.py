@@ -184,6 +184,13 @@ async def test_a_relative_path_is_below_the_upstream() -> None:
         assert (await session.request("http://x.example/")).body == b"2"
 
 
+async def test_parameters_stand_before_a_fragment() -> None:
+    """What is behind a number sign is not sent, so it must not hold what is asked."""
+    transport = TableTransport({"http://ads.example/a?b=1": b"ok"})
+    async with session_over(transport) as session:
+        assert (await session.request("/a#there", params={"b": "1"})).body == b"ok"
+
+
 async def test_context_cookies_go_to_the_upstream_only() -> None:
     """A session's cookies are never sent to another host."""
     transport = TableTransport({URL: b"", "http://x.example/": b""})
@@ -221,6 +228,17 @@ async def test_a_refusal_is_not_retried() -> None:
         with pytest.raises(StatusError):
             await session.request()
     assert len(transport.requests) == 1
+
+
+async def test_a_refusal_says_nothing_against_an_upstream() -> None:
+    """It has answered, so the circuit stays closed."""
+    transport = TableTransport()
+    limits = SessionLimits(breaker_threshold=1)
+    async with session_over(transport, limits=limits) as session:
+        for _ in range(2):
+            with pytest.raises(StatusError):
+                await session.request()
+    assert len(transport.requests) == 2
 
 
 async def test_the_circuit_opens_after_failures_in_a_row() -> None:
@@ -304,8 +322,9 @@ async def test_impressions_are_fired_once_for_each_ad() -> None:
             assert session.fire_impression(ad) == 0
         assert session.fire_event(ad, "start") == 0
         assert session.fire_click(ad) == 0
-        assert session.fire_error(ad, VastError.MEDIA_TIMEOUT) == 1
-        assert session.tracking_stats.duplicates == 2
+        codes = (VastError.MEDIA_TIMEOUT, VastError.MEDIA_TIMEOUT, VastError.MEDIA_NOT_FOUND)
+        assert [session.fire_error(ad, code) for code in codes] == [1, 0, 1]
+        assert session.tracking_stats.duplicates == 3
         assert ad_macro_values(ad) == {"ADTYPE": "video", "ADSERVINGID": "x y"}
     assert transport.urls.count("http://i/1") == 2
     assert "http://e/1?402" in transport.urls
