@@ -1,4 +1,4 @@
-"""What proving a history costs: `adgovernor audit` on copies of two lengths, and how that grows.
+"""What proving a history costs: `adgovernor audit` on copies of two lengths, how that grows, and what processes gain.
 
 The histories are written by the machines themselves (see `_history`), so no server is needed; against Kafka come its
 client's time, and the comparison with Redis. Memory should not grow with a history, CPU with its length and no more.
@@ -23,25 +23,37 @@ LONGER = 4
 
 
 def run() -> dict[str, Any]:
-    """Records a second, CPU a record and peak memory at both lengths, and the ratios of the last two."""
+    """Records a second, CPU a record and peak memory at both lengths, the ratios of the last two, and how much faster
+    the longer one is proved by a process for each processor."""
+    jobs = max(2, len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory(prefix="adgovernor-bench-") as folder:
-        short = _measure(Path(folder) / "short", REQUESTS)
-        long = _measure(Path(folder) / "long", LONGER * REQUESTS)
+        _write(Path(folder) / "short", REQUESTS)
+        short = _measure(Path(folder) / "short")
+        _write(Path(folder) / "long", LONGER * REQUESTS)
+        long = _measure(Path(folder) / "long")
+        together = _measure(Path(folder) / "long", jobs)
     return {
         "short": short,
         "long": long,
+        "jobs": jobs,
+        "long_with_jobs": together,
+        "faster_with_jobs": round(together["records_per_s"] / long["records_per_s"], 2),
         "longer_by": round(long["records"] / short["records"], 2),
         "cpu_us_per_record_ratio": round(long["cpu_us_per_record"] / short["cpu_us_per_record"], 2),
         "peak_mb_ratio": round(long["peak_mb"] / short["peak_mb"], 2),
     }
 
 
-def _measure(folder: Path, requests: int) -> dict[str, Any]:
+def _write(folder: Path, requests: int) -> None:
     # In a process of its own: what a process has used until then counts as its children's, too.
     writing = [sys.executable, "-m", "tests.bench._history", str(folder), str(requests)]
     subprocess.run(writing, check=True)
+
+
+def _measure(folder: Path, jobs: int = 1) -> dict[str, Any]:
+    """``peak_mb``: of the largest process."""
     command = [sys.executable, "-c", "from adgovernor.app.cli import main; main()"]
-    command += ["audit", "--from", str(folder), "--json"]
+    command += ["audit", "--from", str(folder), "--json", "--jobs", str(jobs)]
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         process = os.posix_spawn(

@@ -23,6 +23,7 @@ from tests.simulation.audit_chain import Findings
 from tests.simulation.audit_users import UserAudit
 
 from adgovernor.app.demo_workers import Workers
+from adgovernor.audit.apart import Apart, Source
 from adgovernor.audit.history import FolderHistory, KafkaHistory, copy
 from adgovernor.audit.report import Report
 from adgovernor.audit.verify import audit
@@ -141,16 +142,13 @@ async def story(kafka_bootstrap: str, redis_url: str, topic_prefix: str) -> Stor
 
 async def prove(story: Story) -> Report:
     """The audit beside the running workers, once nothing is left to handle."""
-    store = RedisStore(RedisConfig.from_url(story.redis), story.prefix)
-    try:
-        async with asyncio.timeout(DEADLINE_S), KafkaHistory(story.kafka, story.prefix) as history:
-            while True:
-                report = await audit(history, story.prefix, store)
-                if not any("not handled" in note or "under way" in note for note in report.notes):
-                    return report
-                await asyncio.sleep(1)
-    finally:
-        await store.close()
+    source = Source(story.prefix, story.kafka, redis=RedisConfig.from_url(story.redis))
+    async with asyncio.timeout(DEADLINE_S), source.opened() as (history, store):
+        while True:
+            report = await audit(history, story.prefix, store, apart=Apart(source, 2))
+            if not any("not handled" in note or "under way" in note for note in report.notes):
+                return report
+            await asyncio.sleep(1)
 
 
 async def test_a_hundred_thousand_events_and_everything_that_can_fail(story: Story, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def audit(
         typer.Option("--copy-to", help="Copy the whole history to this folder, and prove the copy."),
     ] = None,
     store: Annotated[bool, typer.Option(help="Compare Redis with the ledger, too.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that follow shards at the same time.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Prove every decision and every cent from the ledger; 0 where all holds, 1 where something does not.
@@ -37,10 +38,10 @@ def audit(
     Reads the ledgers and the public topics from their beginnings, proves the chain, decides everything again and
     compares: bytes, inputs, outputs, side messages, money, and the state in Redis.
 
-    Example: adgovernor audit --json | jq .findings
+    Example: adgovernor audit --jobs 4 --json | jq .findings
     """
     settings = settings_of(context)
-    report = run_async(_audit(settings, from_folder, copy_to, with_store=store and from_folder is None))
+    report = run_async(_audit(settings, from_folder, copy_to, jobs, with_store=store and from_folder is None))
     if as_json:
         typer.echo(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -50,28 +51,26 @@ def audit(
 
 
 async def _audit(
-    settings: Settings, from_folder: Path | None, copy_to: Path | None, *, with_store: bool
+    settings: Settings, from_folder: Path | None, copy_to: Path | None, jobs: int, *, with_store: bool
 ) -> Report:
-    from adgovernor.audit.history import FolderHistory, History, KafkaHistory, copy
+    from adgovernor.audit.apart import Apart, Source
+    from adgovernor.audit.history import KafkaHistory, copy
     from adgovernor.audit.verify import audit as prove
     from adgovernor.runtime.collector import Collector
-    from adgovernor.stores.redis import RedisStore
 
+    kafka, prefix = settings.kafka.connection(), settings.prefix
+    if copy_to is not None and from_folder is None:
+        async with KafkaHistory(kafka, prefix) as history:
+            await copy(history, copy_to)
+    redis = settings.redis.config() if with_store else None
+    source = Source(prefix, kafka, from_folder or copy_to, redis)
     collector = Collector()
-    store = RedisStore(settings.redis.config(), settings.prefix) if with_store else None
     try:
-        async with KafkaHistory(settings.kafka.connection(), settings.prefix) as kafka:
-            history: History = kafka
-            if from_folder is not None:
-                history = FolderHistory(from_folder)
-            elif copy_to is not None:
-                await copy(kafka, copy_to)
-                history = FolderHistory(copy_to)
-            return await prove(history, settings.prefix, store, collector=collector)
+        async with source.opened() as (read, store):
+            apart = Apart(source, jobs) if jobs > 1 else None
+            return await prove(read, prefix, store, collector=collector, apart=apart)
     finally:
         collector.close()
-        if store is not None:
-            await store.close()
 
 
 def show(report: Report) -> None:

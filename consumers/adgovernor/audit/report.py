@@ -64,6 +64,18 @@ class Report:
         """Counts what was looked at."""
         self.counted[what] = self.counted.get(what, 0) + number
 
+    def add(self, other: Report) -> None:
+        """Adds what another report found, behind what is here."""
+        self.findings += other.findings[: MAX_FINDINGS - len(self.findings)]
+        for check, number in other.found.items():
+            self.found[check] += number
+        for what, number in other.counted.items():
+            self.count(what, number)
+        for rules, records in other.others.items():
+            self.other_rules(rules, records)
+        self.notes += other.notes
+        self.skipped |= other.skipped
+
     def other_rules(self, rules: int, records: int) -> None:
         """Notes records that were only folded."""
         self.others[rules] = self.others.get(rules, 0) + records

@@ -51,10 +51,10 @@ def compare_store(one: Followed, found: StoreState, report: Report) -> None:
         report.fault("store", place, "the store's tip is not this ledger's block of that height")
         return
     values = found.values
-    ours = _resident(one.machine)
+    ours = resident_form(one.machine)
     if not values["core"]:
         # A shard that has only been claimed has nothing to store; it is then as new.
-        values["core"] = _resident(machine_of(one.shard, one.machine.configured))["core"]
+        values["core"] = resident_form(machine_of(one.shard, one.machine.configured))["core"]
     again = _Again(one, values)
     for bucket, fields in ours.items():
         theirs = values.get(bucket, {})
@@ -72,7 +72,7 @@ def compare_store(one: Followed, found: StoreState, report: Report) -> None:
             again.judge(USERS, name, stored, None, report, place)
 
 
-def _resident(machine: UserShard | Treasury) -> dict[str, _Bucket]:
+def resident_form(machine: UserShard | Treasury) -> dict[str, _Bucket]:
     """The stored form of all that is always in memory."""
     return {
         bucket: {name: value for name, value in fields.items() if value is not None}
@@ -99,7 +99,7 @@ class _Again:
 
         def written() -> dict[str, _Bucket]:
             machine.restore(self._values)
-            return _resident(machine)
+            return resident_form(machine)
 
         return _read(written) or {}
 

@@ -46,7 +46,7 @@ def check_money(followed: Mapping[str, Followed], report: Report) -> None:
     names = Counter(name for treasury in treasuries for name in treasury.campaigns)
     for treasury in treasuries:
         _check_accounts(treasury, report)
-        for campaign_id, known in treasury.campaigns.items():
+        for campaign_id, known in sorted(treasury.campaigns.items()):
             shares = {
                 user.shard: share
                 for user in users
