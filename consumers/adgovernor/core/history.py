@@ -28,6 +28,7 @@ from typing import Any, Final
 
 import orjson
 
+from adgovernor.contracts.categories import whole_of
 from adgovernor.contracts.money import sayable
 
 NEVER = 2**62
@@ -361,7 +362,7 @@ class Person:
             return None
         allowed = False
         for category in categories:
-            for name in (category, category.partition("-")[0]):
+            for name in (category, whole_of(category)):
                 if ("category", name) in self.opt_outs:
                     return f"category:{name}"
                 if ("category", name) in self.allows:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from adgovernor.contracts.categories import is_among
 from adgovernor.contracts.errors import BadInput
 from adgovernor.core.podbound import SearchProblem
 from adgovernor.core.podsearch import SearchResult, search
@@ -322,8 +323,7 @@ def _screen(pod: PodSpec, candidate: PodCandidate) -> list[Reason]:
     """Judge what holds for a candidate alone, wherever it would play."""
     reasons: list[Reason] = []
     if pod.blocked_categories and any(
-        category in pod.blocked_categories or category.partition("-")[0] in pod.blocked_categories
-        for category in candidate.categories
+        is_among(category, pod.blocked_categories) for category in candidate.categories
     ):
         reasons.append("blocked_category")
     if pod.blocked_advertisers and any(

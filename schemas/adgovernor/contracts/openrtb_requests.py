@@ -38,6 +38,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adgovernor.contracts.base import LATEST_MS, Id, RatePpm, TagUrl
+from adgovernor.contracts.categories import is_among
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
 from adgovernor.contracts.openrtb import parse_request
@@ -52,7 +53,7 @@ from adgovernor.contracts.openrtb_objects import (
     Video,
 )
 from adgovernor.contracts.openrtb_pods import Offer, OfferedPod, offer_of
-from adgovernor.contracts.openrtb_terms import is_among, is_under
+from adgovernor.contracts.openrtb_terms import is_under
 from adgovernor.contracts.pod_requests import (
     MOST_SLOTS,
     DurationFloor,

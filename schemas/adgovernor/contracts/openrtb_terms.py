@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from adgovernor.contracts.categories import is_among
 from adgovernor.contracts.openrtb_objects import (
     MEDIA_OF_BIDS,
     Banner,
@@ -73,8 +74,3 @@ def is_under(domain: str, listed: Sequence[str]) -> bool:
     """Tell whether a list of domains names this one or one that it is under, in any case of letters."""
     name = domain.lower()
     return any(name == other or name.endswith("." + other) for other in map(str.lower, listed) if other)
-
-
-def is_among(category: str, listed: Sequence[str]) -> bool:
-    """Tell whether a list of categories names this one, or the one that it is a part of (IAB7 covers IAB7-3)."""
-    return category in listed or category.partition("-")[0] in listed
