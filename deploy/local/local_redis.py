@@ -51,6 +51,8 @@ class LocalSentinel:
     master_name: str
     master: Supervised
     replica: Supervised
+    ports: tuple[int, int]
+    """Of the master and of the replica."""
     processes: tuple[Supervised, ...]
 
     def stop(self) -> None:
@@ -70,13 +72,21 @@ def start_redis(*, settings: Sequence[str] = (), kept: bool = False) -> LocalRed
     return _with_other_ports(start)
 
 
-def start_redis_cluster(masters: int = 3, *, kept: bool = False) -> LocalRedis:
-    """Start a Cluster of masters without replicas and wait until every node says that all slots are served."""
+def start_redis_cluster(
+    masters: int = 3, *, replicated: bool = False, tls: Path | None = None, kept: bool = False
+) -> LocalRedis:
+    """Start a Cluster and wait until every node says that all slots are served.
+
+    `replicated`: each master has one replica, in the same order behind all masters, which knows all that it knows.
+    `tls`: a folder with `ca.pem`, `server.pem` and `server.key`. The nodes then speak TLS with each other, and `url` is
+    of the first one's TLS port; `ports` remain without.
+    """
 
     def start(started: list[Supervised]) -> LocalRedis:
-        chosen = free_ports(2 * masters)
-        ports, bus_ports = chosen[:masters], chosen[masters:]
-        for port, bus_port in zip(ports, bus_ports, strict=True):
+        nodes = 2 * masters if replicated else masters
+        chosen = free_ports(3 * nodes)
+        ports, bus_ports, secure = chosen[:nodes], chosen[nodes : 2 * nodes], chosen[2 * nodes :]
+        for port, bus_port, tls_port in zip(ports, bus_ports, secure, strict=True):
             settings = [
                 "--cluster-enabled",
                 "yes",
@@ -84,20 +94,29 @@ def start_redis_cluster(masters: int = 3, *, kept: bool = False) -> LocalRedis:
                 str(bus_port),
                 "--cluster-node-timeout",
                 "2000",
+                "--repl-diskless-sync-delay",
+                "0",
+                *(_words(_tls_settings(tls, tls_port)) if tls is not None else ()),
             ]
             started.append(_start_node(f"redis-cluster-{port}", port, settings, kept=kept))
-        form_cluster(ports, bus_ports)
+        form_cluster(ports, bus_ports, masters)
         for process, port in zip(started, ports, strict=True):
-            process.wait_ready(partial(cluster_formed, port, masters), _READY_TIMEOUT_S)
-        return LocalRedis(f"redis://127.0.0.1:{ports[0]}/0", tuple(started), tuple(ports))
+            process.wait_ready(partial(cluster_formed, port, nodes), _READY_TIMEOUT_S)
+        for process, port, master in zip(started[masters:], ports[masters:], ports, strict=False):
+            _expect(port, "OK", "CLUSTER", "REPLICATE", _node_id(master))
+            process.wait_ready(partial(_replicates, port), _READY_TIMEOUT_S)
+        url = f"redis://127.0.0.1:{ports[0]}/0" if tls is None else f"rediss://127.0.0.1:{secure[0]}/0"
+        return LocalRedis(url, tuple(started), tuple(ports))
 
     return _with_other_ports(start)
 
 
-def form_cluster(ports: Sequence[int], bus_ports: Sequence[int]) -> None:
-    """Divide the slots among empty nodes on 127.0.0.1 and have the others meet the first one."""
-    bounds = [_SLOTS * n // len(ports) for n in range(len(ports) + 1)]
-    for n, port in enumerate(ports):
+def form_cluster(ports: Sequence[int], bus_ports: Sequence[int], masters: int | None = None) -> None:
+    """Divide the slots among the first `masters` (left out: all) of these empty nodes on 127.0.0.1, and have the others
+    meet the first one."""
+    owners = ports[:masters]
+    bounds = [_SLOTS * n // len(owners) for n in range(len(owners) + 1)]
+    for n, port in enumerate(owners):
         _expect(port, "OK", "CLUSTER", "ADDSLOTSRANGE", str(bounds[n]), str(bounds[n + 1] - 1))
         _expect(port, "OK", "CLUSTER", "SET-CONFIG-EPOCH", str(n + 1))
     for port in ports[1:]:
@@ -110,29 +129,61 @@ def cluster_formed(port: int, nodes: int) -> bool:
     return "cluster_state:ok" in told and f"cluster_known_nodes:{nodes}" in told
 
 
-def start_redis_sentinel() -> LocalSentinel:
-    """Start a master, a replica and three sentinels (quorum 2, a silent second counts as down), all knowing all."""
+def start_redis_sentinel(*, tls: Path | None = None) -> LocalSentinel:
+    """Start a master, a replica and three sentinels (quorum 2, a silent second counts as down), all knowing all.
+
+    `tls`: a folder with `ca.pem`, `server.pem` and `server.key`. All then speak TLS with each other and name each
+    other's TLS ports; `sentinels` are those, and `ports` remain without.
+    """
 
     def start(started: list[Supervised]) -> LocalSentinel:
-        master_port, replica_port, *sentinel_ports = free_ports(5)
-        started.append(_start_node("redis-master", master_port, ("--repl-diskless-sync-delay", "0")))
+        plain = free_ports(5 if tls is None else 10)
+        plain, secure = plain[:5], plain[5:]
+        master_port, replica_port, *sentinel_ports = plain
+        named = secure or plain
+        settings = [_tls_settings(tls, port) for port in secure] if tls is not None else [{}] * 5
         started.append(
-            _start_node("redis-replica", replica_port, ("--replicaof", "127.0.0.1", str(master_port)))
+            _start_node(
+                "redis-master", master_port, ("--repl-diskless-sync-delay", "0", *_words(settings[0]))
+            )
         )
-        started[1].wait_ready(
-            lambda: "master_link_status:up" in redis_command(replica_port, "INFO", "replication"),
-            _READY_TIMEOUT_S,
+        started.append(
+            _start_node(
+                "redis-replica",
+                replica_port,
+                ("--replicaof", "127.0.0.1", str(named[0]), *_words(settings[1])),
+            )
         )
-        for port in sentinel_ports:
+        started[1].wait_ready(partial(_replicates, replica_port), _READY_TIMEOUT_S)
+        for port, own in zip(sentinel_ports, settings[2:], strict=True):
             # One by one: when a start fails, those before it are in the list and are stopped.
-            started.append(_start_sentinel(port, master_port))  # noqa: PERF401
+            started.append(_start_sentinel(port, named[0], own))
         known = {"num-slaves": "1", "num-other-sentinels": str(len(sentinel_ports) - 1)}
         for process, port in zip(started[2:], sentinel_ports, strict=True):
             process.wait_ready(partial(_sentinel_knows, port, known), _READY_TIMEOUT_S)
-        sentinels = tuple(("127.0.0.1", port) for port in sentinel_ports)
-        return LocalSentinel(sentinels, SENTINEL_MASTER, started[0], started[1], tuple(started))
+        sentinels = tuple(("127.0.0.1", port) for port in named[2:])
+        return LocalSentinel(
+            sentinels, SENTINEL_MASTER, started[0], started[1], (master_port, replica_port), tuple(started)
+        )
 
     return _with_other_ports(start)
+
+
+def _tls_settings(folder: Path, port: int) -> dict[str, str]:
+    """What has a server speak TLS on this port, and with its like. Clients need no certificate."""
+    return {
+        "tls-port": str(port),
+        "tls-cert-file": str(folder / "server.pem"),
+        "tls-key-file": str(folder / "server.key"),
+        "tls-ca-cert-file": str(folder / "ca.pem"),
+        "tls-auth-clients": "no",
+        "tls-replication": "yes",
+        "tls-cluster": "yes",
+    }
+
+
+def _words(settings: Mapping[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
 
 def _with_other_ports(start: Callable[[list[Supervised]], _Started]) -> _Started:
@@ -155,13 +206,14 @@ def _start_node(name: str, port: int, settings: Sequence[str], *, kept: bool = F
     return _start_process(name, port, directory, arguments, kept)
 
 
-def _start_sentinel(port: int, master_port: int) -> Supervised:
+def _start_sentinel(port: int, master_port: int, settings: Mapping[str, str]) -> Supervised:
     directory = Path(tempfile.mkdtemp(prefix="adgovernor-redis-sentinel-"))
     # A sentinel rewrites its configuration, so it insists on a file.
     configuration = directory / "sentinel.conf"
     configuration.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {directory}\n"
-        f"sentinel monitor {SENTINEL_MASTER} 127.0.0.1 {master_port} 2\n"
+        + "".join(f"{name} {value}\n" for name, value in settings.items() if name != "tls-cluster")
+        + f"sentinel monitor {SENTINEL_MASTER} 127.0.0.1 {master_port} 2\n"
         f"sentinel down-after-milliseconds {SENTINEL_MASTER} 1000\n"
         f"sentinel failover-timeout {SENTINEL_MASTER} 5000\n"
     )
@@ -182,6 +234,16 @@ def _start_process(name: str, port: int, directory: Path, arguments: Sequence[st
         process.stop()
         raise
     return process
+
+
+def _replicates(port: int) -> bool:
+    """Whether a replica has all that its master has, and is told of what comes."""
+    return "master_link_status:up" in redis_command(port, "INFO", "replication")
+
+
+def _node_id(port: int) -> str:
+    """The id of a Cluster's node, the last line of its answer."""
+    return redis_command(port, "CLUSTER", "MYID").split()[-1]
 
 
 def _sentinel_knows(port: int, fields: Mapping[str, str]) -> bool:

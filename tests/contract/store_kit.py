@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+from adgovernor.contracts.errors import Unavailable
 from adgovernor.stores.base import Meta, Store, Tip
 from adgovernor.stores.redis import RedisStore
 from adgovernor.stores.redis_client import RedisConfig
 
 RACE_ROUNDS = 100
+OUTAGE_S = 30.0
 
 
 def tip(height: int, ledger: str = "genesis") -> Tip:
@@ -171,3 +174,14 @@ async def ask(store: RedisStore, *command: str | int) -> Any:
     """The answer of a store's one server to any command."""
     (node,) = await store.client.nodes()
     return await store.client.command(node, *command)
+
+
+async def until_available(store: RedisStore, shard: str) -> Meta | None:
+    """The shard's meta, as soon as servers answer again."""
+    deadline = time.monotonic() + OUTAGE_S
+    while True:
+        try:
+            return await store.read_meta(shard)
+        except Unavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from certificates import make_certificates, needs_openssl
-from store_kit import ask, meta, opened, tip
+from store_kit import ask, meta, opened, tip, until_available
 
 import servers
 from adgovernor.contracts.errors import Unavailable
@@ -97,6 +98,75 @@ async def test_a_replica_and_a_cluster_taken_for_one_server_are_found(local_redi
     finally:
         cluster.stop()
         trio.stop()
+
+
+@needs_openssl
+async def test_sentinels_and_their_master_ask_for_tls_and_passwords(
+    local_redis: None, tmp_path: Path
+) -> None:
+    """Everything towards Sentinels and master is encrypted, with a user and a password of its own for each of both; a
+    wrong one at either is told, and after a failover the new master is found all the same."""
+    make_certificates(tmp_path)
+    trio = servers.start_redis_sentinel(tls=tmp_path)
+    try:
+        for port in trio.ports:
+            grant(port, "allkeys", "allcommands")
+        for process, _ in zip(trio.processes[2:], trio.sentinels, strict=True):
+            (plain,) = re.findall(r"^port (\d+)", (process.directory / "sentinel.conf").read_text(), re.M)
+            told = servers.redis_command(
+                int(plain), "ACL", "SETUSER", "watcher", "on", ">other", "allcommands"
+            )
+            assert "OK" in told
+        config = RedisConfig(
+            hosts=trio.sentinels,
+            topology="sentinel",
+            master=trio.master_name,
+            username="worker",
+            password="secret",
+            sentinel_username="watcher",
+            sentinel_password="other",
+            tls=RedisTls(ca_file=str(tmp_path / "ca.pem")),
+        )
+        wrong_ones = (
+            replace(config, password="x"),
+            replace(config, sentinel_password="x"),
+            replace(config, tls=None),
+        )
+        for wrong in wrong_ones:
+            async with opened(wrong) as store:
+                (finding,) = await store.check()
+                assert (finding.level, finding.subject) == ("error", "connection")
+        async with opened(config) as store:
+            assert "error" not in {finding.level for finding in await store.check()}
+            assert await store.swap("u1", NOTHING, meta(1), {"users": {"a": b"1"}}) is None
+            assert await ask(store, "WAIT", 1, 5000) == 1
+            trio.master.send_signal(signal.SIGKILL)
+            assert await until_available(store, "u1") == meta(1)
+    finally:
+        trio.stop()
+
+
+@needs_openssl
+async def test_a_cluster_asks_for_tls_and_passwords(local_redis: None, tmp_path: Path) -> None:
+    """Every node of a Cluster that serves a shard is reached with TLS, as the user that was named."""
+    make_certificates(tmp_path)
+    cluster = servers.start_redis_cluster(masters=3, tls=tmp_path)
+    try:
+        for port in cluster.ports:
+            grant(port, "allkeys", "allcommands")
+            assert "OK" in servers.redis_command(port, "ACL", "SETUSER", "default", "-@all", "+cluster|info")
+        url = cluster.url.replace("rediss://", "rediss+cluster://worker:secret@").removesuffix("/0")
+        tls = RedisTls(ca_file=str(tmp_path / "ca.pem"))
+        async with opened(RedisConfig.from_url(url, tls=tls)) as store:
+            assert "error" not in {finding.level for finding in await store.check()}
+            for shard in ("u0", "u1", "u2", "u3", "t0", "t1"):
+                assert await store.swap(shard, NOTHING, meta(1), {"users": {"a": b"1"}}) is None
+                assert await store.read_buckets(shard, ["users"]) == (meta(1), {"users": {"a": b"1"}})
+        async with opened(RedisConfig.from_url(url.replace("secret", "x"), tls=tls)) as store:
+            (finding,) = await store.check()
+            assert "password" in finding.mend
+    finally:
+        cluster.stop()
 
 
 RIGHTS = "+hmget +hset +hdel +hlen +hgetall +hscan +hkeys +unlink +eval +evalsha +ping +info +client|setname"

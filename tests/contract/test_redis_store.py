@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from store_kit import Proxy, ask, meta, opened, tip
+from store_kit import OUTAGE_S, Proxy, ask, meta, opened, tip, until_available
 
 import servers
 from adgovernor.contracts.errors import BadSettings, Unavailable
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.servers
 
 State = tuple[Meta | None, dict[str, dict[str, bytes]]]
 StartRedis = Callable[..., servers.LocalRedis]
-OUTAGE_S = 30.0
 """Longest wait for servers to come back; a failover takes about three seconds."""
 
 
@@ -323,17 +322,6 @@ async def test_a_full_server_refuses_a_swap_whole(start_own_redis: StartRedis) -
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
         assert await store.read_buckets("u1", ["users"]) == (meta(height + 2), {"users": {"a": b"1"}})
-
-
-async def until_available(store: RedisStore, shard: str) -> Meta | None:
-    """The shard's meta, as soon as servers answer again."""
-    deadline = time.monotonic() + OUTAGE_S
-    while True:
-        try:
-            return await store.read_meta(shard)
-        except Unavailable:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
 
 
 @pytest.mark.slow
