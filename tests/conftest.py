@@ -23,7 +23,17 @@ import servers
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_SERVER_FIXTURES = {"kafka_bootstrap", "redis_url", "redis_cluster_url", "postgres", "own_kafka", "own_redis"}
+_SERVER_FIXTURES = {
+    "kafka_bootstrap",
+    "own_brokers",
+    "own_kafka",
+    "own_redis",
+    "own_redis_cluster",
+    "own_sentinels",
+    "postgres",
+    "redis_cluster_url",
+    "redis_url",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,6 +82,16 @@ def own_kafka() -> Iterator[servers.LocalKafka]:
 
 
 @pytest.fixture
+def own_brokers() -> Iterator[servers.LocalKafka]:
+    """Three brokers of one test's own, to be killed or stopped."""
+    with required():
+        servers.require_local(kafka=True)
+    kafka = servers.start_kafka(brokers=3)
+    yield kafka
+    kafka.stop()
+
+
+@pytest.fixture
 def own_redis() -> Iterator[servers.LocalRedis]:
     """A Redis of one test's own, to be killed, stopped or emptied."""
     with required():
@@ -79,6 +99,26 @@ def own_redis() -> Iterator[servers.LocalRedis]:
     redis = servers.start_redis()
     yield redis
     redis.stop()
+
+
+@pytest.fixture
+def own_redis_cluster() -> Iterator[servers.LocalRedis]:
+    """A Redis Cluster of three masters with a replica each, of one test's own."""
+    with required():
+        servers.require_local(redis=True)
+    redis = servers.start_redis_cluster(replicated=True)
+    yield redis
+    redis.stop()
+
+
+@pytest.fixture
+def own_sentinels() -> Iterator[servers.LocalSentinel]:
+    """A master, a replica and three Sentinels of one test's own."""
+    with required():
+        servers.require_local(redis=True)
+    trio = servers.start_redis_sentinel()
+    yield trio
+    trio.stop()
 
 
 @pytest.fixture(scope="session")

@@ -268,7 +268,8 @@ def _storage_options(controller_ports: Sequence[int], scram_users: Mapping[str, 
     users = [
         word
         for name, password in scram_users.items()
-        for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
+        for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+        for word in ("--add-scram", f"{mechanism}=[name={name},password={password}]")
     ]
     return ["--cluster-id", _kafka_id(), "--initial-controllers", voters, *users]
 

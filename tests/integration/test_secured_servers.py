@@ -114,10 +114,10 @@ def assert_it_works(site: Site) -> None:
     assert report["findings"] == []
 
 
-def test_behind_sentinel(start: Start, kafka_bootstrap: str, local_sentinel: servers.LocalSentinel) -> None:
+def test_behind_sentinel(start: Start, kafka_bootstrap: str, own_sentinels: servers.LocalSentinel) -> None:
     """A worker whose Redis is named by its Sentinels."""
-    hosts = ",".join(f"{host}:{port}" for host, port in local_sentinel.sentinels)
-    url = f"redis+sentinel://{hosts}/{local_sentinel.master_name}"
+    hosts = ",".join(f"{host}:{port}" for host, port in own_sentinels.sentinels)
+    url = f"redis+sentinel://{hosts}/{own_sentinels.master_name}"
     assert_it_works(start({"KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap, "REDIS__URL": url}))
 
 
@@ -154,8 +154,8 @@ def test_redis_with_tls_and_a_password(start: Start, kafka_bootstrap: str, tmp_p
 
 @pytest.fixture(scope="module")
 def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.LocalKafka, Path]]:
-    """A broker that clients reach by certificate (MTLS) or by name and password over TLS (SASL), and the folder of
-    the certificates."""
+    """A broker that clients reach by certificate (MTLS), by name and password over TLS (SASL) or without (PLAIN), and
+    the folder of the certificates."""
     folder = tmp_path_factory.mktemp("certificates")
     make_certificates(folder)
     with required():
@@ -164,8 +164,9 @@ def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[se
         (folder / "server.key").read_text() + (folder / "server.pem").read_text()
     )
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    plain = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_worker="geheim";'
     kafka = servers.start_kafka(
-        listeners={"MTLS": "SSL", "SASL": "SASL_SSL"},
+        listeners={"MTLS": "SSL", "SASL": "SASL_SSL", "PLAIN": "SASL_PLAINTEXT"},
         scram_users={"worker": "geheim"},
         settings={
             "ssl.keystore.type": "PEM",
@@ -173,8 +174,11 @@ def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[se
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(folder / "ca.pem"),
             "listener.name.mtls.ssl.client.auth": "required",
-            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
+            "listener.name.sasl.scram-sha-256.sasl.jaas.config": scram,
             "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
+            "listener.name.plain.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.plain.plain.sasl.jaas.config": plain,
         },
     )
     yield kafka, folder
@@ -216,11 +220,26 @@ def test_kafka_with_sasl(
     assert_it_works(start({**settings, "KAFKA__PASSWORD": "geheim"}))
 
 
-@pytest.fixture
-def local_sentinel() -> Iterator[servers.LocalSentinel]:
-    """A master, a replica and three Sentinels."""
-    with required():
-        servers.require_local(redis=True)
-    trio = servers.start_redis_sentinel()
-    yield trio
-    trio.stop()
+@pytest.mark.parametrize(
+    ("listener", "mechanism", "wrong"),
+    [("SASL", "SCRAM-SHA-256", "PLAIN"), ("PLAIN", "PLAIN", "SCRAM-SHA-512")],
+)
+def test_each_mechanism_of_sasl(
+    start: Start, secured_kafka: tuple[servers.LocalKafka, Path], listener: str, mechanism: str, wrong: str
+) -> None:
+    """SCRAM with the shorter digest, and PLAIN without TLS; `check` names the setting where the broker has another."""
+    kafka, folder = secured_kafka
+    settings = {
+        "KAFKA__BOOTSTRAP_SERVERS": kafka.listeners[listener],
+        "KAFKA__USERNAME": "worker",
+        "KAFKA__PASSWORD": "geheim",
+        **({"KAFKA__CA_FILE": str(folder / "ca.pem")} if listener == "SASL" else {}),
+    }
+    site = start({**settings, "KAFKA__SASL_MECHANISM": mechanism})
+    site.run("topics", "create", "--partitions", "1")
+    assert len(json.loads(site.run("topics", "list", "--json"))) > 20
+    start({**settings, "KAFKA__SASL_MECHANISM": mechanism, "KAFKA__PASSWORD": "falsch"}).run(
+        "topics", "list", code=3
+    )
+    told = start({**settings, "KAFKA__SASL_MECHANISM": wrong}).run("check", "--json", code=3)
+    assert "sasl_mechanism" in told
