@@ -16,7 +16,7 @@ import pytest_asyncio
 import servers
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import Halted, Unavailable
+from adgovernor.contracts.errors import BadSettings, Halted, Unavailable
 from adgovernor.publish.kafka import start_producer
 from adgovernor.runtime.kafka_inputs import KafkaInputs
 from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
@@ -281,6 +281,14 @@ async def test_topics_are_created_once_and_rightly(kafka_bootstrap: str) -> None
     assert [finding for finding in findings if finding.level == "error"] == []
     with pytest.raises(Exception, match="ask for 3"):
         await create_topics(connection, prefix, 4)
+
+
+async def test_more_replicas_than_brokers_are_refused(kafka_bootstrap: str) -> None:
+    """Where more replicas are asked for than there are brokers yet, no topic is made with fewer."""
+    connection, prefix = KafkaConnection(kafka_bootstrap), f"t{uuid.uuid4().hex[:10]}"
+    with pytest.raises(BadSettings, match=r"refused to create .*replication"):
+        await create_topics(connection, prefix, 2, 99)
+    assert await describe_topics(connection, prefix) == {}
 
 
 async def test_topics_that_disagree_are_named(kafka_bootstrap: str) -> None:

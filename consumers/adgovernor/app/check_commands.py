@@ -75,7 +75,7 @@ async def _all(settings: Settings) -> list[Checked]:
 
 async def _kafka(settings: Settings) -> list[Checked]:
     from adgovernor.app.logs import captured
-    from adgovernor.runtime.topics_admin import check_topics, describe_topics
+    from adgovernor.runtime.topics_admin import check_replicas, check_topics, describe_topics
 
     connection = settings.kafka.connection()
     with captured("aiokafka") as said:
@@ -91,6 +91,7 @@ async def _kafka(settings: Settings) -> list[Checked]:
     reached = Checked("kafka", "ok", f"{connection.bootstrap_servers} answers")
     return [
         reached,
+        *(Checked("kafka", one.level, one.message, one.mend) for one in check_replicas(topics)),
         *(Checked("topics", one.level, one.message, one.mend) for one in check_topics(topics)),
         *await _whole(settings, topics),
     ]

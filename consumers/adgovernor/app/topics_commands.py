@@ -26,19 +26,24 @@ def create(
     partitions: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Of every topic; left out: as set, or 8.")
     ] = None,
+    replication: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Replicas of each; left out: 3, or as many as there are brokers."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create every topic that is missing. Existing ones stay as they are, so it can be run again.
 
-    With three brokers or more, topics get three replicas of which two must acknowledge.
+    With three brokers or more, topics get three replicas of which two must acknowledge. Where brokers may still be
+    starting, ask for `--replication 3`: it is refused until there are as many.
 
-    Example: adgovernor --prefix prod topics create --partitions 16
+    Example: adgovernor --prefix prod topics create --partitions 16 --replication 3
     """
     from adgovernor.runtime.topics_admin import create_topics
 
     settings = settings_of(context)
     count = partitions or settings.partitions
-    created = run_async(create_topics(settings.kafka.connection(), settings.prefix, count))
+    created = run_async(create_topics(settings.kafka.connection(), settings.prefix, count, replication))
     if as_json:
         print_json({"prefix": settings.prefix, "partitions": count, "created": created})
     elif created:

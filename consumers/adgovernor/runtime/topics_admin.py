@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -18,6 +18,8 @@ from adgovernor.contracts.errors import BadSettings
 from adgovernor.stores.base import Finding
 
 _ADMIN_S: Final = 30.0
+_TRIES: Final = 20
+_TRY_AGAIN_S: Final = 0.2
 LEDGER_MESSAGE_BYTES: Final = 20_000_000
 """Larger than any block that an engine sends."""
 OUTPUT_MESSAGE_BYTES: Final = 3_000_000
@@ -25,6 +27,10 @@ OUTPUT_MESSAGE_BYTES: Final = 3_000_000
 KEY_LAG_MS: Final = 86_400_000
 """How long a key that was ended may stay on the broker's disk."""
 _FOR_EVER = "-1"
+_MONEY: Final = (*topics.LEDGERS, topics.CAMPAIGNS)
+"""Whose loss is a loss of money."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,8 @@ class TopicState:
     partitions: int
     replication: int
     config: dict[str, str]
+    in_sync: tuple[int, ...] = ()
+    """How many replicas of each partition have all that it has; 0 where it has no leader."""
 
 
 def topic_config(topic: str, replication: int) -> dict[str, str]:
@@ -80,8 +88,28 @@ async def _admin(connection: KafkaConnection) -> AsyncIterator[AIOKafkaAdminClie
         await client.close()
 
 
-async def create_topics(connection: KafkaConnection, prefix: str, partitions: int) -> list[str]:
+async def _answer(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """What a broker answers. The client asks any that it has heard of, so one that is away while the others work must
+    not be the last word; asking twice is harmless in every call made here."""
+    for _ in range(_TRIES):
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+        except TimeoutError:
+            # The client's own, for one broker; within ours there is time for another.
+            pass
+        await asyncio.sleep(_TRY_AGAIN_S)
+    return await ask()
+
+
+async def create_topics(
+    connection: KafkaConnection, prefix: str, partitions: int, replication: int | None = None
+) -> list[str]:
     """Creates every topic that is missing; their names on the broker. Those that exist are left as they are.
+
+    ``replication``: of each topic; left out: three, or as many as there are brokers now.
 
     Raises:
         BadSettings: when the broker refuses one, or existing ones have another partition count.
@@ -99,8 +127,8 @@ async def create_topics(connection: KafkaConnection, prefix: str, partitions: in
             f"{count}, asked for {partitions}); the count of a deployment is fixed: {ask} another prefix"
         )
     async with _admin(connection) as admin:
-        brokers = len((await admin.describe_cluster())["brokers"])
-        replication = min(3, brokers)
+        if replication is None:
+            replication = min(3, len((await _answer(admin.describe_cluster))["brokers"]))
         missing = [name for name in topics.ALL_TOPICS if name not in found]
         new = [
             NewTopic(
@@ -113,7 +141,7 @@ async def create_topics(connection: KafkaConnection, prefix: str, partitions: in
         ]
         if not new:
             return []
-        answer: Any = await admin.create_topics(new)
+        answer: Any = await _answer(lambda: admin.create_topics(new))
         for entry in answer.topic_errors:
             error = for_code(entry[1])
             if error is not NoError and error is not TopicAlreadyExistsError:
@@ -128,7 +156,7 @@ async def _visible(admin: AIOKafkaAdminClient, names: set[str]) -> None:
     while True:
         served = {
             entry["topic"]
-            for entry in await admin.describe_topics(None)
+            for entry in await _answer(admin.describe_topics)
             if entry["partitions"] and all(part["leader"] >= 0 for part in entry["partitions"])
         }
         if names <= served:
@@ -145,13 +173,20 @@ async def describe_topics(connection: KafkaConnection, prefix: str) -> dict[str,
     names = {topics.full_name(prefix, name): name for name in topics.ALL_TOPICS}
     async with _admin(connection) as admin:
         found: dict[str, TopicState] = {}
-        described = [entry for entry in await admin.describe_topics(None) if entry["topic"] in names]
+        described = [entry for entry in await _answer(admin.describe_topics) if entry["topic"] in names]
         configs = await _configs(admin, [entry["topic"] for entry in described])
         for entry in described:
             parts: list[dict[str, Any]] = entry["partitions"]
             replication = min((len(part["replicas"]) for part in parts), default=0)
             name = entry["topic"]
-            found[names[name]] = TopicState(name, len(parts), replication, configs.get(name, {}))
+            in_sync = {part["partition"]: len(part["isr"]) if part["leader"] >= 0 else 0 for part in parts}
+            found[names[name]] = TopicState(
+                name,
+                len(parts),
+                replication,
+                configs.get(name, {}),
+                tuple(count for _, count in sorted(in_sync.items())),
+            )
     return found
 
 
@@ -161,7 +196,7 @@ async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
     if not resources:
         return {}
     configs: dict[str, dict[str, str]] = {}
-    answers: list[Any] = await admin.describe_configs(resources)
+    answers: list[Any] = await _answer(lambda: admin.describe_configs(resources))
     for answer in answers:
         for code, _, _, name, entries in answer.resources:
             if code == 0:
@@ -215,6 +250,7 @@ def check_topics(found: dict[str, TopicState]) -> list[Finding]:
         )
     for topic, state in found.items():
         findings += _check_topic(topic, state)
+    findings += _check_replication(found)
     findings.sort(key=lambda finding: ("error", "warning", "ok").index(finding.level))
     if not findings:
         findings.append(Finding("ok", "topics", f"{len(found)} topics with the right settings"))
@@ -223,7 +259,7 @@ def check_topics(found: dict[str, TopicState]) -> list[Finding]:
 
 def _check_topic(topic: str, state: TopicState) -> list[Finding]:
     findings: list[Finding] = []
-    if not state.config and topic in (*topics.LEDGERS, topics.CAMPAIGNS, topics.PERSON_KEYS):
+    if not state.config and topic in (*_MONEY, topics.PERSON_KEYS):
         findings.append(
             _found(
                 "warning",
@@ -235,7 +271,7 @@ def _check_topic(topic: str, state: TopicState) -> list[Finding]:
     if topic in topics.LEDGERS:
         findings += _check_ledger(state)
     # What may not be read says nothing.
-    if state.config and (topic in topics.LEDGERS or topic == topics.CAMPAIGNS):
+    if state.config and topic in _MONEY:
         findings += _check_memory(state)
     if state.config and topic == topics.PERSON_KEYS:
         findings += _check_keys(state)
@@ -251,20 +287,91 @@ def _check_topic(topic: str, state: TopicState) -> list[Finding]:
     return findings
 
 
+def _check_replication(found: Mapping[str, TopicState]) -> Iterator[Finding]:
+    """Whether what was acknowledged outlives a broker, and whether work goes on without one."""
+    total = len(found)
+    few = {topic: state for topic, state in found.items() if state.replication < 3}
+    if few:
+        yield _several(
+            total,
+            few,
+            f"have fewer than three replicas (the fewest {min(state.replication for state in few.values())}): the loss "
+            "of a broker's disk is the loss of what was acknowledged, money among it",
+            "use three brokers or more in production, and `topics create` while all of them are there; existing topics "
+            "get replicas from kafka-reassign-partitions",
+        )
+    many = {topic: state for topic, state in found.items() if state.replication > 2 and state.config}
+    alone = {topic: state for topic, state in many.items() if _needed(state) < 2}
+    if alone:
+        yield _several(
+            total,
+            alone,
+            "acknowledge with one replica alone (min.insync.replicas 1): what it acknowledged is lost with its disk",
+            _alter(next(iter(alone.values())), "min.insync.replicas", "2") + _each(alone),
+        )
+    brittle = {topic: state for topic, state in many.items() if _needed(state) >= state.replication}
+    if brittle:
+        yield _several(
+            total,
+            brittle,
+            "acknowledge with all their replicas only (min.insync.replicas): without one broker nothing is decided",
+            _alter(next(iter(brittle.values())), "min.insync.replicas", "2") + _each(brittle),
+        )
+
+
+def check_replicas(found: Mapping[str, TopicState]) -> list[Finding]:
+    """What is wrong with a deployment's partitions at this moment, worst first: it mends itself once brokers are back,
+    so a worker may start meanwhile."""
+    total = sum(len(state.in_sync) for state in found.values())
+    headless, stuck, behind = [], [], []
+    for state in found.values():
+        for partition, count in enumerate(state.in_sync):
+            name = f"{state.name}[{partition}]"
+            if count == 0:
+                headless.append(name)
+            elif count < min(_needed(state), state.replication):
+                stuck.append(name)
+            elif count < state.replication:
+                behind.append(name)
+    told: list[tuple[list[str], Literal["warning", "error"], str]] = [
+        (headless, "error", "no leader: they can be neither read nor written, so their shards wait"),
+        (
+            stuck,
+            "error",
+            "fewer replicas in sync than min.insync.replicas: nothing new is acknowledged, so their shards wait",
+        ),
+        (behind, "warning", "replicas that are behind or away; the next broker that goes may stop decisions"),
+    ]
+    mend = "start the brokers that are away, and look into the logs of those that are there; nothing is lost meanwhile"
+    return [
+        Finding(level, "partitions", f"{len(names)} of {total} partitions ({_some(names)}) have {what}", mend)
+        for names, level, what in told
+        if names
+    ]
+
+
+def _needed(state: TopicState) -> int:
+    """How many replicas must have a message for it to be acknowledged."""
+    return int(state.config.get("min.insync.replicas", "1"))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + ("…" if len(names) > 3 else "")
+
+
+def _several(total: int, states: Mapping[str, TopicState], what: str, mend: str) -> Finding:
+    """A warning about topics, those with money first."""
+    names = [states[topic].name for topic in sorted(states, key=lambda topic: (topic not in _MONEY, topic))]
+    return Finding("warning", names[0], f"{len(names)} of {total} topics ({_some(names)}) {what}", mend)
+
+
+def _each(states: Mapping[str, TopicState]) -> str:
+    return f" (and so on for each of the {len(states)})" if len(states) > 1 else ""
+
+
 def _check_ledger(state: TopicState) -> Iterator[Finding]:
-    """What an acknowledged block of a ledger needs."""
+    """What a ledger's blocks need."""
     config = state.config
-    if state.replication < 3:
-        yield _found(
-            "warning",
-            state,
-            f"has replication {state.replication}: the loss of its brokers' disks is the loss of money",
-            "use three brokers or more in production",
-        )
-    elif config.get("min.insync.replicas", "1") == "1":
-        yield _found(
-            "warning", state, "is acknowledged by one replica", _alter(state, "min.insync.replicas", "2")
-        )
     if not config:
         return
     if config.get("message.timestamp.type") != "LogAppendTime":
