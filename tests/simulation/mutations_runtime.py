@@ -40,7 +40,7 @@ RUNTIME: Final = (
         "accept-behind-a-gap",
         "*Acknowledged offset = the position walked to: greater is not accepted",
         append,
-        "commit",
+        "_commit",
         "            case Verdict.GAP:\n",
         """            case Verdict.GAP if walk.height >= 0:
                 walk.offset = acknowledged
@@ -53,7 +53,7 @@ RUNTIME: Final = (
         "unknown-is-done",
         "*Error, deadline passed: unknown, so read",
         append,
-        "commit",
+        "_commit",
         "                await _prove(world, before)\n                return found\n            continue\n",
         """                return found
             walk.height, walk.chain = height, chain

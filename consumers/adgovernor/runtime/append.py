@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.runtime.chain import Verdict, Walk, chain_in, verdict
 from adgovernor.runtime.ports import READ_TRIES, AppendUnknown
 from adgovernor.runtime.reading import walk_ledger
 from adgovernor.runtime.world import StartOver, World
+
+UNKNOWN: Final = "unknown"
+"""Why a shard starts over whose block may have landed, or not."""
 
 
 class _Tip(NamedTuple):
@@ -26,6 +29,20 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
         StartOver: when another owner's block came first, or nothing certain could be learned.
         Halted: when the log lost messages that had been read.
     """
+    loop = asyncio.get_running_loop()
+    if world.unacknowledged_since is None:
+        world.unacknowledged_since = loop.time()
+    try:
+        offset = await _commit(world, walk, data, chain)
+    except StartOver as lost:
+        if lost.reason != UNKNOWN:
+            world.unacknowledged_since = None
+        raise
+    world.unacknowledged_since = None
+    return offset
+
+
+async def _commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
     height = walk.height + 1
     before = _Tip(walk.height, walk.chain, walk.tip_offset)
     error: Exception | None = None
@@ -66,15 +83,15 @@ async def commit(world: World, walk: Walk, data: bytes, chain: str) -> int:
                     found = await _look(world, walk, chain, acknowledged)
                 except Unavailable as unreadable:
                     raise StartOver(
-                        "unknown", f"block {height} cannot be read back: {unreadable}"
+                        UNKNOWN, f"block {height} cannot be read back: {unreadable}"
                     ) from unreadable
                 if found is not None:
                     await _prove(world, before)
                     return found
                 raise StartOver(
-                    "unknown", f"the message at offset {acknowledged} is not the block that was sent"
+                    UNKNOWN, f"the message at offset {acknowledged} is not the block that was sent"
                 )
-    raise StartOver("unknown", f"block {height} was not acknowledged: {error}")
+    raise StartOver(UNKNOWN, f"block {height} was not acknowledged: {error}")
 
 
 async def _prove(world: World, before: _Tip) -> None:
@@ -100,7 +117,7 @@ async def _prove(world: World, before: _Tip) -> None:
                     world, f"has something else at offset {before.offset} than block {before.height}"
                 )
             return
-    raise StartOver("unknown", f"block {before.height} cannot be read back at offset {before.offset}")
+    raise StartOver(UNKNOWN, f"block {before.height} cannot be read back at offset {before.offset}")
 
 
 def _truncated(world: World, what: str) -> Halted:

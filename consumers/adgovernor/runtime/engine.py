@@ -126,6 +126,12 @@ class ShardEngine:
         return self._world.progress
 
     @property
+    def unacknowledged_s(self) -> float:
+        """For how long the log has acknowledged nothing of what is to be appended; 0 while it does."""
+        since = self._world.unacknowledged_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
+    @property
     def ready(self) -> bool:
         """Whether the shard's state is in memory and input is taken."""
         return self._tenure is not None
@@ -267,6 +273,8 @@ class ShardEngine:
                 tenure.gather_until_s = asyncio.get_running_loop().time() + settings.gather_s
                 await self._block(tenure, chunk)
             else:
+                # Nothing waits any more: what was in doubt had landed.
+                world.unacknowledged_since = None
                 await self._tick(tenure)
 
     def _show_trail(self, tenure: _Tenure) -> None:

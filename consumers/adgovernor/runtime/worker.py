@@ -41,7 +41,7 @@ _COMMIT_EVERY_S: Final = 5.0
 _STALL_S: Final = 60.0
 """A shard that does nothing for so long is stuck; every wait of an engine is far shorter."""
 _SILENT_S: Final = 10.0
-"""How long Kafka may answer no read before a worker says that it cannot reach it."""
+"""How long Kafka may answer no read, or acknowledge no block, before a worker says so."""
 _CANCEL_S: Final = 5.0
 _HOLD_S: Final = 5.0
 """What the group waits for engines to rest at a rebalance. The chain keeps later ones harmless."""
@@ -145,6 +145,9 @@ class Worker:
             elif now - running.moved_s > _STALL_S:
                 stuck.append(shard)
             shards[shard] = "running" if running.engine.ready else "taking over"
+        refused = [
+            shard for shard, running in self._running.items() if running.engine.unacknowledged_s > _SILENT_S
+        ]
         waiting = [shard for shard, running in self._running.items() if not running.engine.ready]
         silent_s = 0.0 if self._inputs is None else self._inputs.silent_s
         detail = ""
@@ -152,6 +155,10 @@ class Worker:
             detail = f"no progress for {_STALL_S:.0f} s: {', '.join(sorted(stuck))}"
         elif not self._assigned:
             detail = "the group has not decided yet"
+        elif refused:
+            detail = (
+                f"Kafka acknowledges nothing: {', '.join(sorted(refused))}; brokers may be away, or behind"
+            )
         elif waiting:
             detail = f"taking over: {', '.join(sorted(waiting))}"
         elif silent_s > _SILENT_S:

@@ -51,6 +51,8 @@ class World:
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     progress: int = 0
     """Rises with everything that is done or tried: whether the shard still moves."""
+    unacknowledged_since: float | None = None
+    """By the loop's clock, since when something is to be appended and the log has not said that it was."""
 
     def nonce(self) -> str:
         """So that no two attempts at a block have the same bytes."""

@@ -96,6 +96,30 @@ async def test_a_log_that_never_answers_starts_the_shard_over() -> None:
     await deployment.stop()
 
 
+async def test_for_how_long_nothing_is_acknowledged_is_told_across_starting_over() -> None:
+    """A log that is read but takes nothing is no log that works, however often the shard folds it again."""
+    deployment = Deployment(1)
+    log = FaultyLog(deployment.broker, "u0")
+    engine = deployment.engine("u0", log)
+    deployment.campaign()
+    deployment.run(deployment.engine("t0"))
+    deployment.run(engine)
+    await deployment.settle()
+    assert engine.unacknowledged_s == 0
+    log.appends = ["lost"] * 1_000
+    deployment.request("r0")
+    first = len(log.sent)
+    await until(lambda: len(log.sent) > first)
+    began = asyncio.get_running_loop().time()
+    await until(lambda: len(log.sent) > first + 10)
+    assert engine.unacknowledged_s >= asyncio.get_running_loop().time() - began
+    log.appends = []
+    await deployment.settle()
+    assert engine.unacknowledged_s == 0
+    assert_exact(deployment, 1)
+    await deployment.stop()
+
+
 async def test_an_offset_that_was_given_before_halts_the_shard() -> None:
     """An acknowledged offset below what was walked means that the log lost messages."""
     deployment, log = await prepared()

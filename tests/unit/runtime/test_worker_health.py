@@ -16,7 +16,7 @@ from adgovernor.core.machine import Machine
 from adgovernor.runtime.kafka_inputs import KafkaInputs
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.settings import EngineSettings
-from adgovernor.runtime.topics_admin import TopicState, check_topics, topic_config
+from adgovernor.runtime.topics_admin import TopicState, check_replicas, check_topics, topic_config
 from adgovernor.runtime.worker import Worker, WorkerSettings, _Running
 from adgovernor.stores.base import Finding
 from adgovernor.stores.memory import MemoryStore
@@ -61,6 +61,19 @@ async def test_a_worker_that_kafka_does_not_answer_is_alive_and_not_ready(
     assert ("Kafka has not answered" in health.detail) != ready
 
 
+@pytest.mark.parametrize(("unacknowledged_s", "ready"), [(9.0, True), (11.0, False)])
+async def test_a_worker_whose_blocks_are_not_acknowledged_is_alive_and_not_ready(
+    worker: Worker, unacknowledged_s: float, ready: bool
+) -> None:
+    """Where too few replicas are there to take a block, while reads are answered, it is no fault of the worker's."""
+    engine = SimpleNamespace(unacknowledged_s=unacknowledged_s, progress=1, ready=True)
+    running = SimpleNamespace(engine=engine, progress=0, moved_s=0.0)
+    worker._running = {"u1": cast(_Running, running)}
+    health = worker.health()
+    assert (health.alive, health.ready) == (True, ready)
+    assert ("acknowledges nothing: u1" in health.detail) != ready
+
+
 @pytest.mark.parametrize(
     ("missing", "mend"), [(topics.LEDGER, "held money"), (topics.DECISIONS, "adgovernor topics create")]
 )
@@ -75,19 +88,22 @@ def test_a_ledger_that_is_gone_is_not_simply_made_anew(missing: str, mend: str) 
     assert (worst.level, mend in worst.mend) == ("error", True), worst
 
 
+def deployment(name: str, state: TopicState) -> dict[str, TopicState]:
+    """A deployment in which one topic is otherwise."""
+    there = {each: TopicState(f"p.{each}", 2, 3, topic_config(each, 3)) for each in topics.ALL_TOPICS}
+    return {**there, name: state}
+
+
 def topic(name: str, **config: str) -> list[Finding]:
     """What is found of a deployment in which one topic is set otherwise; an empty text takes a setting away."""
-    there = {each: TopicState(f"p.{each}", 2, 3, topic_config(each, 3)) for each in topics.ALL_TOPICS}
     changed = {key.replace("_", "."): value for key, value in config.items()}
-    kept = {key: value for key, value in (there[name].config | changed).items() if value}
-    there[name] = TopicState(f"p.{name}", 2, 3, kept)
-    return check_topics(there)
+    kept = {key: value for key, value in (topic_config(name, 3) | changed).items() if value}
+    return check_topics(deployment(name, TopicState(f"p.{name}", 2, 3, kept)))
 
 
 @pytest.mark.parametrize(
     ("name", "key", "value", "level", "said"),
     [
-        (topics.LEDGER, "min_insync_replicas", "1", "warning", "is acknowledged by one replica"),
         (topics.LEDGER, "message_timestamp_type", "CreateTime", "error", "append time"),
         (topics.LEDGER, "max_message_bytes", "1048588", "error", "takes messages of 1048588 bytes"),
         (topics.TREASURY_LEDGER, "retention_ms", "604800000", "error", "forgets: retention.ms is 604800000"),
@@ -107,6 +123,45 @@ def test_a_topic_that_is_set_wrong_is_named_with_what_mends_it(
     assert found.message.startswith(f"p.{name} ")
     assert said in found.message
     assert f"--entity-name p.{name} --add-config {key.replace('_', '.')}=" in found.mend
+
+
+@pytest.mark.parametrize(
+    ("replication", "needed", "said"),
+    [
+        (2, "1", "fewer than three replicas"),
+        (3, "1", "one replica alone"),
+        (3, "3", "all their replicas only"),
+    ],
+)
+def test_topics_that_a_lost_broker_harms_are_warned_of(replication: int, needed: str, said: str) -> None:
+    """Too few replicas, too few that acknowledge and none to spare are one warning each, whatever topic it is."""
+    for name in (topics.LEDGER, topics.CAMPAIGNS, topics.AD_REQUESTS):
+        config = topic_config(name, 3) | {"min.insync.replicas": needed}
+        (found,) = check_topics(deployment(name, TopicState(f"p.{name}", 2, replication, config)))
+        assert (found.level, found.subject) == ("warning", f"p.{name}")
+        assert f"1 of {len(topics.ALL_TOPICS)} topics (p.{name}) " in found.message
+        assert said in found.message
+        assert found.mend
+
+
+@pytest.mark.parametrize(
+    ("in_sync", "level", "said"),
+    [
+        ((3, 0), "error", "1 of 2 partitions (p.ledger[1]) have no leader"),
+        ((1, 1), "error", "2 of 2 partitions (p.ledger[0], p.ledger[1]) have fewer replicas in sync"),
+        ((2, 3), "warning", "1 of 2 partitions (p.ledger[0]) have replicas that are behind"),
+    ],
+)
+def test_partitions_that_wait_for_brokers_are_found_and_keep_no_worker_away(
+    in_sync: tuple[int, ...], level: str, said: str
+) -> None:
+    """Brokers that are away are told by `check`; what keeps workers from starting is another list."""
+    config = topic_config(topics.LEDGER, 3)
+    there = deployment(topics.LEDGER, TopicState("p.ledger", 2, 3, config, in_sync))
+    (found,) = check_replicas(there)
+    assert (found.level, said in found.message) == (level, True), found
+    assert [finding.level for finding in check_topics(there)] == ["ok"]
+    assert check_replicas(deployment(topics.LEDGER, TopicState("p.ledger", 2, 3, config, (3, 3)))) == []
 
 
 def test_topics_as_they_are_created_are_well() -> None:
