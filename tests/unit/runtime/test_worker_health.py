@@ -66,9 +66,7 @@ async def test_a_worker_whose_blocks_are_not_acknowledged_is_alive_and_not_ready
     worker: Worker, unacknowledged_s: float, ready: bool
 ) -> None:
     """Where too few replicas are there to take a block, while reads are answered, it is no fault of the worker's."""
-    engine = SimpleNamespace(unacknowledged_s=unacknowledged_s, progress=1, ready=True)
-    running = SimpleNamespace(engine=engine, progress=0, moved_s=0.0)
-    worker._running = {"u1": cast(_Running, running)}
+    worker._running = {"u1": running(unacknowledged_s=unacknowledged_s)}
     health = worker.health()
     assert (health.alive, health.ready) == (True, ready)
     assert ("acknowledges nothing: u1" in health.detail) != ready
@@ -185,9 +183,9 @@ async def test_whoever_asked_hears_of_any_error_of_a_shared_read() -> None:
     await readers.close()
 
 
-def running(*, ready: bool = True, idle_s: float = 0.0) -> _Running:
+def running(*, ready: bool = True, idle_s: float = 0.0, unacknowledged_s: float = 0.0) -> _Running:
     """A shard's engine that has moved so long ago."""
-    engine = SimpleNamespace(progress=1, ready=ready)
+    engine = SimpleNamespace(progress=1, ready=ready, unacknowledged_s=unacknowledged_s)
     return cast(_Running, SimpleNamespace(engine=engine, progress=1, moved_s=time.monotonic() - idle_s))
 
 
