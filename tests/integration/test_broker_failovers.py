@@ -7,6 +7,7 @@ Who is hit, and when: ADGOVERNOR_TEST_CHAOS_SEED; the same seed draws the same.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from at_work import SETTLED_S, SOON_S, AtWork, at_work, hang, kill, until
+from forked import run_program
 
 import servers
 from adgovernor.contracts import topics
@@ -78,9 +80,31 @@ class Brokers:
         for broker in gone:
             await asyncio.to_thread(self.kafka.brokers[broker].wait_dead)
         before = len(self.work.asked)
-        await asyncio.sleep(self.rng.uniform(6, 12))
+        told = await asyncio.to_thread(self.check)
+        assert ("kafka", "error") in {(one["where"], one["level"]) for one in told}, told
+
+        async def unready() -> bool:
+            return await self.work.probed("/readyz") == [503, 503]
+
+        await until(unready, "both workers say that they are not ready")
+        assert await self.work.probed("/healthz") == [200, 200]
         assert len(self.work.asked) == before, "requests were acknowledged by one replica of three"
         await asyncio.gather(*map(self.back, gone))
+
+    def check(self) -> list[dict[str, str]]:
+        """What `adgovernor check` finds while Kafka cannot be used."""
+        options = (
+            "--prefix",
+            self.work.prefix,
+            "--kafka",
+            self.work.bootstrap,
+            "--redis",
+            self.work.redis_url,
+        )
+        done = run_program("adgovernor.app.cli", (*options, "check", "--json"))
+        assert done.returncode == 3, done
+        found: list[dict[str, str]] = json.loads(done.stdout)
+        return found
 
     async def back(self, broker: int) -> None:
         """Starts a broker again, and waits until it serves."""

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 
 import servers
@@ -33,6 +34,7 @@ from adgovernor.publish.loadgen import Traffic, ad_requests, campaign_commands, 
 from adgovernor.stores.redis import RedisStore
 from adgovernor.stores.redis_client import RedisConfig
 from adgovernor.subscribe import Subscriber
+from supervised import free_ports
 
 SETTLED_S = 300
 SOON_S = 90.0
@@ -85,15 +87,25 @@ class AtWork:
         self.asked: set[str] = set()
         """Requests that were acknowledged, by id."""
         self.log = folder / "workers.log"
-        self.workers = [self._start(), self._start()]
+        self.ports = [0, 0]
+        """Where each worker answers probes."""
+        self.workers = [self._start(number) for number in range(2)]
         self._stopping = False
 
     # --- Workers ----------------------------------------------------------------------------------------------
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        (self.ports[number],) = free_ports(1)
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "adgovernor.app.cli", "run", "--metrics-port", "0"],
+                [
+                    sys.executable,
+                    "-m",
+                    "adgovernor.app.cli",
+                    "run",
+                    "--metrics-port",
+                    str(self.ports[number]),
+                ],
                 env={
                     **os.environ,
                     "ADGOVERNOR_PREFIX": self.prefix,
@@ -115,8 +127,19 @@ class AtWork:
                 if worker.poll() is not None:
                     tail = self.log.read_text(errors="replace")[-3_000:]
                     assert worker.returncode in ENDINGS, f"a worker ended with {worker.returncode}:\n{tail}"
-                    self.workers[number] = self._start()
+                    self.workers[number] = self._start(number)
             await asyncio.sleep(0.5)
+
+    async def probed(self, path: str) -> list[int]:
+        """With which codes the workers answer a probe; 0 where one does not listen."""
+        codes = []
+        async with httpx.AsyncClient(timeout=10) as client:
+            for port in self.ports:
+                try:
+                    codes.append((await client.get(f"http://127.0.0.1:{port}{path}")).status_code)
+                except httpx.TransportError:
+                    codes.append(0)
+        return codes
 
     def end(self) -> list[int]:
         """Tells all workers to end; their exit codes."""

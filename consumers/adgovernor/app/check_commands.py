@@ -111,8 +111,11 @@ async def _whole(settings: Settings, found: Mapping[str, object]) -> list[Checke
                 settings.kafka.connection(), name, client_id="adgovernor-check"
             ) as reader:
                 firsts = await reader.first_offsets(reader.partitions())
-        except (BadSettings, Unavailable) as error:
+        except BadSettings as error:
             return [*lost, Checked("topics", "error", str(error), "give this user READ on the ledgers")]
+        except Unavailable as error:
+            # Some broker has answered, so it is one of the others that does not.
+            return [*lost, Checked("kafka", "error", str(error), "start the brokers that are away")]
         lost += [
             Checked(
                 "topics",

@@ -47,7 +47,7 @@ class InputLost(BadInput):
 class _Buffer:
     """What was read of one partition and not yet asked for."""
 
-    __slots__ = ("asked", "lost", "next", "paused", "records")
+    __slots__ = ("asked", "lost", "next", "paused", "records", "since_s")
 
     def __init__(self) -> None:
         self.records: deque[Any] = deque()
@@ -56,6 +56,8 @@ class _Buffer:
         self.next = 0
         """The offset that the engine asks for next, if it goes on as before."""
         self.paused = True
+        self.since_s = 0.0
+        """Since when it is read, without a pause."""
         self.lost = ""
 
 
@@ -98,7 +100,6 @@ class KafkaInputs:
         self._logical = {topics.full_name(prefix, name): name for name in names}
         self._places: dict[tuple[str, int], TopicPartition] = {}
         self._buffers: dict[TopicPartition, _Buffer] = {}
-        self._assigned_s = time.time()
         self._committing: asyncio.Task[None] | None = None
         self._waiting: dict[TopicPartition, set[asyncio.Event]] = {}
         """Who waits for input of a partition."""
@@ -122,16 +123,18 @@ class KafkaInputs:
 
     @property
     def silent_s(self) -> float:
-        """For how long no read has been answered; 0 where nothing is being read. A read is answered within a tenth of
-        a second, also where nothing came in."""
+        """For how long reads of any one partition have not been answered; 0 where nothing is being read. A read is
+        answered within a tenth of a second, also where nothing came in."""
         held = self._consumer.assignment()
-        asked = [
-            tp for tp, buffer in self._buffers.items() if buffer.asked and not buffer.paused and tp in held
-        ]
-        if not asked:
-            return 0.0
-        seen_ms = max(self._consumer.last_poll_timestamp(tp) or 0 for tp in asked)
-        return max(0.0, time.time() - max(self._assigned_s, seen_ms / 1000))
+        now_s = time.time()
+        return max(
+            (
+                now_s - max(buffer.since_s, (self._consumer.last_poll_timestamp(tp) or 0) / 1000)
+                for tp, buffer in self._buffers.items()
+                if buffer.asked and not buffer.paused and tp in held
+            ),
+            default=0.0,
+        )
 
     async def start(self) -> None:
         """Connects and joins the group.
@@ -262,7 +265,7 @@ class KafkaInputs:
                 # The client's records have all that a `RawEvent` has; copying them would cost as much as reading.
                 events[name] = taken
             if buffer.paused and len(records) <= self._limit // 2:
-                buffer.paused = False
+                buffer.paused, buffer.since_s = False, time.time()
                 self._consumer.resume(tp)
             end = self._end(tp, buffer)
             if end is not None:
@@ -283,7 +286,7 @@ class KafkaInputs:
 
     def _seek(self, tp: TopicPartition, buffer: _Buffer, position: int) -> None:
         buffer.records.clear()
-        buffer.asked, buffer.next, buffer.paused = True, position, False
+        buffer.asked, buffer.next, buffer.paused, buffer.since_s = True, position, False, time.time()
         self._consumer.seek(tp, position)
         self._consumer.resume(tp)
 
@@ -320,7 +323,6 @@ class KafkaInputs:
             consumer.pause(*assigned)
         self._buffers = {tp: _Buffer() for tp in assigned}
         self._places = {(self._logical[tp.topic], tp.partition): tp for tp in assigned}
-        self._assigned_s = time.time()
         self._wake(self._waiting)
         self._on_assigned()
 
