@@ -79,6 +79,8 @@ class Brokers:
             self.kafka.brokers[broker].send_signal(signal.SIGKILL)
         for broker in gone:
             await asyncio.to_thread(self.kafka.brokers[broker].wait_dead)
+        # What was acknowledged before is heard of first.
+        await asyncio.sleep(1)
         before = len(self.work.asked)
         told = await asyncio.to_thread(self.check)
         assert ("kafka", "error") in {(one["where"], one["level"]) for one in told}, told
