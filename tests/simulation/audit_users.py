@@ -24,6 +24,8 @@ class UserAudit(ShareAudit):
         self.people: dict[str, Person] = {}
         self.open: dict[Place, tuple[int, str, int, int]] = {}
         """Reservations: place → deadline, campaign, day, price."""
+        self.waiting: set[tuple[str, int | None]] = set()
+        """Pods that wait for impressions: decision and number."""
         self.forgotten: dict[Place, str] = {}
         """Reservations of people of whom nothing may be kept, and what each is paid on."""
         self._beside: list[Show] = []
@@ -69,6 +71,12 @@ class UserAudit(ShareAudit):
                 assert seen is not None
                 self._reserve(person, seen, *args)
                 reserved += 1
+            elif name == "pod":
+                assert seen is not None
+                if args[-1]:
+                    self.waiting.add((seen[0], args[0]))
+            elif name == "pod_end":
+                self.waiting.remove((args[0], args[1]))
             else:
                 self._apply(person, name, args)
         self.check(not due, "expiry in order, before all else", f"{due} did not expire")
@@ -352,8 +360,8 @@ class UserAudit(ShareAudit):
                 return "decided"
             first_ms = person.requests.get(value["request_id"])
             known = first_ms is not None and first_ms + self.rules.dedupe_ms > self.watermark_ms
-            # Of somebody who was erased meanwhile, or of another person: one name, one reservation.
-            known = known or any(decision == value["request_id"] for decision, _ in self.open)
+            # Of somebody who was erased meanwhile, or of another person: one name, one reservation, one pod.
+            known = known or any(name == value["request_id"] for name, _ in (*self.open, *self.waiting))
             return None if record.get("assumed") is not None else "duplicate" if known else "decided"
         if record["topic"] != "impressions":
             return None
