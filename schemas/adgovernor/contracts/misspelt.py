@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Final
 
 from adgovernor.contracts.base import Contract
@@ -22,13 +23,19 @@ def alike(name: str, names: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(name, list(names), 1, _ALIKE)), None)
 
 
+@lru_cache(maxsize=1_000)
+def _near(name: str, names: tuple[str, ...]) -> str | None:
+    # The lines of a file mostly have the same fields, and comparing names takes longer than deciding a request.
+    return alike(name, names)
+
+
 def misspelt(event: Contract, given: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """What was ``given`` under a name that the event does not know but that is near one of its fields which was left
     out; each said with its path, as far down as there are contracts."""
     fields = type(event).model_fields
     for name, value in given.items():
         if name not in fields:
-            meant = alike(name, (field for field in fields if field not in given))
+            meant = _near(name, tuple(field for field in fields if field not in given))
             if meant is not None:
                 yield f"{path}{name} is no field; is {meant} meant?"
             continue
