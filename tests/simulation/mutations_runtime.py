@@ -14,6 +14,7 @@ from adgovernor.runtime.chain import Spine, Walk
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.publisher import Publisher
 from adgovernor.runtime.trail import Trail
+from adgovernor.runtime.watched_clock import WatchedClock
 from adgovernor.stores.memory import MemoryStore
 
 RUNTIME: Final = (
@@ -196,9 +197,9 @@ RUNTIME: Final = (
     one(
         "clock-not-watched",
         "One bad clock must not age everybody's traffic: a clock that is moved is compared anew",
-        ShardEngine,
-        "_now_ms",
-        "if abs(moved_ms) > self._world.settings.skew_ms and",
+        WatchedClock,
+        "now_ms",
+        "if abs(moved_ms) > settings.skew_ms and",
         "if False and",
     ),
     one(

@@ -1,7 +1,7 @@
 """Shards followed at the same time, each in a process of its own: an audit uses as many processors as it is given.
 
-A process gets its task and leaves what it found as files of the audit's own folder. The sums over all shards are made
-by whoever asked, from what they found.
+A process gets its tasks on its standard input, so that no password lies in a file, and leaves what it found as a file
+of the audit's own folder. The sums over all shards are made by whoever asked, from what they found.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pickle
 import sys
 import threading
 from asyncio.subprocess import PIPE
+from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -69,10 +70,6 @@ class _Task:
     shard: str
     partitions: int
     folder: Path
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"{self.shard}.task"
 
     @property
     def found(self) -> Path:
@@ -133,8 +130,7 @@ async def _lead(waiting: deque[_Task], found: dict[str, _Found]) -> None:
     try:
         while waiting:
             task = waiting.popleft()
-            task.path.write_bytes(pickle.dumps(task))
-            process.stdin.write(f"{task.path}\n".encode())
+            process.stdin.write(b64encode(pickle.dumps(task)) + b"\n")
             if not await process.stdout.readline():
                 code = await process.wait()
                 raise AdGovernorError(
@@ -165,8 +161,8 @@ async def _follow(task: _Task) -> _Found:
     return _Found(one, state, report)
 
 
-def _do(path: Path) -> None:
-    task: _Task = pickle.loads(path.read_bytes())  # noqa: S301 - whoever started us wrote it, to a folder of its own
+def _do(line: bytes) -> None:
+    task: _Task = pickle.loads(b64decode(line))  # noqa: S301 - whoever started us wrote it
     answer: _Found | AdGovernorError
     try:
         answer = asyncio.run(_follow(task))
@@ -177,24 +173,24 @@ def _do(path: Path) -> None:
 
 
 def work() -> None:
-    """Does the tasks that are named on standard input, one a line, and says so on standard output."""
+    """Does the tasks that come on standard input, one a line, and says so on standard output."""
     answers = os.dup(1)
     os.dup2(2, 1)  # Whatever else is said goes to standard error.
-    paths: SimpleQueue[Path] = SimpleQueue()
-    threading.Thread(target=_listen, args=(paths,), daemon=True).start()
+    tasks: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
     collector = Collector()
     while True:
-        _do(paths.get())
+        _do(tasks.get())
         collector.sweep()
         os.write(answers, b"done\n")
 
 
-def _listen(paths: SimpleQueue[Path]) -> None:
-    text = b""
+def _listen(tasks: SimpleQueue[bytes]) -> None:
+    rest = b""
     while part := os.read(0, 4_096):
-        *lines, text = (text + part).split(b"\n")
+        *lines, rest = (rest + part).split(b"\n")
         for line in lines:
-            paths.put(Path(os.fsdecode(line)))
+            tasks.put(line)
     os._exit(0)
 
 

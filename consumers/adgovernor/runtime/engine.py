@@ -29,6 +29,7 @@ from adgovernor.runtime.ports import Clock, ShardLog
 from adgovernor.runtime.publisher import Publisher
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.takeover import Memory, claim_block, take_over
+from adgovernor.runtime.watched_clock import WatchedClock
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import Store
 
@@ -91,8 +92,8 @@ class ShardEngine:
             keys,
         )
         self._tenure: _Tenure | None = None
-        self._clock_at = (0.0, 0)
-        """The machine's own seconds and the worker's clock when that was last compared with the broker's."""
+        self._clock: WatchedClock
+        """Since the last claim, whose append compares it with the broker's."""
         self._stopping = False
         self._holding = False
         self._quiet = False
@@ -179,7 +180,7 @@ class ShardEngine:
             while not self._stopping:
                 began = loop.time()
                 if claim:
-                    self._clock_at = (began, world.clock.now_ms())
+                    self._clock = WatchedClock(world)
                 try:
                     memory = await take_over(world, claim=claim)
                     tenure = _Tenure(
@@ -347,7 +348,7 @@ class ShardEngine:
         if not wanted:
             return
         idle_s = world.settings.idle_wait_s if wait else 0.0
-        began_ms = self._now_ms()
+        began_ms = self._clock.now_ms()
         fetch = await world.log.fetch(wanted, most, idle_s if inbox.empty else 0.0)
         taken = inbox.take(fetch, read, began_ms)
         if (
@@ -369,23 +370,9 @@ class ShardEngine:
             now_ms = max(spine.now_ms, tenure.memory.machine.watermark_ms, max(times, default=0))
             # A tick goes before the block's events, and with this clock it would make the block's own stragglers late.
             return now_ms, not chunk and covered_ms is not None and inbox.empty
-        now_ms = self._now_ms()
+        now_ms = self._clock.now_ms()
         drained = covered_ms is not None and now_ms - covered_ms <= settings.fresh_ms
         return max(spine.now_ms, now_ms), drained
-
-    def _now_ms(self) -> int:
-        """The worker's clock.
-
-        Raises:
-            StartOver: when somebody has moved it since it was compared with the broker's; that is then done again,
-                before any of it gets into the ledger.
-        """
-        began_s, began_ms = self._clock_at
-        now_ms = self._world.clock.now_ms()
-        moved_ms = now_ms - began_ms - int((asyncio.get_running_loop().time() - began_s) * 1000)
-        if abs(moved_ms) > self._world.settings.skew_ms and self._world.settings.clock == "wall":
-            raise StartOver("clock", f"the worker's clock was moved by {moved_ms} ms", claim=True)
-        return now_ms
 
     async def _gather(self, tenure: _Tenure) -> None:
         """Waits until a while after the last block began. A block costs the same whatever is in it: without this,
