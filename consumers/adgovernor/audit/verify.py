@@ -53,10 +53,13 @@ async def audit(
             for one, found in await apart.follow(shards, partitions, Path(folder)):
                 followed[one.shard] = one
                 report.add(found)
-        for shard in shards if apart is None else ():
-            followed[shard] = await follow(history, prefix, shard, partitions, store, Path(folder), report)
-            if collector is not None:
-                collector.sweep()
+        else:
+            for shard in shards:
+                followed[shard] = await follow(
+                    history, prefix, shard, partitions, store, Path(folder), report
+                )
+                if collector is not None:
+                    collector.sweep()
         await _even_out(history, followed, report)
         await _check_keys(history, followed, report)
         check_links(followed, report)

@@ -15,17 +15,21 @@ from adgovernor.publish.lanes import _OVERHEAD_BYTES, Lanes, Ticket
 KEY = b"ann"
 
 
-@pytest.fixture
-async def lanes() -> AsyncIterator[Lanes]:
-    """Lanes to nowhere, for messages of up to 1,000 bytes and 2,000 bytes of them."""
-    made = Lanes(
+def lanes_to_nowhere(buffer_bytes: int) -> Lanes:
+    return Lanes(
         KafkaConnection("nowhere:1"),
-        buffer_bytes=2_000,
+        buffer_bytes=buffer_bytes,
         message_bytes=1_000,
         deadline_s=5.0,
         compression=None,
         client_id="test",
     )
+
+
+@pytest.fixture
+async def lanes() -> AsyncIterator[Lanes]:
+    """Lanes to nowhere, for messages of up to 1,000 bytes and 2,000 bytes of them."""
+    made = lanes_to_nowhere(2_000)
     yield made
     await made.close()
 
@@ -56,14 +60,7 @@ async def test_full_buffers_take_more_once_they_are_half_empty(lanes: Lanes) -> 
 
 async def test_a_message_larger_than_all_buffers_is_taken_when_nothing_waits() -> None:
     """Nothing that goes away would make room for it."""
-    lanes = Lanes(
-        KafkaConnection("nowhere:1"),
-        buffer_bytes=500,
-        message_bytes=1_000,
-        deadline_s=5.0,
-        compression=None,
-        client_id="test",
-    )
+    lanes = lanes_to_nowhere(500)
     try:
         assert [put(lanes, 900), put(lanes, 400)] == [True, False]
     finally:

@@ -53,6 +53,21 @@ async def _halted(world: Losing) -> Halted:
     return caught.value
 
 
+async def _ann_is_erased_bob_stays() -> Losing:
+    """Two who were served, of whom the first was erased; all is said, and nobody owns the shard."""
+    world = Losing()
+    await world.begin()
+    assert await world.decide("r1") is None
+    world.clock.time_ms += 1
+    world.erase()
+    await world.settle()
+    # What follows says that the tombstone was acknowledged.
+    assert await world.decide("b1", "bob") is None
+    await world.settle()
+    await world.stop()
+    return world
+
+
 async def test_the_next_key_proves_a_loss() -> None:
     """A new key that gets the offset of one that was named stops the shard before it seals anything; once the loss is
     accepted no offset is given twice, whose key is gone counts as never met, and the others go on."""
@@ -107,16 +122,7 @@ async def test_a_takeover_that_cannot_find_a_named_offset_says_that_it_is_lost()
 
 async def test_what_was_ended_is_ended_again() -> None:
     """A topic that lost a tombstone shows the key of somebody who was erased; recovering destroys it again."""
-    world = Losing()
-    await world.begin()
-    assert await world.decide("r1") is None
-    world.clock.time_ms += 1
-    world.erase()
-    await world.settle()
-    # What follows says that the tombstone was acknowledged.
-    assert await world.decide("b1", "bob") is None
-    await world.settle()
-    await world.stop()
+    world = await _ann_is_erased_bob_stays()
     key_of_bob = world.broker.read(topics.PERSON_KEYS, 0, 2, 1)[0]
     world.lose_keys(2)
     world.broker.produce(topics.PERSON_KEYS, 0, b"none", None)
@@ -185,15 +191,7 @@ async def test_a_recovery_ends_no_key_before_what_it_sealed_is_published() -> No
 async def test_a_topic_whose_rest_is_compacted_away_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where compaction has taken all that the loss left, no read comes to the topic's end, and a write shows where it
     is."""
-    world = Losing()
-    await world.begin()
-    assert await world.decide("r1") is None
-    world.clock.time_ms += 1
-    world.erase()
-    await world.settle()
-    assert await world.decide("b1", "bob") is None
-    await world.settle()
-    await world.stop()
+    world = await _ann_is_erased_bob_stays()
     world.lose_keys(1)
     left, read = world.broker.end(topics.PERSON_KEYS, 0), world.keys.read
 
