@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
@@ -18,7 +18,7 @@ WEEK_MS = 7 * DAY_MS
 MONTH_MS = 30 * DAY_MS
 
 _CALENDAR_LENGTHS = {"day": DAY_MS, "week": WEEK_MS, "month": MONTH_MS}
-_WINDOWS = ("rolling", "calendar", "lifetime", "pod", "stream")
+_Window = Literal["rolling", "calendar", "lifetime", "pod", "stream"]
 
 
 class Cap(Contract):
@@ -35,7 +35,7 @@ class Cap(Contract):
     """
 
     scope: Literal["creative", "campaign", "advertiser", "category", "label"] = "campaign"
-    window: Literal["rolling", "calendar", "lifetime", "pod", "stream"] = "rolling"
+    window: _Window = "rolling"
     length_ms: DurationMs | None = None
     limit: int = Field(ge=0)
     event: Literal["impression", "click", "view"] = "impression"
@@ -56,7 +56,7 @@ class Cap(Contract):
             word = str(value.get("window", "")).removeprefix("calendar").lstrip("_-: ")
             if word in _CALENDAR_LENGTHS:
                 return {**value, "window": "calendar", "length_ms": _CALENDAR_LENGTHS[word]}
-            if isinstance(window := value.get("window"), str) and window not in _WINDOWS:
+            if isinstance(window := value.get("window"), str) and window not in get_args(_Window):
                 raise ValueError(
                     f"window {window!r} is none of rolling (with length_ms: an hour is 3600000), day, week and month "
                     "(of the account's calendar), cooldown (with length_ms), lifetime, pod and stream (a session)"
