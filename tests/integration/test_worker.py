@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadSettings
@@ -16,6 +18,7 @@ from adgovernor.core.machines import machine_of
 from adgovernor.core.rules import Rules
 from adgovernor.core.user_shard import UserShard
 from adgovernor.publish.kafka import start_producer
+from adgovernor.runtime import worker as worker_module
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.topics_admin import create_topics
@@ -85,6 +88,30 @@ async def test_a_worker_owns_all_shards_and_says_so(kafka_bootstrap: str, topic_
     subject.stop()
     async with asyncio.timeout(30):
         await running
+
+
+async def test_a_worker_that_leaves_tells_the_group_how_far_it_came(
+    kafka_bootstrap: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lag tools see what a worker has handled when it stops, also between two of the times at which it tells."""
+    monkeypatch.setattr(worker_module, "_COMMIT_EVERY_S", 600.0)
+    connection, readers = KafkaConnection(kafka_bootstrap), KafkaReaders(KafkaConnection(kafka_bootstrap))
+    await create_topics(connection, topic_prefix, PARTITIONS)
+    subject = worker(connection, topic_prefix, MemoryStore())
+    running = asyncio.create_task(subject.run())
+    await ready(subject)
+    await request(connection, topic_prefix, 0)
+    await decisions(readers, topic_prefix, 0, 1)
+    await readers.close()
+    subject.stop()
+    async with asyncio.timeout(30):
+        await running
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    kept = await admin.list_consumer_group_offsets(f"{topic_prefix}.adgovernor")
+    await admin.close()
+    asked = [TopicPartition(f"{topic_prefix}.ad-requests", partition) for partition in range(PARTITIONS)]
+    assert [kept[tp].offset for tp in asked] == [1, 0]
 
 
 async def test_a_halted_shard_says_why_and_the_others_go_on(kafka_bootstrap: str, topic_prefix: str) -> None:

@@ -16,6 +16,7 @@ from adgovernor.stores.clock import wall_clock_ms
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
     from adgovernor.contracts.campaigns import CampaignChange, Command
+    from adgovernor.subscribe import Reader
 
 _LOOK_S: Final = 3.0
 """How long the store may trail what was accepted; it does so by milliseconds."""
@@ -152,33 +153,38 @@ async def _holders(settings: Settings, campaign_ids: set[str]) -> dict[str, set[
 async def _give_and_wait(
     settings: Settings, commands: list[Command], wait: float
 ) -> dict[str, CampaignChange]:
-    from adgovernor.contracts.catalogue import contract_of
-    from adgovernor.contracts.errors import Undecodable
     from adgovernor.publish import Publisher
     from adgovernor.subscribe import PartitionReader
 
-    contract = contract_of(topics.CAMPAIGN_CHANGES)
     connection = settings.kafka.connection()
-    wanted = {command.command_id for command in commands}
-    answers: dict[str, CampaignChange] = {}
     name = topics.full_name(settings.prefix, topics.CAMPAIGN_CHANGES)
     async with PartitionReader(connection, name, client_id="adgovernor-campaigns") as changes:
         # From before the commands are given, so that no answer is missed.
         await changes.read_from(await changes.ends(changes.partitions()))
         async with Publisher(connection, prefix=settings.prefix) as publisher:
             await publisher.commands(commands)
-        clock = asyncio.get_running_loop().time
-        until = clock() + wait
-        while len(answers) < len(wanted) and clock() < until:
-            for message in await changes.read(500, min(0.2, max(0.01, until - clock()))):
-                try:
-                    change: CampaignChange = contract.parse(message.value or b"")
-                except Undecodable:
-                    # Somebody else's message is no answer to ours.
-                    continue
-                # A command that landed twice is refused the second time; the first answer is the one.
-                if change.command_id in wanted:
-                    answers.setdefault(change.command_id, change)
+        return await answers_to({command.command_id for command in commands}, changes, wait)
+
+
+async def answers_to(command_ids: set[str], changes: Reader, wait: float) -> dict[str, CampaignChange]:
+    """The answer to each of these commands that comes within ``wait`` seconds. A command that landed twice is refused
+    the second time; the first answer is the one."""
+    from adgovernor.contracts.catalogue import contract_of
+    from adgovernor.contracts.errors import Undecodable
+
+    contract = contract_of(topics.CAMPAIGN_CHANGES)
+    answers: dict[str, CampaignChange] = {}
+    clock = asyncio.get_running_loop().time
+    until = clock() + wait
+    while len(answers) < len(command_ids) and clock() < until:
+        for message in await changes.read(500, min(0.2, max(0.01, until - clock()))):
+            try:
+                change: CampaignChange = contract.parse(message.value or b"")
+            except Undecodable:
+                # Somebody else's message is no answer to ours.
+                continue
+            if change.command_id in command_ids:
+                answers.setdefault(change.command_id, change)
     return answers
 
 

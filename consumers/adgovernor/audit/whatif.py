@@ -252,10 +252,22 @@ class WhatIf:
         outputs = self.direct.feed(topic, key, value)
         yield from outputs
         for name, body in outputs:
+            if name == topics.CAMPAIGN_CHANGES and body["accepted"] and data["command"] == "upsert":
+                self._look_whose(place, data["campaign"])
             if name == topics.DECISIONS:
                 self._routing[body["decision_id"]] = body["routing_id"]
                 if self.auto_impressions:
                     yield from self._show(place, body)
+
+    def _look_whose(self, place: str, campaign: dict[str, Any]) -> None:
+        """Tells where the shards serve another account's campaign under this one's id: treasuries know their own
+        accounts only, and accept both."""
+        share = self.direct.users[0].shares.get(campaign["campaign_id"])
+        if share is not None and share.campaign.account_id != campaign["account_id"]:
+            self.rejected.append(
+                f"{place}: never served: account {share.campaign.account_id} has campaign {campaign['campaign_id']}; "
+                "define this one under another id"
+            )
 
     def _show(self, place: str, decision: dict[str, Any]) -> Iterator[Event]:
         for slot in decision["slots"]:
@@ -291,12 +303,12 @@ class WhatIf:
         campaigns: dict[str, Any] = {}
         for treasury in self.direct.treasuries:
             for campaign_id, known in treasury.campaigns.items():
-                held = sums_of(
-                    share
-                    for user in self.direct.users
-                    if (share := user.shares.get(campaign_id)) is not None
-                    and share.treasury == treasury.shard
-                )
+                shares = [
+                    share for user in self.direct.users if (share := user.shares.get(campaign_id)) is not None
+                ]
+                if any(share.treasury != treasury.shard for share in shares):
+                    continue  # It is never served: another account has this id.
+                held = sums_of(shares)
                 in_flight = known.topped_up - known.unleased - held.lease - held.reserved - held.spent
                 counted = self._of(campaign_id)
                 campaigns[campaign_id] = {

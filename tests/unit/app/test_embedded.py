@@ -12,6 +12,7 @@ import pytest
 from adgovernor import subscribe
 from adgovernor.app import embedded
 from adgovernor.app.embedded import Embedded
+from adgovernor.app.giving import answers_to
 from adgovernor.contracts import topics
 from adgovernor.contracts.campaigns import Campaign, Cap, MoneyCommand, UpsertCampaign
 from adgovernor.contracts.errors import BadInput
@@ -102,6 +103,22 @@ async def test_answers_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyP
             await governor.decide(request(f"r{number}"))
         known = [governor._decisions.known(f"r{number}") is not None for number in range(4)]
     assert known == [False, False, True, True]
+
+
+async def test_of_two_answers_to_one_command_the_first_counts() -> None:
+    """A command that landed twice is accepted and then refused; whoever waits for its answer reads that it was
+    accepted, and what is no answer to it is passed over."""
+    async with Embedded(partitions=1) as governor:
+        await governor.publisher.commands([define("c2"), define(), define()])
+        governor.broker.produce(topics.CAMPAIGN_CHANGES, 0, None, b"no answer")
+        await governor.settle()
+        changes = governor.reader(topics.CAMPAIGN_CHANGES)
+        await changes.read_from({0: 0})
+        there = await changes.read(10, 0)
+        await changes.read_from({0: 0})
+        answers = await answers_to({"define-c1", "nobody's"}, changes, 0.05)
+    assert len(there) == 4
+    assert [(name, answer.accepted) for name, answer in answers.items()] == [("define-c1", True)]
 
 
 async def test_an_exhausted_campaign_pauses_and_a_top_up_resumes_it() -> None:
@@ -218,3 +235,24 @@ async def test_a_shard_that_died_is_told_to_who_leaves() -> None:
 
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         await use()
+
+
+async def test_of_two_failures_the_first_is_told() -> None:
+    """What ended the deployment is what failed first; a shard that fails after it does not take its place."""
+
+    class FailsTwice(MemoryStore):
+        async def swap(self, shard: str, expected: Tip, meta: Meta, changes: Any) -> Meta | None:
+            if shard == "u0":
+                raise ZeroDivisionError
+            async with asyncio.timeout(5):
+                while governor._failure is None:  # noqa: ASYNC110 - a failure sets no event
+                    await asyncio.sleep(0)
+            raise OverflowError
+
+    governor = Embedded(store=FailsTwice(), partitions=1)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        async with governor, asyncio.timeout(5):
+            await governor.command(define())
+    assert {type(task.exception()) for task in governor._tasks} == {ZeroDivisionError, OverflowError}
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        governor.check()

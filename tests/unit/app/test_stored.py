@@ -82,6 +82,20 @@ async def test_a_campaign_that_some_shards_have_is_served() -> None:
     assert (list(raced.shares), raced.taken_by) == (["u0"], None)
 
 
+async def test_a_shard_that_owes_is_shown() -> None:
+    """A shard that has returned all its money and still owes for a late impression is among those that are told of; one
+    that has neither is not."""
+    async with Embedded(partitions=1) as governor:
+        await governor.command(define("acme"))
+        await governor.settle()
+        found = await StoredState(governor.store, 1).campaign("c1")
+    owing, idle = copy.copy(found.shares["u0"]), copy.copy(found.shares["u0"])
+    owing.books, owing.owed = {}, [["r1", 0, 0, 1_000, 0]]
+    idle.books, idle.owed = {}, []
+    (told,) = CampaignMoney.of(found.campaign, "t0", {"u1": owing, "u2": idle}).details()["shards"]
+    assert (told["shard"], told["days"], told["owed_micros"]) == ("u1", [], 1_000)
+
+
 @pytest.mark.parametrize(
     ("topic", "shard"),
     [

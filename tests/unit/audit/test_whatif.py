@@ -153,6 +153,19 @@ def test_a_file_may_be_one_object_over_several_lines(tmp_path: Path) -> None:
     assert [line.data for line in read_lines(path) if isinstance(line, Line)] == [{"a": 1}, {"a": 2}]
 
 
+def test_of_two_accounts_campaigns_of_one_id_the_first_is_served_and_counted() -> None:
+    """Whoever defines a campaign under an id that another treasury's account has is told so, and the totals under the
+    id are those of the campaign that is served."""
+    run = WhatIf.begin(2, auto_impressions=True)
+    mine, other = SPRING, {**SPRING, "account_id": "a1", "budget_micros": 7_000}
+    list(run.campaigns([Line("line 1", mine), Line("line 2", other)]))
+    list(run.events([Line("event", _ask("r0", START_MS))]))
+    totals = run.finish()["campaigns"]["spring"]
+    assert (totals["account_id"], totals["spent_micros"], totals["in_flight_micros"]) == ("acme", 1_000, 0)
+    (told,) = run.rejected
+    assert told.startswith("line 2: never served: account acme has campaign spring;")
+
+
 def test_a_time_that_is_a_text_is_refused_with_what_is_wanted() -> None:
     """Whoever writes a date is told to write milliseconds."""
     run = WhatIf.begin(1)
