@@ -15,7 +15,7 @@ import orjson
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.money import sayable
-from adgovernor.core.caps import CompiledCap
+from adgovernor.core.caps import CompiledCap, horizon_ms
 from adgovernor.core.history import NEVER
 from adgovernor.core.rules import Rules
 
@@ -102,6 +102,7 @@ class CampaignShare:
         "least_limit",
         "least_price",
         "life_ms",
+        "looks_back",
         "one_price",
         "owed",
         "paused",
@@ -174,6 +175,8 @@ class CampaignShare:
         self.personalised = campaign.policies.personalised
         self.least_limit = min((cap.limit for cap in campaign.caps), default=0)
         """Whoever was shown fewer ads than this, of any kind, is not capped."""
+        self.looks_back = (horizon_ms(campaign.caps), any(cap.event is not None for cap in self.caps))
+        """How far back its caps can look, and whether any of them counts clicks or views."""
         self._day = (0, 0, 0)
 
     def day_of(self, time_ms: int) -> int:

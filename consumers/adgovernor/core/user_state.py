@@ -37,13 +37,14 @@ Those of pods are in `podstate`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any, Final
 
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.money import sayable
-from adgovernor.core import caps, person_ops
+from adgovernor.core import person_ops
 from adgovernor.core.history import NEVER, Person
 from adgovernor.core.lateness import Fates, late_until_ms
 from adgovernor.core.leases import CampaignShare, campaign_of
@@ -79,6 +80,8 @@ class UserState(PodStates):
         self.fates = Fates()
         """How much of what expires comes late."""
         self.horizon_ms = self.rules.history_ms
+        self._looking_back: Counter[tuple[int, bool]] = Counter()
+        """How many campaigns look back so far: thousands of them look back alike."""
         self.since_ms = 0
         """From when on every serving is remembered that a cap in force may look at; lifetime totals are, from the
         beginning."""
@@ -305,9 +308,12 @@ class UserState(PodStates):
         definition = campaign_of(campaign)
         share = self.shares.get(definition.campaign_id)
         if share is None:
-            self.shares[definition.campaign_id] = CampaignShare(definition, time_zone, treasury, by_day)
+            share = CampaignShare(definition, time_zone, treasury, by_day)
+            self.shares[definition.campaign_id] = share
         else:
+            self._looking_back -= Counter((share.looks_back,))
             share.define(definition, time_zone, by_day)
+        self._looking_back[share.looks_back] += 1
         self._mark("campaigns", definition.campaign_id)
         self._set_horizon()
 
@@ -384,8 +390,8 @@ class UserState(PodStates):
         share.owed = [entry for entry in share.owed if (entry[0], entry[1]) != (decision_id, slot)]
 
     def _set_horizon(self) -> None:
-        longest = max((caps.horizon_ms(share.campaign.caps) for share in self.shares.values()), default=0)
-        if any(cap.event is not None for share in self.shares.values() for cap in share.caps):
+        longest = max((length_ms for length_ms, _ in self._looking_back), default=0)
+        if any(counts_events for _, counts_events in self._looking_back):
             # A click comes after its serving, by as much as a serving is remembered for, and counts from then on.
             longest += self.rules.dedupe_ms
         horizon = max(self.rules.history_ms, longest)

@@ -5,6 +5,7 @@ Four buckets are always in memory; people are read when they are needed, and lea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from heapq import heapify
 
@@ -83,6 +84,7 @@ class StoredUserState(UserState):
             for until_ms, day in share.holds
         ]
         heapify(self._holds)
+        self._looking_back = Counter(share.looks_back for share in self.shares.values())
         self._set_horizon()
         self.since_ms = since_ms
 
@@ -124,6 +126,7 @@ class StoredUserState(UserState):
         """See `machine.Machine.forget`."""
         self.persons = {}
         self.shares = {}
+        self._looking_back = Counter()
         self.open = {}
         self.open_pods = {}
         self._deadlines = []

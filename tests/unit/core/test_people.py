@@ -368,6 +368,32 @@ def test_a_longer_cap_says_from_when_it_can_see() -> None:
     assert shard_of(world).since_ms == later - DAY, "no more was forgotten meanwhile than before"
 
 
+def test_the_longest_cap_of_all_campaigns_says_how_long_servings_are_kept() -> None:
+    """Servings are kept for as long as the longest cap in force looks back, of whichever campaign, and no longer once
+    the last of these is gone; a cap that counts clicks looks back further by as much as a click may come later."""
+    world = a_world()
+
+    def kept_ms(**caps_in_days: int) -> int:
+        for campaign, days in caps_in_days.items():
+            world.campaign(campaign, "a1", caps=[{"length_ms": days * DAY, "limit": 1}])
+        stored = {
+            bucket: {name: value for name, value in fields.items() if value is not None}
+            for bucket, fields in world.state("u0").items()
+        }
+        restored = world.twin("u0")
+        restored.restore(stored)
+        assert isinstance(restored, UserShard)
+        assert restored.horizon_ms == shard_of(world).horizon_ms
+        return restored.horizon_ms
+
+    assert kept_ms(c1=30, c2=30, c3=9) == 30 * DAY
+    assert kept_ms(c1=2) == 30 * DAY
+    assert kept_ms(c2=2) == 9 * DAY
+    world.campaign("c2", "a1", caps=[{"length_ms": 2 * DAY, "limit": 1, "event": "click"}])
+    assert kept_ms() == 9 * DAY + shard_of(world).rules.dedupe_ms
+    assert kept_ms(c2=2) == 9 * DAY
+
+
 # ---------------------------------------------------------------------- limits
 
 
