@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,21 @@ class Site:
             assert time.monotonic() < until, f"not handled in time: {behind}"
             await asyncio.sleep(0.5)
 
+    async def last_owners(self, of: Callable[[set[str]], bool], timeout_s: float = 60) -> None:
+        """Until the processes (ids) that wrote the last block of each shard's ledger are as wanted."""
+        until = time.monotonic() + timeout_s
+        while True:
+            owners = {
+                blocks[-1].header.owner.split("/")[1] if blocks else ""
+                for partition in range(PARTITIONS)
+                for shard in (topics.user_shard(partition), topics.treasury_shard(partition))
+                for blocks in (await self.ledger(shard),)
+            }
+            if of(owners):
+                return
+            assert time.monotonic() < until, f"the ledgers' owners in the end: {owners}"
+            await asyncio.sleep(0.2)
+
     async def assert_exact(self) -> None:
         """Each input has one record; a reader sees the ledger's decisions, each once, in order."""
         for partition in range(PARTITIONS):
@@ -183,9 +198,9 @@ async def site(kafka_bootstrap: str, redis_url: str) -> AsyncIterator[Site]:
 
 async def test_a_killed_worker_loses_nothing_and_repeats_nothing(site: Site) -> None:
     """Two workers, one killed with SIGKILL under load and started again: one record an input, each decision once."""
-    first, _ = site.start(), site.start()
+    first, second = site.start(), site.start()
     await site.requests(0, 1500)
-    await asyncio.sleep(8)
+    await site.last_owners({str(first.pid), str(second.pid)}.__eq__)
     await site.requests(1500, 1500)
     first.kill()
     await site.requests(3000, 1000)
@@ -196,13 +211,13 @@ async def test_a_killed_worker_loses_nothing_and_repeats_nothing(site: Site) -> 
 
 async def test_a_stopped_and_continued_worker_is_harmless(site: Site) -> None:
     """A worker stopped for longer than its session and then continued appends nothing that counts."""
-    first, _ = site.start(), site.start()
+    first, second = site.start(), site.start()
     await site.requests(0, 1000)
-    await asyncio.sleep(8)
+    await site.last_owners({str(first.pid), str(second.pid)}.__eq__)
     await site.requests(1000, 1000)
     first.send_signal(signal.SIGSTOP)
     await site.requests(2000, 1000)
-    await asyncio.sleep(12)
+    await site.last_owners({str(second.pid)}.__eq__)
     await site.requests(3000, 500)
     first.send_signal(signal.SIGCONT)
     await site.requests(3500, 500)
@@ -278,8 +293,7 @@ async def test_two_owners_of_every_shard_at_once(site: Site) -> None:
     workers = [site.start(f"{site.prefix}-a"), site.start(f"{site.prefix}-b")]
     for turn in range(4):
         await site.requests(500 * turn, 500)
-        await asyncio.sleep(2)
-    await site.all_handled()
+        await site.all_handled()
     await site.assert_exact()
     owners = {
         block.header.owner for p in range(PARTITIONS) for block in await site.ledger(topics.user_shard(p))

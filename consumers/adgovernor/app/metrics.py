@@ -92,6 +92,7 @@ class Metrics(Observer):
         self._currencies: dict[str, str] = {}
         self._lags: dict[str, set[str]] = {}
         self._heights: dict[str, int] = {}
+        self._halts: dict[str, str] = {}
         self._without_store: set[str] = set()
 
     def text(self) -> bytes:
@@ -160,7 +161,12 @@ class Metrics(Observer):
     def halted(self, shard: str, *, reason: str, message: str) -> None:
         """See `Observer`."""
         self._halted.labels(shard, reason).set(1)
+        self._halts[shard] = reason
         log.error("the shard halted", shard=shard, reason=reason, message=message)
+
+    def halt_left(self, shard: str) -> None:
+        """See `Observer`."""
+        self._halted.remove(shard, self._halts.pop(shard))
 
     def store_written(self, shard: str, *, height: int, fields: int, seconds: float) -> None:
         """See `Observer`."""

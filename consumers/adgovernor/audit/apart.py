@@ -138,6 +138,7 @@ async def _lead(waiting: deque[_Task], found: dict[str, _Found]) -> None:
                     "where it was killed for want of memory, give fewer --jobs"
                 )
             answer: _Found | AdGovernorError
+            # Its line came after the file was whole (`work`), so what is there is the answer to this task.
             answer = pickle.loads(task.found.read_bytes())  # noqa: S301 - our own process wrote it, to our own folder
             if isinstance(answer, AdGovernorError):
                 raise answer

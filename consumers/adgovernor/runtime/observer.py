@@ -40,6 +40,9 @@ class Observer:
     def halted(self, shard: str, *, reason: str, message: str) -> None:
         """The shard stopped until a person has looked."""
 
+    def halt_left(self, shard: str) -> None:
+        """A shard that had halted here went to another worker, which tells of it from now on."""
+
     def store_written(self, shard: str, *, height: int, fields: int, seconds: float) -> None:
         """The store is at ``height``."""
 

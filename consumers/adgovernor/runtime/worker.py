@@ -249,6 +249,7 @@ class Worker:
             self._collector.sweep()  # The engines rest while the group decides, so nobody waits for it.
         for shard in [shard for shard in self._halted if shard not in wanted]:
             del self._halted[shard]
+            self._observer.halt_left(shard)
         for running in self._running.values():
             running.engine.release()
         for shard in sorted(wanted - self._running.keys() - self._halted.keys()):

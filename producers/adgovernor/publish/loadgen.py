@@ -93,7 +93,7 @@ class Traffic:
     shown_percent: float = 90.0
     """How many of the filled slots are shown."""
     click_percent: float = 2.0
-    """How many of the shown ads are clicked; half as many again are seen to their end."""
+    """How many of the shown ads are clicked; of these half are seen to their end, too."""
     shown_after_ms: int = 20_000
     """An ad is shown up to so long after its request."""
     late_impression_percent: float = 0.0

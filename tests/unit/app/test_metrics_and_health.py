@@ -149,7 +149,7 @@ def test_a_store_that_is_away_is_known() -> None:
 
 
 def test_void_blocks_and_halts_are_shown() -> None:
-    """Void and unknown appends count beside accepted ones; a halted shard says why."""
+    """Void and unknown appends count beside accepted ones; a halted shard says why, until it goes elsewhere."""
     metrics = Metrics(process=False)
     metrics.block_void("u0", height=3)
     metrics.append_unknown("u0", height=4, error="timed out")
@@ -157,6 +157,8 @@ def test_void_blocks_and_halts_are_shown() -> None:
     assert _value(metrics, "adgovernor_blocks_total", verdict="void") == 1
     assert _value(metrics, "adgovernor_blocks_total", verdict="unknown") == 1
     assert _value(metrics, "adgovernor_shard_halted", shard="u1", reason="ledger_truncated") == 1
+    metrics.halt_left("u1")
+    assert b"adgovernor_shard_halted{" not in metrics.text(), "another worker's to say now"
 
 
 async def _ask(port: int, request: bytes) -> bytes:

@@ -15,6 +15,7 @@ from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.core.machine import Machine
 from adgovernor.runtime.kafka_inputs import KafkaInputs
 from adgovernor.runtime.kafka_reader import KafkaReaders
+from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.settings import EngineSettings
 from adgovernor.runtime.topics_admin import TopicState, check_replicas, check_topics, topic_config
 from adgovernor.runtime.worker import Worker, WorkerSettings, _Running
@@ -48,6 +49,21 @@ async def test_halted_shards_are_named_and_leave_a_worker_ready(worker: Worker) 
     health = worker.health()
     assert (health.alive, health.ready, health.detail) == (True, True, "halted: t1, u3")
     assert health.shards["u3"] == "its ledger lost its tail"
+
+
+async def test_a_halted_shard_that_goes_to_another_worker_is_forgotten(worker: Worker) -> None:
+    """Whoever is called for a halted shard is not called for ever by the worker that had it before."""
+
+    class Told(Observer):
+        def halt_left(self, shard: str) -> None:
+            told.append(shard)
+
+    told: list[str] = []
+    worker._observer = Told()
+    worker._halted = {"u1": "its ledger lost its tail"}
+    worker._inputs = cast(KafkaInputs, SimpleNamespace(owned=set(), silent_s=0.0))
+    await worker._reconcile()
+    assert (told, worker.health().detail) == (["u1"], "")
 
 
 @pytest.mark.parametrize(("silent_s", "ready"), [(9.0, True), (11.0, False)])
