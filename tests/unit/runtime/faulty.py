@@ -75,8 +75,9 @@ class FaultyLog(MemoryShardLog):
 
 class FaultyStore(MemoryStore):
     """``away`` makes every call fail, ``full`` every swap; ``swaps`` says what becomes of the next swaps: ``ok``,
-    ``lost`` (does not happen, no answer), ``unanswered`` (happens, no answer). ``calls`` keeps the number of fields of
-    each swap, ``refused`` the shards of those that a full store did not take."""
+    ``lost`` (does not happen, no answer), ``unanswered`` (happens, no answer), ``late`` (no answer; happens just before
+    the one after it). ``calls`` keeps the number of fields of each swap, ``refused`` the shards of those that a full
+    store did not take."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,6 +85,7 @@ class FaultyStore(MemoryStore):
         self.swaps: list[str] = []
         self.calls: list[int] = []
         self.refused: list[str] = []
+        self._late: list[tuple[str, Tip, Meta, Mapping[str, Mapping[str, bytes | None]]]] = []
 
     def _check(self) -> None:
         if self.away:
@@ -116,8 +118,13 @@ class FaultyStore(MemoryStore):
             self.refused.append(shard)
             raise Unavailable("command not allowed when used memory > 'maxmemory'")
         self.calls.append(sum(map(len, changes.values())))
+        for late in self._late:
+            await super().swap(*late)
+        self._late = []
         fault = self.swaps.pop(0) if self.swaps else "ok"
-        if fault == "lost":
+        if fault == "late":
+            self._late.append((shard, expected, meta, changes))
+        if fault in ("lost", "late"):
             raise Unavailable("no answer")
         answer = await super().swap(shard, expected, meta, changes)
         if fault == "unanswered":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from adgovernor.contracts import topics
@@ -12,7 +14,7 @@ from adgovernor.runtime.outputs import messages, place_of
 def test_each_message_names_itself() -> None:
     """Messages of one block on one topic have ids of their own, from the block's first number of the topic on."""
     header = BlockHeader("p", "u0", 3, "", "me", "", 0, False, 1, {}, 2, {topics.DECISIONS: 7})
-    said = [topics.DECISIONS, None, {"slots": []}]
+    said: list[Any] = [topics.DECISIONS, None, {"slots": []}]
     found = messages(header, "c", [(0, [said, said], [], "ann", None), (1, [said], [], "bob", None)])
     assert [dict(each.headers)["ce_id"] for each in found] == [b"decisions-7", b"decisions-8", b"decisions-9"]
     assert [each.key for each in found] == [b"ann", b"ann", b"bob"]
