@@ -40,13 +40,13 @@ class Behind:
 
 async def test_one_write_that_got_lost_is_no_refusal() -> None:
     """A store that answers where it is, and takes the next write, is neither away nor full."""
-    behind = Behind()
+    behind = Behind(backoff_s=0.05)
     behind.store.swaps = ["lost"]
     await behind.write()
     assert behind.trail.confirmed == NOTHING
     assert not behind.trail.fails
     assert behind.trail.stuck_s == 0
-    assert await behind.trail.bring(5)
+    assert await behind.trail.bring(5), "it is tried again after a pause"
 
 
 async def test_a_store_that_takes_nothing_is_told_from_one_that_is_away() -> None:
@@ -84,3 +84,18 @@ async def test_a_write_that_lands_late_is_on_the_path() -> None:
     meta = await behind.store.read_meta("u0")
     assert meta is not None
     assert meta.tip == behind.spine.tip
+
+
+async def test_a_store_that_is_at_the_tip_is_asked_now_and_then() -> None:
+    """Where nothing is to be written the store is asked where it is once in `store_check_s`, and not each time."""
+    behind = Behind(store_check_s=60.0)
+    assert await behind.trail.bring(5)
+    written = behind.trail._task
+    behind.trail.pump()
+    assert behind.trail._task is written
+    behind.trail._heard_s -= 60
+    await behind.write()
+    asked = behind.trail._task
+    assert asked is not written
+    behind.trail.pump()
+    assert behind.trail._task is asked
