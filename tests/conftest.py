@@ -37,10 +37,13 @@ _SERVER_FIXTURES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses a server, so that `-m 'not servers'` leaves all of them out."""
+    """Mark every test that uses a server, so that `-m 'not servers'` leaves all of them out. Files with slow tests come
+    first: where several processes share the tests, none is left alone with a long one in the end."""
     for item in items:
         if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _address(obtain: Callable[[], servers.Server]) -> Iterator[str]:
