@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from adgovernor.contracts.errors import BadSettings
 from adgovernor.stores.redis import RedisStore
-from adgovernor.stores.redis_client import RedisConfig, RedisTls
+from adgovernor.stores.redis_client import RedisClient, RedisConfig, RedisTls, Topology, refused_by_script
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,33 @@ def test_a_wrong_address_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(BadSettings, match="Redis") as refusal:
         RedisConfig.from_url(url)
     assert "sec" not in str(refusal.value).replace("USER:PASSWORD", "")
+
+
+@pytest.mark.parametrize("topology", ["single", "cluster"])
+def test_a_masters_name_belongs_to_sentinel(topology: Topology) -> None:
+    """A master's name where no Sentinel is asked would be passed over, so it is refused."""
+    with pytest.raises(BadSettings, match=r"redis\+sentinel"):
+        RedisConfig(hosts=(("h", 1),), topology=topology, master="main")
+
+
+def test_errors_say_where_redis_is_without_credentials() -> None:
+    """Hosts and the master's name are told; user and password are not."""
+    config = RedisConfig.from_url("redis+sentinel://user:secret@a,b:2/main/4")
+    assert RedisClient(config).place() == "a:26379,b:2/main"
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ("ADGOVERNOR layout 9", True),
+        ("ERR Error running script: ADGOVERNOR layout 9", True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", True),
+        ("OOM command not allowed when used memory > 'maxmemory'", False),
+    ],
+)
+def test_what_a_script_found_wrong_is_told_from_what_a_server_refuses(said: str, ours: bool) -> None:
+    """Keys that are not as they were left are a wrong setting; anything else is a server that cannot be used now."""
+    assert refused_by_script(ResponseError(said)) == ours
 
 
 @pytest.mark.parametrize("settings", [{"connections": 0}, {"timeout_s": 0.0}, {"connect_timeout_s": -1.0}])
