@@ -20,7 +20,8 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.requests import AdRequest
-from adgovernor.publish import Publisher, StoppedAt, discard_producer, publish_lines, start_producer
+from adgovernor.publish import Publisher, StoppedAt, publish_lines
+from adgovernor.publish.kafka import discard_producer, start_producer
 
 pytestmark = pytest.mark.servers
 

@@ -5,7 +5,6 @@ async with Publisher("localhost:9092", prefix="prod") as publisher:
 """
 
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.publish.kafka import discard_producer, start_producer
 from adgovernor.publish.lanes import Published
 from adgovernor.publish.lines import BadLine, LinesSummary, StoppedAt, publish_lines
 from adgovernor.publish.publisher import Bulk, Carrier, Publisher, WritableLog
@@ -20,7 +19,5 @@ __all__ = [
     "Publisher",
     "StoppedAt",
     "WritableLog",
-    "discard_producer",
     "publish_lines",
-    "start_producer",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -49,3 +50,39 @@ async def test_who_leaves_takes_no_other_s_answer_along() -> None:
     async with asyncio.timeout(5):
         with pytest.raises(RedisError):
             await stays
+
+
+class Echo(Batches):
+    """Answers each command with itself; where it ``hangs``, none."""
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        super().__init__(Redis(host="127.0.0.1", port=1))
+        self.sizes: list[int] = []
+        self._hangs = hangs
+
+    async def _answers(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        self.sizes.append(len(commands))
+        if self._hangs:
+            await asyncio.Event().wait()
+        return list(commands)
+
+
+async def test_many_commands_go_in_several_batches() -> None:
+    """What is asked for at once goes in batches of at most sixteen, and each command gets its own answer."""
+    batches = Echo()
+    commands = [("GET", str(number)) for number in range(40)]
+    assert await asyncio.gather(*map(batches.execute, commands)) == commands
+    assert batches.sizes == [16, 16, 8]
+
+
+async def test_a_batch_that_is_cancelled_lets_its_callers_go() -> None:
+    """Where sending ends because everything does, nobody waits for an answer any more."""
+    batches = Echo(hangs=True)
+    caller = asyncio.create_task(batches.execute(("GET", "a")))
+    while not batches.sizes:  # noqa: ASYNC110 - a turn or two of the loop
+        await asyncio.sleep(0)
+    (sending,) = batches._sending
+    sending.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await caller

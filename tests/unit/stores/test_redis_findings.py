@@ -52,3 +52,29 @@ def test_a_server_is_judged_by_what_it_says(
     found = look("redis:6379", info)
     assert (found.level, bool(found.mend)) == (level, level != "ok")
     assert found.message.startswith("redis:6379")
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ("NOAUTH Authentication required.", "set the password"),
+        ("WRONGPASS invalid username-password pair or user is disabled.", "correct the user or the password"),
+        ("invalid username-password pair", "correct the user or the password"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "name the authority"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "rediss:// for servers with TLS"),
+        ("No master found for 'main'", "correct the master's name"),
+        ("ERR This instance has cluster support disabled", "use redis:// in place of redis+cluster://"),
+        ("MOVED 3999 10.0.0.2:6379", "use redis+cluster:// in place of redis://"),
+        ("READONLY You can't write against a read only replica.", "name the master"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "more memory"),
+        (
+            "NOPERM User worker has no permissions to run the 'unlink' command",
+            "the rights that LAYOUT.md lists",
+        ),
+        ("LOADING Redis is loading the dataset in memory", "wait until"),
+        ("Error 111 connecting to h:6379. Connection refused.", "start the server"),
+    ],
+)
+def test_what_a_server_refuses_is_told_with_what_mends_it(said: str, mend: str) -> None:
+    """Redis says why in a word or two; whoever reads it here is told what to change."""
+    assert mend in redis_check._mend(f"Redis at h:6379: {said}")

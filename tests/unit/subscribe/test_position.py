@@ -71,12 +71,14 @@ def test_an_expired_beginning_is_no_waiting_matter() -> None:
 
 
 def test_positions_can_be_kept_as_bytes() -> None:
-    """Saved positions come back as they were, and only for their own topic."""
+    """Saved positions come back as they were, and only for their own topic and in a form that is known here."""
     positions = {0: Position(5, 4), 12: Position(0, 0)}
     saved = dump_positions("decisions", positions)
     assert load_positions("decisions", saved) == positions
     with pytest.raises(BadInput, match="are of topic decisions"):
         load_positions("pods", saved)
+    with pytest.raises(BadInput, match="have format 9"):
+        load_positions("decisions", saved.replace(b'"format":1', b'"format":9'))
 
 
 @pytest.mark.parametrize(
