@@ -242,19 +242,19 @@ CORE: Final = (
     one(
         "old-day-keeps-money",
         "Past midnight the old day's idle money is returned",
-        UserShard,
-        "_idle",
-        "(share.paused_on(day) or share.is_over(day, watermark_ms))",
-        "share.paused_on(day)",
+        CampaignShare,
+        "idles_from_ms",
+        "return zones.day_bounds(day, self.time_zone)[1] if day else NEVER",
+        "return NEVER",
         theme="days",
     ),
     one(
         "pause-keeps-money",
         "While paused, shards return idle money",
-        UserShard,
-        "_idle",
-        "(share.paused_on(day) or share.is_over(day, watermark_ms))",
-        "share.is_over(day, watermark_ms)",
+        CampaignShare,
+        "idles_from_ms",
+        "if self.paused_on(day)",
+        "if False",
     ),
     # Episodes.
     one(

@@ -65,7 +65,8 @@ def apply(
           "budget_micros": 5000000000, "cpm_micros": 2500000,
           "caps": [{"window": "day", "limit": 3}]}]
     """
-    from adgovernor.audit.whatif import command_of, read_lines
+    from adgovernor.audit.lines import read_lines
+    from adgovernor.audit.whatif import command_of
     from adgovernor.contracts.misspelt import misspelt
 
     commands: list[Command] = []

@@ -37,21 +37,22 @@ def simulate(
     Example: adgovernor simulate --campaigns campaigns.jsonl --events events.jsonl --auto-impressions
     """
     from adgovernor.app.simulate_view import View
-    from adgovernor.audit.whatif import EVENT_NAMES, WhatIf, comes_late, read_lines
+    from adgovernor.audit.lines import opened
+    from adgovernor.audit.whatif import EVENT_NAMES, WhatIf, comes_late
 
     out = sys.stdout.buffer
     view = View()
-    # Read before anything is said: a file that cannot be read is not found out half-way.
-    definitions, happenings = list(read_lines(campaigns)), list(read_lines(events))
-    late = comes_late(definitions, happenings)
-    run = WhatIf.begin(shards, auto_impressions=auto_impressions, late=late)
-    for source in (run.campaigns(definitions), run.events(happenings)):
-        for topic, body in source:
-            name = EVENT_NAMES.get(topic, topic)
-            if as_json:
-                out.write(orjson.dumps({"type": name, **_whole(topic, body)}) + b"\n")
-            else:
-                view.event(name, body)
+    with opened(campaigns) as definitions, opened(events) as happenings:
+        # Both are read before anything is said: a file that cannot be read is not found out half-way.
+        late = comes_late(definitions, happenings)
+        run = WhatIf.begin(shards, auto_impressions=auto_impressions, late=late)
+        for source in (run.campaigns(definitions), run.events(happenings)):
+            for topic, body in source:
+                name = EVENT_NAMES.get(topic, topic)
+                if as_json:
+                    out.write(orjson.dumps({"type": name, **_whole(topic, body)}) + b"\n")
+                else:
+                    view.event(name, body)
     totals = run.finish()
     if as_json:
         out.write(orjson.dumps({"type": "totals", **totals}) + b"\n")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
+from adgovernor.audit.lines import Line
 from adgovernor.contracts import topics
 from adgovernor.contracts.base import Contract
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.errors import BadInput
-from adgovernor.contracts.files import foreign_form
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.misspelt import misspelt
 from adgovernor.contracts.money import sayable
@@ -27,14 +24,6 @@ from adgovernor.core.rules import Rules
 
 EVENT_NAMES = {topics.DECISIONS: "decision"}
 """What an output's ``type`` is where it is not its topic's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One JSON object of a file, and where it stands."""
-
-    place: str
-    data: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -49,65 +38,6 @@ class CampaignTotals:
     """Of these, shown after the reservation had expired."""
     unfunded_micros: int = 0
     """Shown late and never paid."""
-
-
-def read_lines(path: Path) -> Iterator[Line | str]:
-    """The objects of a file of JSON lines, or of one JSON array; a text says what is wrong with a line. ``-`` is
-    standard input.
-
-    Raises:
-        BadInput: when the file cannot be read at all.
-    """
-    if str(path) == "-":
-        if sys.stdin is None:
-            raise BadInput("standard input is closed; pipe the entries in, or name a file")
-        path, content = Path("standard input"), sys.stdin.buffer.read()
-    else:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BadInput(
-                f"cannot read {path}: {error.strerror}; name a file of JSON lines or a JSON array"
-            ) from error
-    if (told := foreign_form(content)) is not None:
-        raise BadInput(f"{path} {told}")
-    # Some editors begin a file with a mark that is no part of it.
-    content = content.removeprefix(codecs.BOM_UTF8)
-    if content.lstrip().startswith(b"["):
-        try:
-            rows = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            raise BadInput(f"{path} begins as a JSON array but is not one: {error}") from error
-        for number, row in enumerate(rows, 1):
-            yield _line(f"{path.name}, entry {number}", row)
-        return
-    if (one := _one_object(content)) is not None:
-        yield _line(path.name, one)
-        return
-    for number, text in enumerate(content.splitlines(), 1):
-        if text.strip():
-            place = f"{path.name}, line {number}"
-            try:
-                row = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
-                yield f"{place}: not JSON: {error.msg} at column {error.colno}"
-            else:
-                yield _line(place, row)
-
-
-def _one_object(content: bytes) -> Any:
-    """The object of a file that is but one, written over several lines; else None."""
-    first, _, rest = content.strip().partition(b"\n")
-    if first.rstrip().endswith(b"}") or not rest:
-        return None  # As lines of JSON begin.
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _line(place: str, row: Any) -> Line | str:
-    return Line(place, row) if isinstance(row, dict) else f"{place}: not a JSON object"
 
 
 _COMMANDS: Final = ("account", "upsert", "top-up", "credit", "decrease", "pause", "resume", "archive")
@@ -249,7 +179,7 @@ class WhatIf:
         key = data["account_id"] if topic == topics.CAMPAIGNS else event.routing
         yield from self.direct.pass_time(event)
         yield from self.direct.lease_ahead(event)
-        outputs = self.direct.feed(topic, key, value)
+        outputs = self.direct.handle(event, key)
         yield from outputs
         for name, body in outputs:
             if name == topics.CAMPAIGN_CHANGES and body["accepted"] and data["command"] == "upsert":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import Draft
 from adgovernor.contracts.requests import AdRequest, PlainRequest
 from adgovernor.contracts.routing import partition_of
+from adgovernor.core import inputs
 from adgovernor.core.breaks import most_ads
 from adgovernor.core.leases import CampaignShare
 from adgovernor.core.links import message_of
@@ -97,11 +99,13 @@ class Direct:
 
     def feed(self, topic: str, key: str, value: bytes) -> list[Event]:
         """Handles one input of a public topic, and all that follows from it; the outputs, in order."""
+        return self.handle(inputs.read(topic, 0, None, value), key)
+
+    def handle(self, event: Input, key: str) -> list[Event]:
+        """As `feed`, for what was read already."""
         partition = partition_of(key.encode(), self.rules.partitions)
-        shard = (
-            topics.treasury_shard(partition) if topic == topics.CAMPAIGNS else topics.user_shard(partition)
-        )
-        outputs = list(self._handle(shard, topic, key.encode(), value))
+        named = topics.treasury_shard if event.topic == topics.CAMPAIGNS else topics.user_shard
+        outputs = list(self._handle(named(partition), replace(event, key=key.encode())))
         outputs += self._deliver()
         outputs += self.tick()
         return outputs
@@ -178,7 +182,7 @@ class Direct:
             if not self._mail:
                 return outputs
             shard, topic, value = self._mail.popleft()
-            outputs += self._handle(shard, topic, None, value)
+            outputs += self._handle(shard, inputs.read(topic, 0, None, value))
         raise AssertionError("side messages do not come to rest")
 
     def _block(self, machine: Machine, *, drained: bool) -> Iterator[Event]:
@@ -187,11 +191,10 @@ class Direct:
         if draft is not None:
             yield from self._collect(machine, draft, height, 0, None)
 
-    def _handle(self, shard: str, topic: str, key: bytes | None, value: bytes) -> Iterator[Event]:
+    def _handle(self, shard: str, event: Input) -> Iterator[Event]:
         machine = self._machines[shard]
-        place = (topic, topics.partition_of_shard(shard))
-        offset = self._offsets[place] = self._offsets.get(place, -1) + 1
-        event = machine.read(topic, offset, key, value)
+        place = (event.topic, topics.partition_of_shard(shard))
+        event.offset = self._offsets[place] = self._offsets.get(place, -1) + 1
         self.now_ms = max(self.now_ms, event.time_ms)
         height = self._heights[shard] + 1
         ticked = machine.open_block(height, self.now_ms, False)

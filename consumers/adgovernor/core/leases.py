@@ -213,21 +213,34 @@ class CampaignShare:
         """Whether the account day has passed."""
         return day != 0 and zones.day_bounds(day, self.time_zone)[1] <= watermark_ms
 
-    def settled_days(self, watermark_ms: int, rules: Rules) -> list[int]:
-        """The days whose money nothing can move any more: over for longer than any grace, all spent or returned, and
-        reported."""
+    def idles_from_ms(self, day: int) -> int:
+        """From when on (by the watermark) money of the day is of no use here: at once in a pause, else past the day."""
+        if self.paused_on(day):
+            return 0
+        return zones.day_bounds(day, self.time_zone)[1] if day else NEVER
+
+    def due_ms(self) -> int:
+        """From when on (by the watermark) time alone gives a reason to report."""
+        if self.changed:
+            return 0
+        unpaid = [until_ms for _, _, _, _, until_ms in self.owed]
+        idle = [self.idles_from_ms(day) for day, book in self.books.items() if book.lease > 0]
+        return min(unpaid + idle, default=NEVER)
+
+    def settling_days(self, rules: Rules) -> dict[int, int]:
+        """The days whose money nothing can move any more once they are over for longer than any grace: all is spent or
+        returned, and reported. Day → from when on (by the watermark), oldest first."""
         if len(self.books) + len(self.denied) < 2:
-            return []
+            return {}
         days = sorted({day for day in (*self.books, *self.denied) if day > 0})
-        return [
-            day
+        return {
+            day: rules.keeps_day_until_ms(zones.day_bounds(day, self.time_zone)[1])
             for day in days
-            if rules.keeps_day_until_ms(zones.day_bounds(day, self.time_zone)[1]) <= watermark_ms
-            and day not in self.changed
+            if day not in self.changed
             and day not in self.asks
             and not self.owed_on(day)
             and ((book := self.books.get(day)) is None or book.lease == book.reserved == 0)
-        ]
+        }
 
     def close_day(self, day: int) -> None:
         """Keeps of a settled day only its part of the sum."""

@@ -48,6 +48,7 @@ from typing import Any
 
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.accounts import Round, TreasuryCampaign
+from adgovernor.core.agenda import Agenda
 from adgovernor.core.folded import FoldedState
 from adgovernor.core.funds import AccountFund, account_of
 from adgovernor.core.leases import campaign_of
@@ -62,6 +63,10 @@ class TreasuryState(FoldedState):
         self.last_tick_ms = 0
         self.accounts: dict[str, AccountFund] = {}
         self.campaigns: dict[str, TreasuryCampaign] = {}
+        self._moved: set[str] = set()
+        """Campaigns that changed since their places in this were last looked at:"""
+        self._due = Agenda()
+        """campaigns by when time alone changes something about them."""
         self._members: dict[str, list[str]] = {}
         """Account → its campaigns, by id."""
         self.commands: set[str] = set()
@@ -112,7 +117,12 @@ class TreasuryState(FoldedState):
 
     def _campaign(self, campaign: str) -> TreasuryCampaign:
         self._mark("campaigns", campaign)
+        self._moved.add(campaign)
         return self.campaigns[campaign]
+
+    def _on_rules(self, parameters: dict[str, Any]) -> None:
+        super()._on_rules(parameters)
+        self._moved.update(self.campaigns)  # How early a day opens may have changed with the rules.
 
     def _on_command(self, command_id: str) -> None:
         self.commands.add(command_id)
@@ -187,6 +197,7 @@ class TreasuryState(FoldedState):
         else:
             known.define(definition, time_zone, by_day)
         self._mark("campaigns", definition.campaign_id)
+        self._moved.add(definition.campaign_id)
 
     def _on_budget(self, campaign: str, budget: int) -> None:
         self._campaign(campaign).budget = budget
@@ -332,6 +343,7 @@ class TreasuryState(FoldedState):
         self.campaigns, self._members = {}, {}
         for _, value in sorted(fields.get("campaigns", {}).items()):
             self._add(TreasuryCampaign.decode(value, self.accounts))
+        self._moved = set(self.campaigns)
         self.commands = set(fields.get("commands", {}))
 
     # A treasury's whole state is always in memory.
@@ -359,6 +371,7 @@ class TreasuryState(FoldedState):
     def forget(self) -> None:
         """See `machine.Machine.forget`."""
         self.campaigns, self._members = {}, {}
+        self._moved = set()
         self.accounts = {}
 
     def resident(self) -> int:

@@ -95,10 +95,8 @@ class UserShard(PersonEvents):
             return True
         if now_ms < self.last_report_ms + self.rules.report_interval_ms:
             return False
-        return any(
-            share.changed or self._idle(share, target) or _unpaid(share, target)
-            for share in self.shares.values()
-        )
+        self.look_at_moved()
+        return self._due.next_ms() <= target
 
     def decide(self, event: Input, *, unknown: bool = False, assumed: dict[str, Any] | None = None) -> Draft:
         """See `machine.Machine.decide`."""
@@ -484,7 +482,7 @@ class UserShard(PersonEvents):
         return [
             day
             for day in sorted(share.books)
-            if share.books[day].lease > 0 and (share.paused_on(day) or share.is_over(day, watermark_ms))
+            if share.books[day].lease > 0 and share.idles_from_ms(day) <= watermark_ms
         ]
 
     def _return(self, share: CampaignShare, round_id: int | None, *, idle_only: bool) -> None:
@@ -507,16 +505,21 @@ class UserShard(PersonEvents):
             item.setdefault("returned", []).append([order["day"], order["amount_micros"]])
 
     def _tick_reports(self) -> None:
-        for campaign in sorted(self.shares):
+        self.look_at_moved()
+        watermark_ms = self.watermark_ms
+        due = {*self._due.take(watermark_ms), *self._settling.take(watermark_ms)}
+        self._moved |= due
+        for campaign in sorted(due):
             share = self.shares[campaign]
-            for entry in _unpaid(share, self.watermark_ms):
+            for entry in _unpaid(share, watermark_ms):
                 self.emit(["unfund", entry[0], entry[1], campaign, entry[2], entry[3]])
-            if self._idle(share, self.watermark_ms):
+            if self._idle(share, watermark_ms):
                 self._return(share, None, idle_only=True)
             elif share.changed:
                 self._item(share)
-            for day in share.settled_days(self.watermark_ms, self.rules):
-                self.emit(["closed", campaign, day])
+            for day, closes_ms in share.settling_days(self.rules).items():
+                if closes_ms <= watermark_ms:
+                    self.emit(["closed", campaign, day])
         if self._items:
             self.emit(["reported_at", self.now_ms])
 

@@ -26,8 +26,8 @@ from adgovernor.app.console import moment, money
 from adgovernor.app.giving import micros
 from adgovernor.app.publish_commands import lines_of
 from adgovernor.audit.history import copy
+from adgovernor.audit.lines import read_lines
 from adgovernor.audit.report import Report
-from adgovernor.audit.whatif import read_lines
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import MICROS, MOST_MICROS
 from adgovernor.publish import BadLine

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from adgovernor.audit.whatif import WhatIf, comes_late, read_lines
+from adgovernor.audit.lines import read_lines
+from adgovernor.audit.whatif import WhatIf, comes_late
 
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 Events = list[tuple[str, dict[str, Any]]]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from adgovernor.audit.whatif import WhatIf, read_lines
+from adgovernor.audit.lines import read_lines
+from adgovernor.audit.whatif import WhatIf
 
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adgovernor.audit.whatif import Line, WhatIf, comes_late, command_of, read_lines
+from adgovernor.audit.lines import Line, opened, read_lines
+from adgovernor.audit.whatif import WhatIf, comes_late, command_of
 from adgovernor.contracts.campaigns import Campaign
 
 START_MS = 1_772_323_200_000
@@ -164,6 +169,32 @@ def test_of_two_accounts_campaigns_of_one_id_the_first_is_served_and_counted() -
     assert (totals["account_id"], totals["spent_micros"], totals["in_flight_micros"]) == ("acme", 1_000, 0)
     (told,) = run.rejected
     assert told.startswith("line 2: never served: account acme has campaign spring;")
+
+
+def test_what_comes_through_a_pipe_can_be_read_twice(tmp_path: Path) -> None:
+    """Events may come from another program, though they are looked through before the run."""
+    pipe = tmp_path / "events"
+    os.mkfifo(pipe)
+    rows = b"".join(b'{"a": %d}\n' % number for number in range(20_000))
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(pipe.write_bytes, rows)
+        with opened(pipe) as lines:
+            assert written.result() == len(rows)
+            assert list(lines) == list(lines)
+            assert len(list(lines)) == 20_000
+
+
+def test_a_file_of_lines_is_not_held_in_memory(tmp_path: Path) -> None:
+    """However long a file is, its lines are read as they are needed, blank ones at its beginning and all."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"\n" + b'{"a": 1}\n' * 100_000)
+    tracemalloc.start()
+    with opened(path) as lines:
+        places = deque((line.place for line in lines if isinstance(line, Line)), maxlen=1)
+    most_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert places.pop() == "events.jsonl, line 100001"
+    assert most_bytes < 1_000_000
 
 
 def test_a_time_that_is_a_text_is_refused_with_what_is_wanted() -> None:
