@@ -15,6 +15,7 @@ import orjson
 
 from adgovernor.contracts import topics, zones
 from adgovernor.contracts.campaigns import Campaign
+from adgovernor.contracts.kept import kept_json
 from adgovernor.contracts.money import sayable
 from adgovernor.core import pacing
 from adgovernor.core.funds import AccountFund
@@ -332,7 +333,7 @@ class TreasuryCampaign:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return orjson.dumps(
+        return kept_json(
             {
                 "campaign": self.data,
                 "time_zone": self.time_zone,

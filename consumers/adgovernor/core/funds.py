@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from adgovernor.contracts.campaigns import Account
+from adgovernor.contracts.kept import kept_json
 from adgovernor.contracts.money import MOST_MICROS
 
 WORDS = frozenset(("account", "account_day"))
@@ -100,7 +101,7 @@ class AccountFund:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return orjson.dumps(
+        return kept_json(
             {
                 "account": self.data,
                 "topped_up": self.topped_up,

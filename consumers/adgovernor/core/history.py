@@ -29,6 +29,7 @@ from typing import Any, Final
 import orjson
 
 from adgovernor.contracts.categories import whole_of
+from adgovernor.contracts.kept import kept_json
 from adgovernor.contracts.money import sayable
 
 NEVER = 2**62
@@ -285,7 +286,7 @@ class Person:
             data["p"] = self.pods
         if self.visit is not None:
             data["v"] = self.visit.row()
-        return orjson.dumps(data) if data else None
+        return kept_json(data) if data else None
 
     def stored(self) -> bytes | None:
         """As `encode`, made beforehand by `pack` where nothing has changed since."""

@@ -8,12 +8,14 @@ grant adds to their sum, only a return takes from it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import Campaign
+from adgovernor.contracts.kept import kept_json
 from adgovernor.contracts.money import sayable
 from adgovernor.core.caps import CompiledCap, horizon_ms
 from adgovernor.core.history import NEVER
@@ -24,6 +26,7 @@ CLICK_LIFE_MS = 600_000
 PAYS_ON = {"cpm": "", "cpc": "click", "cpcv": "view"}
 """What is paid for: ``click`` or ``view``; empty: impressions."""
 _MANY_PRICES = 1_000
+_MANY_CAMPAIGNS = 20_000
 EARLIER_DAYS = -1
 """In place of a day: all days that are over and settled, together. There is nothing idle or reserved."""
 STATUS_CODES = {
@@ -147,7 +150,7 @@ class CampaignShare:
         """Takes a new definition. ``by_day``: its account has a daily budget, so its money is booked by day."""
         self.by_day = by_day
         self.campaign = campaign
-        self._encoded = orjson.Fragment(orjson.dumps(campaign_data(campaign)))
+        self._encoded = orjson.Fragment(kept_json(campaign_data(campaign)))
         self.time_zone = time_zone
         self.currency = campaign.currency
         self.price = campaign.price()
@@ -324,7 +327,7 @@ class CampaignShare:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return orjson.dumps(
+        return kept_json(
             {
                 "campaign": self._encoded,
                 "time_zone": self.time_zone,
@@ -369,7 +372,13 @@ class CampaignShare:
 
 def campaign_of(data: dict[str, Any]) -> Campaign:
     """A definition from the plain data of a record, a message or a store."""
-    return Campaign.model_validate_json(orjson.dumps(data))
+    return _defined(kept_json(data))
+
+
+@lru_cache(maxsize=_MANY_CAMPAIGNS)
+def _defined(text: bytes) -> Campaign:
+    """Every shard of a worker knows every campaign, and reading one takes longer than all else of defining it."""
+    return Campaign.model_validate_json(text)
 
 
 def campaign_data(campaign: Campaign) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import orjson
 
+from adgovernor.contracts.kept import kept_json
 from adgovernor.core.folded import FoldedState
 from adgovernor.core.history import NEVER, Person, Serving
 from adgovernor.core.podfill import PodNeighbour
@@ -180,7 +181,7 @@ class PodStates(FoldedState):
         """The stored form, by decision."""
         pods = self.open_pods
         return {
-            name: orjson.dumps([pod.row() for pod in pods[name]]) if name in pods else None for name in names
+            name: kept_json([pod.row() for pod in pods[name]]) if name in pods else None for name in names
         }
 
     def restore_pods(self, fields: Mapping[str, bytes]) -> None:

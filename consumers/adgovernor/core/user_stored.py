@@ -11,6 +11,7 @@ from heapq import heapify
 
 import orjson
 
+from adgovernor.contracts.kept import kept_json
 from adgovernor.core.history import Person
 from adgovernor.core.lateness import Fates
 from adgovernor.core.leases import CampaignShare
@@ -43,9 +44,7 @@ class StoredUserState(UserState):
                 fields[bucket] = {name: persons[name].stored() for name in names}
             elif bucket == "open":
                 opened = self.open
-                fields[bucket] = {
-                    name: orjson.dumps(opened[name]) if name in opened else None for name in names
-                }
+                fields[bucket] = {name: kept_json(opened[name]) if name in opened else None for name in names}
             elif bucket == "pods":
                 fields[bucket] = self.encode_pods(names)
             elif bucket == "campaigns":
