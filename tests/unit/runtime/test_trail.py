@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from engine_kit import Deployment
 from faulty import FaultyStore
 
+from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.ledger import BlockHeader, encode_block
 from adgovernor.runtime.chain import Spine, new_spine
 from adgovernor.runtime.trail import Trail
-from adgovernor.stores.base import NOTHING
+from adgovernor.runtime.world import StartOver
+from adgovernor.stores.base import NOTHING, Meta, Tip
 
 
 class Behind:
     """A trail whose store is empty, and a ledger that grows."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, store: FaultyStore | None = None, **settings: Any) -> None:
         deployment = Deployment(**settings)
-        deployment.store = self.store = FaultyStore()
+        deployment.store = self.store = store or FaultyStore()
         self.spine: Spine = new_spine("u0")
         self.trail = Trail(deployment.world("u0"), deployment.machine("u0"), self.spine, NOTHING)
         self.grow()
@@ -99,3 +103,63 @@ async def test_a_store_that_is_at_the_tip_is_asked_now_and_then() -> None:
     assert asked is not written
     behind.trail.pump()
     assert behind.trail._task is asked
+
+
+class Slow(FaultyStore):
+    """Serves a read once it is told to, and answers it once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.serves, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def read_fields(
+        self, shard: str, bucket: str, fields: Sequence[str]
+    ) -> tuple[Meta | None, list[bytes | None]]:
+        await self.serves.wait()
+        answer = await super().read_fields(shard, bucket, fields)
+        await self.answers.wait()
+        return answer
+
+
+@pytest.mark.parametrize("served_first", [True, False])
+async def test_a_read_beside_a_write_is_good_whichever_was_served_first(served_first: bool) -> None:
+    """What a cold read finds is this owner's at the tip before the write, and at the one after it."""
+    store = Slow()
+    behind = Behind(store)
+    assert await behind.trail.bring(5)
+    behind.grow()
+    if served_first:
+        store.serves.set()
+    reading = asyncio.create_task(behind.trail.read(["ann"]))
+    await asyncio.sleep(0.01)  # The read is where it waits.
+    await behind.write()
+    assert behind.trail.confirmed == behind.spine.tip
+    store.serves.set()
+    store.answers.set()
+    assert await reading == [None]
+
+
+async def test_what_is_read_of_another_owners_state_is_not_believed() -> None:
+    """Where the store is at a tip that this owner never wrote, memory is dropped."""
+    behind = Behind()
+    assert await behind.trail.bring(5)
+    other = Meta(Tip(behind.spine.ledger, 2, "f" * 64), b"{}")
+    assert await behind.store.swap("u0", behind.spine.tip, other, {}) is None
+    with pytest.raises(StartOver, match="which this owner did not write"):
+        await behind.trail.read(["ann"])
+
+
+async def test_a_read_that_is_answered_says_that_the_store_is_back() -> None:
+    """Whatever answers first ends the time in which the store counts as away."""
+
+    class Mute(FaultyStore):
+        async def read_meta(self, shard: str, touch: Sequence[str] = ()) -> Meta | None:
+            raise Unavailable("no answer")
+
+    behind = Behind(Mute())
+    assert await behind.trail.bring(5)
+    behind.trail.went_away()
+    assert behind.trail.away
+    await behind.trail.read(["ann"])
+    assert not behind.trail.away
+    behind.trail.discard()
