@@ -135,7 +135,8 @@ async def test_foreign_messages_are_counted_and_ignored(kafka_bootstrap: str, de
 
 
 async def test_positions_in_a_group(kafka_bootstrap: str, deployment: str) -> None:
-    """With a group, committed positions are where the next reader goes on, numbers included."""
+    """With a group, committed positions are where the next reader goes on, numbers included, unless it is told another
+    start."""
     await _publish(kafka_bootstrap, deployment, 0, [1, 2, 3])
     group = f"{deployment}-readers"
     async with subscribe.decisions(
@@ -146,6 +147,8 @@ async def test_positions_in_a_group(kafka_bootstrap: str, deployment: str) -> No
     await _publish(kafka_bootstrap, deployment, 0, [2, 3, 4])
 
     assert [d.dn for d in await _all(kafka_bootstrap, deployment, group=group)] == [4]
+    told = await _all(kafka_bootstrap, deployment, group=group, start={0: Position(1, 1)})
+    assert [d.dn for d in told] == [2, 3, 4]
 
 
 async def test_dead_letters(kafka_bootstrap: str, deployment: str) -> None:

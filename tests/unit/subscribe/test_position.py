@@ -62,6 +62,15 @@ def test_a_gap_that_stays_is_named() -> None:
     assert (gap.value.expected, gap.value.seen) == (4, 6)
 
 
+def test_later_events_do_not_make_a_gap_younger() -> None:
+    """Patience counts from the first event that came too early, however many follow it."""
+    numbers = PartitionNumbers(Position(7, 3))
+    for offset, now_s in ((7, 10.0), (8, 25.0), (9, 39.0)):
+        numbers.see(offset, offset - 1, now_s)
+    with pytest.raises(Gap, match="number 4 is missing: number 6 came 30 s ago"):
+        numbers.check("decisions", 2, 40.0, 30.0, 0)
+
+
 def test_an_expired_beginning_is_no_waiting_matter() -> None:
     """Where the topic's beginning has expired, the reader says so at once."""
     numbers = PartitionNumbers(Position())

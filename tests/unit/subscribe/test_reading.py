@@ -10,7 +10,7 @@ import pytest
 from adgovernor.contracts import topics
 from adgovernor.contracts.ads import Ad
 from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode
-from adgovernor.contracts.errors import Undecodable
+from adgovernor.contracts.errors import BadInput, Undecodable
 from adgovernor.subscribe import AdReader, Gap, Position, Subscriber
 from adgovernor.subscribe.kafka import RawMessage
 
@@ -134,3 +134,28 @@ async def test_an_ad_that_comes_again_is_known_for_a_while() -> None:
     async with AdReader(kept, until_end=True, remembered=2) as ads:
         assert [found.decision_id async for found in ads] == ["a", "b", "c", "a"]
         assert ads.repeated == 2
+
+
+async def test_ads_are_read_to_the_end_that_there_was() -> None:
+    """Ads that came while the topic was read are left for the next reading."""
+    kept = Kept([ad("d1"), ad("d2"), ad("d3")], end=2)
+    async with AdReader(kept, until_end=True) as ads:
+        assert [found.decision_id async for found in ads] == ["d1", "d2"]
+
+
+@pytest.mark.parametrize(("start", "first"), [(None, "d3"), ({0: 1}, "d2")])
+async def test_ads_are_read_from_now_on_where_no_start_is_named(
+    start: dict[int, int] | None, first: str
+) -> None:
+    """Whoever wants only what comes next passes over what is there, but for partitions whose start is given."""
+    kept = Kept([ad("d1"), ad("d2"), ad("d3")], end=2)
+    async with AdReader(kept, start=start, from_end=True) as ads:
+        assert (await anext(aiter(ads))).decision_id == first
+
+
+async def test_a_subscriber_is_read_inside_its_own_context() -> None:
+    """Reading one that was never opened says what is missing, and asks no server."""
+    decisions = Subscriber[Decision]("127.0.0.1:1", topics.DECISIONS)
+    with pytest.raises(BadInput, match="inside its own `async with`"):
+        await anext(aiter(decisions))
+    await decisions._reader.close()
