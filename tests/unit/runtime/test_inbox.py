@@ -107,6 +107,39 @@ def test_a_backlog_is_no_sight_of_the_end() -> None:
     assert box.covered_ms is None
 
 
+def test_an_end_that_is_not_known_is_no_sight_of_it() -> None:
+    """Where one topic does not say where it ends, handling all that was fetched covers nothing."""
+    box = inbox()
+    box.take(Fetch({}, {name: 0 for name in topics.USER_INPUTS if name != topics.IMPRESSIONS}), read, 100)
+    box.handled({})
+    assert box.covered_ms is None
+
+
+def test_reading_goes_on_behind_the_last_offset() -> None:
+    """Offsets have gaps where no reader sees what is there, such as the marks of transactions."""
+    box = inbox()
+    box.take(Fetch({"ad-requests": [*events(0, 10), *events(7, 20)]}, {"ad-requests": 8}), read, 0)
+    assert box.wanted(100)["ad-requests"] == 8
+    assert not box.unread("ad-requests")
+
+
+def test_what_a_block_has_no_room_for_comes_next_in_its_order() -> None:
+    """Inputs that are put back are picked again as they were."""
+    box = inbox()
+    take(box, ad_requests=[10, 20, 40], impressions=[30])
+    picked = box.pick(100)
+    box.put_back(picked[1:])
+    assert box.pick(100) == picked[1:]
+
+
+def test_a_lag_is_never_below_nothing() -> None:
+    """An end that was seen before the last block was handled says that nothing waits, and no more."""
+    box = inbox()
+    take(box, ad_requests=[10, 20])
+    lags = box.lags({"ad-requests": 5})
+    assert (lags["ad-requests"], box.lags({})["ad-requests"]) == (0, 2)
+
+
 def test_full_buffers_are_not_asked_for_more() -> None:
     """A topic is asked for only while it has room."""
     box = inbox()
@@ -118,5 +151,7 @@ def test_full_buffers_are_not_asked_for_more() -> None:
 def test_a_fetch_is_shared_so_that_none_starves() -> None:
     """Topics with little give their part to the others; each that has anything gets something."""
     assert shares({"a": 5, "b": 1000, "c": 1000}, 100) == {"a": 5, "b": 47, "c": 48}
+    assert shares({"a": 1000, "b": 5}, 100) == {"a": 95, "b": 5}
     assert shares({"a": 0, "b": 1000}, 100) == {"a": 0, "b": 100}
+    assert shares({"a": 5, "b": 5}, 1) == {"a": 1, "b": 1}
     assert shares({}, 100) == {}
