@@ -12,6 +12,7 @@ from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode, W
 from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.contracts.events import Impression
 from adgovernor.publish import Bulk, Publisher
+from adgovernor.publish import publisher as publisher_module
 from adgovernor.publish.lanes import Published, Ticket
 
 
@@ -146,3 +147,68 @@ async def test_of_messages_under_way_none_counts_before_all_are_acknowledged() -
         assert [*seen, bulk.reached()] == [0, 0, 2]
         await bulk.finish()
     assert bulk.acknowledged == 2
+
+
+class Draining(TakingLog):
+    """Counts how often it is waited for in the end."""
+
+    drained = 0
+
+    async def drain(self, deadline_s: float) -> None:
+        self.drained += 1
+
+
+async def test_whoever_leaves_by_an_error_waits_for_nothing() -> None:
+    """A publisher's end waits for what is under way, but not where its caller has failed."""
+    log = Draining()
+    async with Publisher(log):
+        pass
+    assert log.drained == 1
+    with pytest.raises(ZeroDivisionError):
+        async with Publisher(log):
+            raise ZeroDivisionError
+    assert log.drained == 1
+
+
+class Silent(TakingLog):
+    """Takes everything and acknowledges nothing."""
+
+    def acknowledge(self, ticket: Ticket, place: Published) -> None:
+        pass
+
+
+async def test_a_bulk_is_never_far_ahead_of_what_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever publishes many messages waits once so many slices are under way, so that memory stays bounded."""
+    monkeypatch.setattr(publisher_module, "SLICE", 2)
+    monkeypatch.setattr(publisher_module, "_SLICES_UNDER_WAY", 3)
+    log = Silent()
+    async with Publisher(log, deadline_s=0.05) as publisher:
+        with pytest.raises(Unavailable, match="did not acknowledge"):
+            await publisher.impressions(
+                Impression(decision_id=f"d{number}", routing_id="ann", time_ms=1) for number in range(100)
+            )
+    assert len(log.taken) == 2 * (3 + 1)
+
+
+class Refusing(TakingLog):
+    """Refuses what is bad."""
+
+    def acknowledge(self, ticket: Ticket, place: Published) -> None:
+        if self.taken[-1] == b"bad":
+            ticket.fail(Unavailable("refused"))
+        else:
+            super().acknowledge(ticket, place)
+
+
+async def test_a_bulk_has_come_as_far_as_the_first_slice_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is acknowledged behind something that was not is published again, so it does not count."""
+    monkeypatch.setattr(publisher_module, "SLICE", 2)
+    async with Publisher(Refusing()) as publisher:
+        bulk = Bulk(publisher, topics.AD_REQUESTS)
+        for value in (b"1", b"2", b"bad", b"4", b"5", b"6"):
+            await bulk.put(b"ann", value, [])
+        await asyncio.sleep(0)
+        assert bulk.reached() == 2
+        with pytest.raises(Unavailable, match="refused"):
+            await bulk.finish()
+        bulk.abandon()
