@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, Unavailable
-from adgovernor.publish.lanes import _OVERHEAD_BYTES, Lanes, Ticket
+from adgovernor.publish.lanes import _OVERHEAD_BYTES, Lanes, Link, Ticket
 
 KEY = b"ann"
 
@@ -34,10 +36,10 @@ async def lanes() -> AsyncIterator[Lanes]:
     await made.close()
 
 
-def put(lanes: Lanes, size: int) -> bool:
+def put(lanes: Lanes, size: int, ticket: Ticket | None = None) -> bool:
     """Hands over a message that takes so many bytes."""
     value = bytes(size - len(KEY) - _OVERHEAD_BYTES)
-    return lanes.put_nowait(topics.AD_REQUESTS, "p.ad-requests", 0, KEY, value, [], Ticket())
+    return lanes.put_nowait(topics.AD_REQUESTS, "p.ad-requests", 0, KEY, value, [], ticket or Ticket())
 
 
 async def test_a_message_larger_than_the_topic_takes_is_refused_before_it_waits(lanes: Lanes) -> None:
@@ -56,6 +58,28 @@ async def test_full_buffers_take_more_once_they_are_half_empty(lanes: Lanes) -> 
     lanes.release(100)
     await lanes.room(0.0)
     assert put(lanes, 1_000)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["waiting", "being sent"])
+async def test_what_nobody_waits_for_any_more_leaves_its_room_to_others(lanes: Lanes, begun: bool) -> None:
+    """Messages whose callers gave up are not sent, and others take their place in the buffers."""
+    tickets = [Ticket(), Ticket()]
+    assert [put(lanes, 1_000, ticket) for ticket in tickets] == [True, True]
+    assert not put(lanes, 500)
+    if begun:
+        await asyncio.sleep(0)
+    for ticket in tickets:
+        ticket.abandoned = True
+    await lanes.room(5.0)
+    assert [put(lanes, 1_000), put(lanes, 1_000)] == [True, True]
+
+
+async def test_a_lane_lets_go_of_its_own_producer_only() -> None:
+    """Where another lane has replaced the broken producer meanwhile, the new one is kept."""
+    link = Link(KafkaConnection("nowhere:1"), 1.0, {})
+    link._producer = new = cast(AIOKafkaProducer, object())
+    await link.discard(cast(AIOKafkaProducer, object()))
+    assert link._producer is new
 
 
 async def test_a_message_larger_than_all_buffers_is_taken_when_nothing_waits() -> None:

@@ -159,7 +159,7 @@ async def test_a_read_that_is_answered_says_that_the_store_is_back() -> None:
     behind = Behind(Mute())
     assert await behind.trail.bring(5)
     behind.trail.went_away()
-    assert behind.trail.away
+    away = [behind.trail.away]
     await behind.trail.read(["ann"])
-    assert not behind.trail.away
+    assert [*away, behind.trail.away] == [True, False]
     behind.trail.discard()
