@@ -45,6 +45,12 @@ async def test_a_rolling_limit_ends_to_the_millisecond() -> None:
     assert await caps.remaining("u", "c") == 0
 
 
+def test_hours_have_no_calendar() -> None:
+    """With ``calendar`` days and weeks are the zone's; an hour stays any stretch of that length."""
+    found = limits(hour=1, day=2, week=3, lifetime=4, calendar=True)
+    assert [cap.window for cap in found] == ["rolling", "calendar", "calendar", "lifetime"]
+
+
 async def test_several_caps_are_all_named() -> None:
     """A refusal names every cap that blocked, with its window, limit and count."""
     caps = capper(
