@@ -122,7 +122,7 @@ async def test_an_impression_after_its_reservation_is_paid_from_what_is_left(wor
     assert (await tracker.spend("c", None, "late")).accepted
     assert (await tracker.spend("c", Decimal("1"), "other")).accepted
     owed = await tracker.spend("c", None, "too late")
-    assert (owed.accepted, owed.reason) == (False, "owed")
+    assert (owed.accepted, owed.reason, owed.amount) == (False, "owed", Decimal("1"))
     await tracker.top_up("c", Decimal("3"))
     assert (await tracker.status("c")).spent == Decimal("3")
 
@@ -160,6 +160,16 @@ async def test_a_budget_can_be_lowered_to_what_is_used(world: World) -> None:
     assert await tracker.remaining("c") == Decimal("7")
     status = await tracker.set_budget("c", Decimal("3"))
     assert (status.budget, status.remaining, status.spent) == (Decimal("3"), Decimal("0"), Decimal("2"))
+
+
+async def test_a_lower_budget_leaves_a_paused_campaign_paused(world: World) -> None:
+    """Who stopped a campaign by hand starts it again by hand: a change of its money does not."""
+    tracker = world.tracker
+    await tracker.set_budget("c", Decimal("10"))
+    await tracker.spend("c", Decimal("1"))
+    await tracker.pause("c")
+    lowered = await tracker.set_budget("c", Decimal("2"))
+    assert (lowered.budget, lowered.remaining, lowered.paused) == (Decimal("2"), Decimal("1"), ("manual",))
 
 
 async def test_a_day_has_its_own_budget(world: World) -> None:

@@ -131,6 +131,27 @@ async def test_an_earlier_serving_counts_in_the_windows_that_hold_both() -> None
     assert (await caps.record("u", "c", time_ms=T0 - HOUR)).allowed
 
 
+async def test_who_knows_shorter_caps_alone_forgets_nothing_that_others_need() -> None:
+    """Of two processes with unlike campaigns on one backend, the one with the longest window says how long is kept."""
+    clock, backend = Clock(), InMemoryBackend()
+    week = CampaignLimits("c", caps=limits(week=5))
+    long, short = (FrequencyCapper(backend, found, clock_ms=clock) for found in ([week], []))
+    await long.record("u", "c")
+    clock.now_ms += 3 * DAY
+    await short.record("u", "c")
+    assert await long.seen("u", "c", week.caps[0]) == 2
+
+
+async def test_a_late_serving_does_not_turn_time_back() -> None:
+    """Ids are known until the newest time that was seen is so much later, however late the last serving came."""
+    caps = capper(Clock())
+    await caps.record("u", "c")
+    for late_ms, known in ((HOUR - 1, True), (2 * HOUR, False)):
+        for _ in range(2):
+            again = await caps.record("u", "c", serving_id=f"late by {late_ms}", time_ms=T0 - late_ms)
+        assert again.duplicate == known
+
+
 async def test_a_calendar_day_is_the_zones() -> None:
     """A calendar cap begins anew at the zone's midnight, not at UTC's."""
     clock = Clock()  # 22:13 UTC, 23:13 in Berlin
