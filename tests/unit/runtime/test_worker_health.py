@@ -51,21 +51,6 @@ async def test_halted_shards_are_named_and_leave_a_worker_ready(worker: Worker) 
     assert health.shards["u3"] == "its ledger lost its tail"
 
 
-async def test_a_halted_shard_that_goes_to_another_worker_is_forgotten(worker: Worker) -> None:
-    """Whoever is called for a halted shard is not called for ever by the worker that had it before."""
-
-    class Told(Observer):
-        def halt_left(self, shard: str) -> None:
-            told.append(shard)
-
-    told: list[str] = []
-    worker._observer = Told()
-    worker._halted = {"u1": "its ledger lost its tail"}
-    worker._inputs = cast(KafkaInputs, SimpleNamespace(owned=set(), silent_s=0.0))
-    await worker._reconcile()
-    assert (told, worker.health().detail) == (["u1"], "")
-
-
 @pytest.mark.parametrize(("silent_s", "ready"), [(9.0, True), (11.0, False)])
 async def test_a_worker_that_kafka_does_not_answer_is_alive_and_not_ready(
     worker: Worker, silent_s: float, ready: bool
@@ -227,9 +212,16 @@ async def test_a_worker_is_ready_once_all_its_shards_are(worker: Worker) -> None
 
 
 async def test_a_halt_is_forgotten_with_its_shard(worker: Worker) -> None:
-    """A halted shard that went to another worker is that one's to tell of."""
+    """A halted shard that went to another worker is that one's to tell of, in metrics as well."""
+
+    class Told(Observer):
+        def halt_left(self, shard: str) -> None:
+            left.append(shard)
+
+    left: list[str] = []
+    worker._observer = Told()
     worker._halted = {"u0": "its ledger lost its tail", "u1": "as well"}
     owned = {(topic, 0) for topic in topics.USER_INPUTS}
     worker._inputs = cast(KafkaInputs, SimpleNamespace(owned=owned, silent_s=0.0))
     await worker._reconcile()
-    assert worker.health().detail == "halted: u0"
+    assert (worker.health().detail, left) == ("halted: u0", ["u1"])
