@@ -1,4 +1,4 @@
-"""What a worker and its topics say of themselves before a server is asked."""
+"""What a worker says of itself before a server is asked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from adgovernor.runtime.kafka_inputs import KafkaInputs
 from adgovernor.runtime.kafka_reader import KafkaReaders
 from adgovernor.runtime.observer import Observer
 from adgovernor.runtime.settings import EngineSettings
-from adgovernor.runtime.topics_admin import TopicState, check_replicas, check_topics, topic_config
 from adgovernor.runtime.worker import Worker, WorkerSettings, _Running
-from adgovernor.stores.base import Finding
 from adgovernor.stores.memory import MemoryStore
 
 
@@ -71,102 +69,6 @@ async def test_a_worker_whose_blocks_are_not_acknowledged_is_alive_and_not_ready
     health = worker.health()
     assert (health.alive, health.ready) == (True, ready)
     assert ("acknowledges nothing: u1" in health.detail) != ready
-
-
-@pytest.mark.parametrize(
-    ("missing", "mend"), [(topics.LEDGER, "held money"), (topics.DECISIONS, "adgovernor topics create")]
-)
-def test_a_ledger_that_is_gone_is_not_simply_made_anew(missing: str, mend: str) -> None:
-    """Of a deployment's topics a missing ledger is a loss to look into; any other is created."""
-    there = {
-        name: TopicState(f"p.{name}", 2, 3, topic_config(name, 3))
-        for name in topics.ALL_TOPICS
-        if name != missing
-    }
-    worst = check_topics(there)[0]
-    assert (worst.level, mend in worst.mend) == ("error", True), worst
-
-
-def deployment(name: str, state: TopicState) -> dict[str, TopicState]:
-    """A deployment in which one topic is otherwise."""
-    there = {each: TopicState(f"p.{each}", 2, 3, topic_config(each, 3)) for each in topics.ALL_TOPICS}
-    return {**there, name: state}
-
-
-def topic(name: str, **config: str) -> list[Finding]:
-    """What is found of a deployment in which one topic is set otherwise; an empty text takes a setting away."""
-    changed = {key.replace("_", "."): value for key, value in config.items()}
-    kept = {key: value for key, value in (topic_config(name, 3) | changed).items() if value}
-    return check_topics(deployment(name, TopicState(f"p.{name}", 2, 3, kept)))
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "value", "level", "said"),
-    [
-        (topics.LEDGER, "message_timestamp_type", "CreateTime", "error", "append time"),
-        (topics.LEDGER, "max_message_bytes", "1048588", "error", "takes messages of 1048588 bytes"),
-        (topics.TREASURY_LEDGER, "retention_ms", "604800000", "error", "forgets: retention.ms is 604800000"),
-        (topics.CAMPAIGNS, "retention_bytes", "1", "error", "forgets: retention.bytes is 1"),
-        (topics.CAMPAIGNS, "cleanup_policy", "compact", "error", "is compacted"),
-        (topics.PERSON_KEYS, "cleanup_policy", "delete", "error", "is not compacted"),
-        (topics.PERSON_KEYS, "max_compaction_lag_ms", "9999999999", "warning", "longer than 30 days"),
-        (topics.DECISIONS, "unclean_leader_election_enable", "true", "warning", "unclean leader election"),
-    ],
-)
-def test_a_topic_that_is_set_wrong_is_named_with_what_mends_it(
-    name: str, key: str, value: str, level: str, said: str
-) -> None:
-    """Each setting that money or people depend on is looked at: the finding names the topic and the command."""
-    (found,) = topic(name, **{key: value})
-    assert (found.level, found.subject) == (level, f"p.{name}")
-    assert found.message.startswith(f"p.{name} ")
-    assert said in found.message
-    assert f"--entity-name p.{name} --add-config {key.replace('_', '.')}=" in found.mend
-
-
-@pytest.mark.parametrize(
-    ("replication", "needed", "said"),
-    [
-        (2, "1", "fewer than three replicas"),
-        (3, "1", "one replica alone"),
-        (3, "3", "all their replicas only"),
-    ],
-)
-def test_topics_that_a_lost_broker_harms_are_warned_of(replication: int, needed: str, said: str) -> None:
-    """Too few replicas, too few that acknowledge and none to spare are one warning each, whatever topic it is."""
-    for name in (topics.LEDGER, topics.CAMPAIGNS, topics.AD_REQUESTS):
-        config = topic_config(name, 3) | {"min.insync.replicas": needed}
-        (found,) = check_topics(deployment(name, TopicState(f"p.{name}", 2, replication, config)))
-        assert (found.level, found.subject) == ("warning", f"p.{name}")
-        assert f"1 of {len(topics.ALL_TOPICS)} topics (p.{name}) " in found.message
-        assert said in found.message
-        assert found.mend
-
-
-@pytest.mark.parametrize(
-    ("in_sync", "level", "said"),
-    [
-        ((3, 0), "error", "1 of 2 partitions (p.ledger[1]) have no leader"),
-        ((1, 1), "error", "2 of 2 partitions (p.ledger[0], p.ledger[1]) have fewer replicas in sync"),
-        ((2, 3), "warning", "1 of 2 partitions (p.ledger[0]) have replicas that are behind"),
-    ],
-)
-def test_partitions_that_wait_for_brokers_are_found_and_keep_no_worker_away(
-    in_sync: tuple[int, ...], level: str, said: str
-) -> None:
-    """Brokers that are away are told by `check`; what keeps workers from starting is another list."""
-    config = topic_config(topics.LEDGER, 3)
-    there = deployment(topics.LEDGER, TopicState("p.ledger", 2, 3, config, in_sync))
-    (found,) = check_replicas(there)
-    assert (found.level, said in found.message) == (level, True), found
-    assert [finding.level for finding in check_topics(there)] == ["ok"]
-    assert check_replicas(deployment(topics.LEDGER, TopicState("p.ledger", 2, 3, config, (3, 3)))) == []
-
-
-def test_topics_as_they_are_created_are_well() -> None:
-    """A deployment with three brokers, created by this program, has one finding: that all is well."""
-    (found,) = topic(topics.LEDGER)
-    assert (found.level, found.mend) == ("ok", "")
 
 
 async def test_whoever_asked_hears_of_any_error_of_a_shared_read() -> None:
