@@ -75,11 +75,11 @@ def apply(
         if isinstance(line, str):
             bad.append(line)
             continue
-        data = command_of(line)
-        if data.get("command_id") != line.data.get("command_id"):
-            data["command_id"] = new_id()
-        data.setdefault("time_ms", wall_clock_ms())
         try:
+            data = command_of(line)
+            if data.get("command_id") != line.data.get("command_id"):
+                data["command_id"] = new_id()
+            data.setdefault("time_ms", wall_clock_ms())
             command = parsed(data)
         except BadInput as error:
             bad.append(f"{line.place}: {error}")

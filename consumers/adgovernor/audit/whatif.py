@@ -11,10 +11,11 @@ import orjson
 from adgovernor.audit.lines import Line
 from adgovernor.contracts import topics
 from adgovernor.contracts.base import Contract
+from adgovernor.contracts.campaigns import Account, Campaign
 from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft
-from adgovernor.contracts.misspelt import misspelt
+from adgovernor.contracts.misspelt import alike, misspelt
 from adgovernor.contracts.money import sayable
 from adgovernor.core import inputs
 from adgovernor.core.direct import Direct, Event
@@ -43,19 +44,40 @@ class CampaignTotals:
 _COMMANDS: Final = ("account", "upsert", "top-up", "credit", "decrease", "pause", "resume", "archive")
 _HOLDS: Final = {"account": "account", "upsert": "campaign"}
 """What a command defines is inside of it; else it is the definition itself."""
+_DEFINITIONS: Final = ("account", "campaign")
+_NAMES: Final = frozenset({"account_id", "campaign_id"})
+_OF_ACCOUNTS: Final = frozenset(Account.model_fields)
+_OF_CAMPAIGNS: Final = frozenset(Campaign.model_fields) - _OF_ACCOUNTS
 
 
 def command_of(line: Line) -> dict[str, Any]:
-    """A line of a campaigns file as a command: a command itself, a campaign, or an account."""
+    """A line of a campaigns file as a command: a command itself, a campaign, or an account.
+
+    Raises:
+        BadInput: it is none, or what it is cannot be told for sure. A campaign whose id is misspelt looks like an
+            account, and would give the account a budget for good; a command that nobody knows would define one anew.
+    """
     data = {name: value for name, value in line.data.items() if name != "type"}
     word = line.data.get("type")
     if word in _COMMANDS and _HOLDS.get(word, "account_id") in data:
         data.setdefault("command", word)
     if "command" in data:
         return data
-    base: dict[str, Any] = {"command_id": f"apply: {line.place}", "account_id": data.get("account_id")}
+    if "account_id" not in data:
+        raise BadInput(
+            "no campaign (campaign_id, account_id, currency, budget_micros), no account (account_id) and no command"
+        )
+    says = data.keys() & (_OF_CAMPAIGNS | _OF_ACCOUNTS) - _NAMES
+    if "amount_micros" in data or not (says or word is None or word in _DEFINITIONS):
+        told = "command is missing" if word is None else f"command {word!r} is unknown"
+        raise BadInput(f"{told}; give one of {', '.join(_COMMANDS)}")
+    base: dict[str, Any] = {"command_id": f"apply: {line.place}", "account_id": data["account_id"]}
     if "campaign_id" in data:
         return {**base, "command": "upsert", "campaign": data}
+    near = alike("campaign_id", data.keys() - _OF_ACCOUNTS)
+    if near is not None or says & _OF_CAMPAIGNS:
+        told = f" ({near} stands there)" if near else ""
+        raise BadInput(f"campaign_id is missing{told}; accounts have {', '.join(Account.model_fields)} only")
     return {**base, "command": "account", "account": data}
 
 
@@ -138,7 +160,7 @@ class WhatIf:
             if isinstance(line, str):
                 self.rejected.append(line)
             else:
-                yield from self._feed(line.place, topics.CAMPAIGNS, command_of(line))
+                yield from self._command(line)
 
     def events(self, lines: Iterable[Line | str]) -> Iterator[Event]:
         """Runs an events file, in its order."""
@@ -155,11 +177,20 @@ class WhatIf:
                 )
                 continue
             if topic == topics.CAMPAIGNS:
-                data = command_of(line)
-            elif topic == topics.IMPRESSIONS and "routing_id" not in data:
+                yield from self._command(line)
+                continue
+            if topic == topics.IMPRESSIONS and "routing_id" not in data:
                 # A file written beforehand cannot know it; the decision that it names does.
                 data = {**data, "routing_id": self._routing.get(str(data.get("decision_id")), "unknown")}
             yield from self._feed(line.place, topic, data)
+
+    def _command(self, line: Line) -> Iterator[Event]:
+        try:
+            data = command_of(line)
+        except BadInput as error:
+            self.rejected.append(f"{line.place}: {error}")
+            return
+        yield from self._feed(line.place, topics.CAMPAIGNS, data)
 
     def _feed(self, place: str, topic: str, data: dict[str, Any]) -> Iterator[Event]:
         try:

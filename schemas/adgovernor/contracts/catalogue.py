@@ -104,10 +104,17 @@ def _named(problems: list[Any]) -> str:
     return "; ".join(shown)
 
 
+_TAGS: Final = ("command", "type")
+"""What tells several models apart: in its place, whatever it is near to."""
+
+
 def _told(problem: Any) -> str:
     told = str(problem["msg"]).removeprefix("Value error, ")
     given = problem.get("input")
     if problem["type"] == "int_type" and isinstance(given, str | float):
+        # A whole number beyond 64 bits is read as a float.
+        if isinstance(given, float) and given.is_integer() and abs(given) >= 2**63:
+            return "is larger than any number that is taken"
         told = f"is {'a text' if isinstance(given, str) else 'a fraction'}; give a whole number"
         return told + (" of milliseconds" if str(problem["loc"][-1]).endswith("_ms") else "")
     bounds = problem.get("ctx", {})
@@ -120,7 +127,7 @@ def _told(problem: Any) -> str:
     if problem["type"] == "string_pattern_mismatch" and "currency" in str(problem["loc"][-1]):
         return f"{given!r} is no currency; give an ISO 4217 code in capitals, such as EUR"
     if problem["type"] == "missing" and isinstance(given, Mapping):
-        near = alike(str(problem["loc"][-1]), map(str, given))
+        near = alike(str(problem["loc"][-1]), [str(name) for name in given if name not in _TAGS])
         told += f" ({near} stands there; is it misspelt?)" if near else ""
     return told
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tracemalloc
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -280,6 +281,63 @@ def test_a_line_may_say_what_it_is() -> None:
     assert (told["command"], told["campaign"]) == ("upsert", campaign)
     told = command_of(Line("f", {"type": "account", "account_id": "a"}))
     assert (told["command"], told["account"]) == ("account", {"account_id": "a"})
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (
+            {"campaing_id": "c", "account_id": "a", "budget_micros": 5},
+            r"campaign_id is missing \(campaing_id stands",
+        ),
+        (
+            {"account_id": "a", "budget_micros": 5, "caps": []},
+            "campaign_id is missing; accounts have account_id,",
+        ),
+        (
+            {"type": "topup", "account_id": "a", "amount_micros": 5},
+            "command 'topup' is unknown; give one of account,",
+        ),
+        ({"type": "stop", "account_id": "a", "campaign_id": "c"}, "command 'stop' is unknown"),
+        ({"type": "erase", "account_id": "a"}, "command 'erase' is unknown"),
+        ({"account_id": "a", "amount_micros": 5}, "command is missing; give one of account,"),
+        ({"request_id": "r", "time_ms": 1}, "no campaign .*, no account .* and no command"),
+    ],
+)
+def test_what_cannot_be_told_for_sure_defines_nothing(data: dict[str, Any], told: str) -> None:
+    """A campaign without its id, or a command that nobody knows, is refused rather than taken for an account's own
+    budget, which cannot be taken away again."""
+    run = WhatIf.begin(1)
+    assert list(run.campaigns([Line("line 1", data)])) == []
+    (rejected,) = run.rejected
+    assert re.match(f"line 1: {told}", rejected)
+
+
+def test_what_a_mixed_file_defines_is_judged_as_a_campaigns_file_is() -> None:
+    """Among events too, a campaign without its id is named and the others go on."""
+    run = WhatIf.begin(1)
+    lines = [
+        Line("line 1", {"account_id": "a", "budget_micros": 5, "caps": []}),
+        Line("line 2", _ask("r", START_MS)),
+    ]
+    assert len(list(run.events(lines))) == 1
+    assert run.rejected[0].startswith("line 1: campaign_id is missing")
+
+
+def test_the_word_that_tells_commands_apart_is_not_called_misspelt() -> None:
+    """A command without its id is told that the id is missing, and nothing of `command` itself."""
+    run = WhatIf.begin(1)
+    command = {"command": "top-up", "account_id": "a", "campaign_id": "c", "amount_micros": 5}
+    assert list(run.campaigns([Line("line 1", command)])) == []
+    assert run.rejected == ["line 1: no campaign command: top-up.command_id: Field required"]
+
+
+def test_a_number_beyond_all_bounds_is_not_called_a_fraction() -> None:
+    """A whole number beyond 64 bits, which JSON readers make a float of, is told to be too large."""
+    run = WhatIf.begin(1)
+    campaign = {"campaign_id": "c", "account_id": "a", "budget_micros": 1e20}
+    assert list(run.campaigns([Line("line 1", campaign)])) == []
+    assert run.rejected[0].endswith("budget_micros: is larger than any number that is taken")
 
 
 @pytest.mark.parametrize(("shown_ms", "late"), [(69_999, False), (70_000, True)])
