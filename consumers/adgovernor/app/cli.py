@@ -135,10 +135,12 @@ class CommandTree(TyperGroup):
             complain(f"adgovernor: {error.object!r} is no text in this terminal's encoding; set it to UTF-8")
             raise typer.Exit(EXIT_BAD_INPUT) from error
         except AdGovernorError as error:
-            more = ""
-            if isinstance(error, Unavailable) and "`adgovernor " not in str(error):
-                more = "; `adgovernor check` says more"
-            complain(f"adgovernor: {error}{more}")
+            told = str(error)
+            if isinstance(error, Unavailable) and "`adgovernor " not in told:
+                # Some clients' reasons end as sentences do.
+                told = told.removesuffix(".")
+                told += f"{'' if told.endswith('?') else ';'} `adgovernor check` says more"
+            complain(f"adgovernor: {told}")
             raise typer.Exit(exit_code(error)) from error
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
+import select
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 import typer
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 _TOPICS = (*topics.PUBLIC_OUTPUTS, *topics.STAGE_OUTPUTS)
 
 _KINDS = {topics.DECISIONS: "decision", topics.ADS: "ad"}
+_LOOK_S: Final = 0.5
+"""How often it is looked whether anybody still reads what is printed."""
 
 
 def watch(
@@ -77,18 +81,34 @@ async def _watch(
                         return
 
     tasks = [asyncio.create_task(follow(name), name=f"watch {name}") for name in names]
-    enough = asyncio.create_task(done.wait(), name="enough")
+    endings = {
+        asyncio.create_task(done.wait(), name="enough"),
+        asyncio.create_task(_nobody_reads(), name="nobody reads"),
+    }
     try:
         pending: set[asyncio.Task[Any]] = set(tasks)
-        while pending and not done.is_set():
-            finished, _ = await asyncio.wait({*pending, enough}, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished - {enough}:
+        finished: set[asyncio.Task[Any]] = set()
+        while pending and not finished & endings:
+            finished, _ = await asyncio.wait(pending | endings, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
                 pending.discard(task)
                 task.result()
     finally:
-        for task in (*tasks, enough):
+        for task in (*tasks, *endings):
             task.cancel()
-        await asyncio.gather(*tasks, enough, return_exceptions=True)
+        await asyncio.gather(*tasks, *endings, return_exceptions=True)
+
+
+async def _nobody_reads() -> None:
+    """Comes back once standard output is a pipe that nobody reads any more, as after ``| head -1``. The next event
+    would say so too, but may be long in coming."""
+    try:
+        told = select.poll()
+        told.register(sys.stdout.fileno(), 0)  # That the other end is gone is told unasked.
+    except (OSError, ValueError):
+        await asyncio.Event().wait()  # No file of the system's, so it has no other end.
+    while not told.poll(0):  # noqa: ASYNC110 - the system wakes nobody who writes nothing
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _first_kept(settings: Settings, names: list[str]) -> dict[str, dict[int, Position]]:

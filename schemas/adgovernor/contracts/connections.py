@@ -5,8 +5,10 @@ The value holds addresses and credentials and turns them into the options of the
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,6 +21,18 @@ _REQUEST_TIMEOUT_MS: Final = 10_000
 FIND_TRIES: Final = 12
 """How often a topic that is missing is looked for: a broker may not know yet of one that was made a moment ago."""
 FIND_TRY_S: Final = 0.25
+_PLACE: Final = re.compile(r"(?:\[[^\[\]]+\]|[^\s:/\[\]]+)(?::([0-9]{1,5}))?")
+
+
+def _names_a_place(server: str) -> bool:
+    """Whether the Kafka client can read this as an address: a host, with or without a port."""
+    if (found := _PLACE.fullmatch(server)) is not None:
+        return found[1] is None or 0 < int(found[1]) < 65_536
+    try:
+        IPv6Address(server)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +77,17 @@ class KafkaConnection:
         """The options of an aiokafka client that connects so.
 
         Raises:
-            BadSettings: where a file cannot be read, or a username has no password.
+            BadSettings: where an address or a file cannot be read, or a username has no password.
         """
         servers = [server.strip() for server in self.bootstrap_servers.split(",") if server.strip()]
         if not servers:
             raise BadSettings("bootstrap_servers is empty; give host:port of at least one Kafka broker")
+        for server in servers:
+            if not _names_a_place(server):
+                raise BadSettings(
+                    f"bootstrap_servers: {server!r} is no host:port; write one such as 127.0.0.1:9092, without a "
+                    "scheme, its port 1 to 65535"
+                )
         options: dict[str, Any] = {
             "bootstrap_servers": servers,
             "request_timeout_ms": _REQUEST_TIMEOUT_MS,

@@ -16,6 +16,9 @@ be.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 
 class AdGovernorError(Exception):
     """The root of every error that this project raises on purpose."""
@@ -77,8 +80,12 @@ class Unavailable(AdGovernorError):
     """A server could not be reached, or did not answer before the deadline."""
 
 
+_NO_BROKER: Final = re.compile(r"Unable to bootstrap from \[.*\]")
+
+
 def told_by(error: Exception) -> str:
-    """What a client's error says. One of a wait that took too long says nothing by itself."""
+    """What a client's error says. One of a wait that took too long says nothing by itself, and the Kafka client's of
+    brokers that it could not talk to says its tries as Python writes them."""
     if isinstance(error, TimeoutError):
         return str(error) or "no answer in time"
-    return str(error) or repr(error)
+    return _NO_BROKER.sub("no broker can be talked to", str(error)) or repr(error)

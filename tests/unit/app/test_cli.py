@@ -25,6 +25,7 @@ from adgovernor.app.cli import COMMANDS, app, load_command
 from adgovernor.app.console import moment, money
 from adgovernor.app.giving import micros
 from adgovernor.app.publish_commands import lines_of
+from adgovernor.app.watch_commands import _nobody_reads
 from adgovernor.audit.history import copy
 from adgovernor.audit.lines import read_lines
 from adgovernor.audit.report import Report
@@ -160,7 +161,22 @@ def test_missing_servers_are_code_3(arguments: list[str]) -> None:
     assert result.exit_code == 3, result.output
     assert "127.0.0.1:1" in result.output
     assert "`adgovernor check` says more" in result.output
+    assert ".;" not in result.output
+    assert "AddressFamily" not in result.output.splitlines()[-1]
     assert "Traceback" not in result.output
+
+
+async def test_a_watch_ends_when_nobody_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing need happen on a topic for `watch decisions | head -1` to come back."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        ending = asyncio.create_task(_nobody_reads())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not ending.done()
+        os.close(read_end)
+        await asyncio.wait_for(ending, 5)
 
 
 def test_check_names_every_server_that_is_missing() -> None:
