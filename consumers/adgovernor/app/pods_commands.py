@@ -51,12 +51,15 @@ def plan_command(
     """
     if separation not in _SEPARATIONS:
         raise typer.BadParameter("give pod, adjacent or none", param_hint="--separation")
+    at = ""
     try:
         asked = parse_request(_read(request))
+        at = "--bids, "
         answered = None if bids is None else parse_response(_read(bids))
+        at = ""
         result = plan(asked, answered, _SEPARATIONS[separation])
     except BadInput as error:
-        typer.echo(f"refused: {error}", err=True)
+        typer.echo(f"refused: {at}{error}", err=True)
         raise typer.Exit(2) from error
     if as_json:
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())

@@ -86,6 +86,8 @@ def parse_response(raw: bytes | str | Mapping[str, Any]) -> BidResponse:
                 inner = inner.get(name) if isinstance(inner, Mapping) else None
             if isinstance(inner, Mapping):
                 return _validate(BidResponse, inner, ".".join(path) + ".")
+        if "imp" in document and "seatbid" not in document:
+            raise BadOpenRtb("imp", "this is a bid request; give the response to it")
         return _validate(BidResponse, document, "")
     calls = document["httpCalls"]
     if not isinstance(calls, list):

@@ -48,6 +48,8 @@ def read_json(raw: bytes | str) -> Any:
     Raises:
         BadOpenRtb: it is not JSON, or holds what cannot be written out again.
     """
+    if not raw.strip():
+        raise BadOpenRtb("document", "is empty; give one JSON document")
     try:
         document = json.loads(raw, parse_float=_decimal, parse_constant=_no_constant)
         if "\\" in raw if isinstance(raw, str) else b"\\" in raw:
@@ -85,4 +87,8 @@ def unwrap(document: Any) -> tuple[str, Mapping[str, Any]]:
             inner = inner.get(name) if isinstance(inner, Mapping) else None
         if isinstance(inner, Mapping):
             return ".".join(path) + ".", inner
+    if not document.keys() & {"imp", "podconfig"}:
+        for path in ENVELOPES:
+            if path[0] in document:
+                raise BadOpenRtb(".".join(path), "is no request; give a JSON object")
     return "", document

@@ -28,6 +28,7 @@ _ENCODING_DECLARED = re.compile(rb"\A(?:\xef\xbb\xbf)?<\?xml[^>]*\bencoding\s*="
 _WIDE_ENCODING_DECLARED = re.compile(
     rb"\A<\?xml[^>]*\bencoding\s*=\s*[\"'](?:utf-?(?:16|32)|ucs-?[24]|iso-10646-ucs-[24])", re.IGNORECASE
 )
+_GZIP_MARK = b"\x1f\x8b"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"<\x00", b"\x00<")
 # The parser's own name for its input, after a message that says line and column already.
 _PARSER_SUFFIX = re.compile(r" \(<string>, line [0-9]+\)\Z")
@@ -69,6 +70,10 @@ def parse_xml(data: bytes, charset: str | None = None) -> XmlDocument:
 
     Raises :class:`NotXmlError` and :class:`DoctypeRefusedError`.
     """
+    if data[:2] == _GZIP_MARK:
+        raise NotXmlError(
+            "it is compressed with gzip; unpack a file, and say Content-Encoding: gzip over HTTP"
+        )
     if data[:2] in _UTF16_MARKS:
         data, charset = _from_utf16(data), "utf-8"
     prologue = _PROLOGUE.match(data)

@@ -172,11 +172,34 @@ def test_refusals_name_the_path_inside_the_envelope() -> None:
 
 
 @pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({"mockBidRequest": "malformed"}, "mockBidRequest"),
+        ({"requestPayload": []}, "requestPayload"),
+        ({"incomingRequest": {"amp": {}}}, "incomingRequest.ortbRequest"),
+    ],
+)
+def test_an_envelope_without_a_request_is_named(document: dict[str, Any], field: str) -> None:
+    """A test document whose request is no object says so, and not that an impression is missing."""
+    with pytest.raises(BadOpenRtb, match="is no request; give a JSON object") as caught:
+        parse_request(document)
+    assert caught.value.field == field
+
+
+def test_a_request_is_no_response() -> None:
+    """A bid request given for the response is refused; an answer without bids is one."""
+    with pytest.raises(BadOpenRtb, match="this is a bid request; give the response to it"):
+        parse_response({"id": "1", "imp": [video()]})
+    assert parse_response({}).bids() == ()
+
+
+@pytest.mark.parametrize(
     ("raw", "told"),
     [
         (b'{"id":"1"}\n{"id":"2"}\n', "something follows the document, at line 2; give one document"),
         (gzip.compress(b"{}", mtime=0), "is compressed with gzip; unpack it first"),
         (b"{oops", "this is not JSON"),
+        (b" \n", "is empty; give one JSON document"),
     ],
 )
 def test_what_is_no_document_is_told_what_it_is(raw: bytes, told: str) -> None:

@@ -450,3 +450,17 @@ def test_the_command_refuses_with_the_field(tmp_path: Path) -> None:
     missing = CliRunner().invoke(pods_app, ["plan", str(tmp_path / "none.json")])
     assert missing.exit_code == 2
     assert "none.json" in missing.output
+
+
+def test_a_refusal_says_which_of_two_files_it_is_of(tmp_path: Path) -> None:
+    """What is wrong with the bids is told as theirs; what is wrong with the request stands alone."""
+    good, empty = tmp_path / "good.json", tmp_path / "empty.json"
+    good.write_text(json.dumps({"imp": [video("1", poddur=30)]}))
+    empty.touch()
+    of_bids = CliRunner().invoke(pods_app, ["plan", str(good), "--bids", str(empty)])
+    assert (of_bids.exit_code, of_bids.output) == (
+        2,
+        "refused: --bids, document: is empty; give one JSON document\n",
+    )
+    of_request = CliRunner().invoke(pods_app, ["plan", str(empty), "--bids", str(good)])
+    assert of_request.output == "refused: document: is empty; give one JSON document\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 
 import pytest
@@ -53,6 +54,13 @@ def test_what_is_no_usable_vast_is_refused_with_its_code(data: bytes, code: int)
     with pytest.raises(VastFormatError) as refused:
         parse_vast(data)
     assert refused.value.code == code
+
+
+def test_a_compressed_document_is_told_to_be_one() -> None:
+    """A file that is still packed is called that, rather than XML that does not begin."""
+    with pytest.raises(VastFormatError, match="it is compressed with gzip") as caught:
+        parse_vast(gzip.compress(b'<VAST version="4.0"/>', mtime=0))
+    assert caught.value.code == 100
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.0.1", "3.0", "3.0+", "4", "4.0", "4.1", "4.2", "4.3"])
