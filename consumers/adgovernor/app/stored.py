@@ -304,7 +304,7 @@ def _place(meta: Meta, spine: Spine) -> dict[str, Any]:
     return {
         "height": meta.tip.height,
         "chain": meta.tip.chain,
-        "ledger": meta.tip.ledger,
+        "ledger": spine.ledger,
         "ledger_offset": spine.tip_offset,
         "epoch": spine.epoch,
         "now_ms": spine.now_ms,

@@ -20,6 +20,7 @@ from adgovernor.contracts.ledger import FORMAT, GENESIS, BlockHeader, ReadBlock,
 from adgovernor.runtime.ports import LedgerEntry
 from adgovernor.stores.base import Meta, Tip
 
+_MARK: Final = "~"
 _FORMAT = re.compile(rb'\{"format":(\d+),')
 
 
@@ -105,8 +106,8 @@ def cut(ledger: str, first: int, wanted: int) -> str:
     offset at which it begins; ``wanted``: the one at which reading should."""
     return (
         f"{ledger} begins at offset {first}, and offset {wanted} is to be read: what was before was deleted, by the "
-        "topic's retention, by hand (delete-records) or with a disk. No ledger may expire: stop that first "
-        "(`adgovernor check`), then see deploy/OPERATIONS.md, `ledger_cut`"
+        "topic's retention or compaction, by hand (delete-records) or with a disk. No ledger may expire: stop that "
+        "first (`adgovernor check`), then see deploy/OPERATIONS.md, `ledger_cut`"
     )
 
 
@@ -145,6 +146,8 @@ class Spine:
 
     ledger: str = ""
     """The chain of block 1."""
+    building: str = ""
+    """The mark of the stay that builds up a store's state, until that is whole (see `build_mark`)."""
     height: int = 0
     chain: str = GENESIS
     tip_offset: int = -1
@@ -166,7 +169,7 @@ class Spine:
     @property
     def tip(self) -> Tip:
         """The tip that a store has when its state is the fold up to here."""
-        return Tip(self.ledger, self.height, self.chain)
+        return Tip(self.ledger + self.building, self.height, self.chain)
 
     @property
     def reached(self) -> tuple[int, int, str]:
@@ -221,6 +224,18 @@ class Spine:
         return Meta(self.tip, self.encode())
 
 
+def build_mark(nonce: str) -> str:
+    """What the ledger's id in a store ends with while one stay builds up the state of a sealed ledger. Which keys it
+    finds on the way depends on when it looks, so until the whole ledger is folded, with all that ended keys, its state
+    is not another stay's or an older copy's of the same height, and must not be continued as if it were."""
+    return _MARK + nonce
+
+
+def ledger_of(tip: Tip) -> str:
+    """The id of the ledger that a store's tip belongs to."""
+    return tip.ledger.partition(_MARK)[0]
+
+
 def spine_of(meta: Meta) -> Spine:
     """The spine that a store's meta holds.
 
@@ -231,17 +246,17 @@ def spine_of(meta: Meta) -> Spine:
         data: dict[str, Any] = orjson.loads(meta.spine)
         height, chain, offset = data["published"]
         return Spine(
-            meta.tip.ledger,
-            meta.tip.height,
-            meta.tip.chain,
-            data["tip_offset"],
-            data["offset"],
-            data["positions"],
-            data["dn"],
-            data["epoch"],
-            data["now_ms"],
-            Place(height, chain, offset),
-            data.get("rules", 0),
+            ledger_of(meta.tip),
+            height=meta.tip.height,
+            chain=meta.tip.chain,
+            tip_offset=data["tip_offset"],
+            offset=data["offset"],
+            positions=data["positions"],
+            dn=data["dn"],
+            epoch=data["epoch"],
+            now_ms=data["now_ms"],
+            published=Place(height, chain, offset),
+            rules=data.get("rules", 0),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(

@@ -26,15 +26,17 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NoReturn
 
 import orjson
+import structlog
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import Halted, Unavailable
+from adgovernor.contracts.errors import BadInput, Halted, Unavailable
 from adgovernor.contracts.events import Erasure
 from adgovernor.contracts.ledger import ERASURE, BlockHeader, Draft, ReadBlock, ReadRecord, encode_personal
 from adgovernor.contracts.sealing import (
     ID_BYTES,
     KEY_BYTES,
     NO_KEY,
+    NewerKey,
     PersonKey,
     Unreadable,
     decode_key,
@@ -49,12 +51,14 @@ from adgovernor.contracts.sealing import (
     unseal,
 )
 from adgovernor.core.machine import Fields, Input, Machine
-from adgovernor.runtime.chain import new_spine
+from adgovernor.runtime.chain import ledger_of, new_spine
 from adgovernor.runtime.key_log import KeyLog, KeyMessage
 from adgovernor.runtime.ports import READ_TRIES, RawEvent
 from adgovernor.runtime.trail import Trail
 from adgovernor.runtime.world import StartOver, World
 from adgovernor.stores.base import Meta, Tip
+
+_log = structlog.get_logger(__name__)
 
 KEYS: Final = "keys"
 """Bucket: person → their keys, oldest first, as [offset, id, secret]."""
@@ -312,7 +316,7 @@ class Keyring:
         world, tip = self._world, trail.confirmed
         world.given_up.update(names)
         if tip is not None and tip.height > 0:
-            base = Meta(Tip(tip.ledger, 0, ""), new_spine(world.shard).encode())
+            base = Meta(Tip(ledger_of(tip), 0, ""), new_spine(world.shard).encode())
             await world.store.reset(world.shard, tip, base)
         raise StartOver("keys", "a key was given up whose owner has others")
 
@@ -381,10 +385,20 @@ class Keyring:
         while self._walked <= offset:
             for event in await self._read_on(self._walked, offset, self._world.settings.read_bytes):
                 if event.value is not None:
-                    key_id = (event.key or b"").decode("ascii", "replace")
-                    key = PersonKey(event.offset, key_id, decode_key(event.value))
-                    self._ahead[key.name] = key
+                    self._meet(event, event.value)
                 self._walked = event.offset + 1
+
+    def _meet(self, event: RawEvent, value: bytes) -> None:
+        """Takes a key that no block has named yet. What is no key was written by something else and is nobody's."""
+        try:
+            secret = decode_key(value)
+        except NewerKey as error:
+            raise self._world.halt("ledger_format", f"person-keys offset {event.offset}: {error}") from error
+        except BadInput as error:
+            _log.warning("no key", shard=self._world.shard, offset=event.offset, error=str(error))
+            return
+        key = PersonKey(event.offset, (event.key or b"").decode("ascii", "replace"), secret)
+        self._ahead[key.name] = key
 
     async def _read_on(self, start: int, named: int, max_bytes: int) -> list[RawEvent]:
         """What the topic has from an offset on, at least one message: a key was acknowledged at ``named`` before the

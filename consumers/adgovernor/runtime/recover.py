@@ -22,7 +22,7 @@ from adgovernor.core.links import recover as recover_links
 from adgovernor.core.machine import Links
 from adgovernor.core.rejoin import Rejoin, Rejoined, conflicts
 from adgovernor.runtime.append import commit
-from adgovernor.runtime.chain import Spine, Walk, count_outputs, new_spine
+from adgovernor.runtime.chain import Spine, Walk, count_outputs, ledger_of, new_spine
 from adgovernor.runtime.key_log import KeyMessage
 from adgovernor.runtime.outputs import outputs_of, said_lost
 from adgovernor.runtime.ports import READ_TRIES
@@ -198,7 +198,7 @@ def _contradicted(
     said = [(witness.height, witness.chain) for witness in witnesses if witness.chain is not None]
     if meta is not None and meta.tip.height > 0:
         said.append((meta.tip.height, meta.tip.chain))
-    other = meta is not None and meta.tip.ledger not in ("", spine.ledger)
+    other = meta is not None and ledger_of(meta.tip) not in ("", spine.ledger)
     return other or any(noted.get(height) != chain for height, chain in said)
 
 

@@ -24,8 +24,10 @@ from adgovernor.runtime.chain import (
     Place,
     Spine,
     Walk,
+    build_mark,
     chain_in,
     count_outputs,
+    ledger_of,
     new_spine,
     spine_of,
 )
@@ -109,6 +111,7 @@ async def take_over(world: World, *, claim: bool) -> Memory:
             check_witnesses(world, memory.spine, memory.machine.links.sent, memory.noted, witnesses)
         check_reached(world, memory.spine, memory.noted, claimed=claim)
         world.reached = memory.spine.reached
+        memory.spine.building = ""
         if memory.trail.confirmed is not None:
             await memory.trail.bring(world.settings.store_deadline_s)
         await _republish(world, memory)
@@ -165,6 +168,8 @@ async def _start(world: World, found: _Found) -> Memory:
             except UNREADABLE as error:
                 raise BadState(f"the state of height {tip.height} cannot be read: {error!r}") from error
         confirmed = tip
+    if keyring is not None and (spine.height == 0 or spine.tip != confirmed):
+        spine.building = build_mark(world.nonce())
     walk = Walk(prefix, shard, offset=spine.offset, height=spine.height, chain=spine.chain)
     trail = Trail(world, machine, spine, confirmed)
     if keyring is not None:
@@ -287,7 +292,7 @@ async def _reset_empty(world: World, memory: Memory, found: _Found) -> None:
     that a store at height 0 belongs to this ledger."""
     spine, trail = memory.spine, memory.trail
     tip = trail.confirmed
-    if tip is None or tip.height > 0 or not spine.ledger or tip.ledger == spine.ledger:
+    if tip is None or tip.height > 0 or not spine.ledger or ledger_of(tip) == spine.ledger:
         return
     if tip.ledger:
         raise world.halt(

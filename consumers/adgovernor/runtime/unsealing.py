@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from adgovernor.contracts.errors import Unavailable
+import structlog
+
+from adgovernor.contracts.errors import BadInput, Unavailable
 from adgovernor.contracts.ledger import ERASURE, ReadBlock
 from adgovernor.contracts.sealing import (
+    NewerKey,
     PersonKey,
     decode_key,
     id_of,
@@ -18,6 +21,8 @@ from adgovernor.contracts.sealing import (
 )
 from adgovernor.runtime.key_log import KeyLog
 from adgovernor.runtime.ports import READ_TRIES
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -95,16 +100,22 @@ class Keys:
 
 
 async def read_keys(log: KeyLog, max_bytes: int) -> Keys:
-    """All keys that a shard's partition has.
+    """All keys that a shard's partition has. What is no key was written by something else and is nobody's.
 
     Raises:
+        NewerKey: when a newer release wrote one of them.
         Unavailable: when it cannot be read to its end.
     """
     keys, tries = Keys(), 0
     while True:
         events, end = await log.read(keys.end, max_bytes)
         for event in events:
-            keys.take(event.offset, event.key, event.value)
+            try:
+                keys.take(event.offset, event.key, event.value)
+            except NewerKey:
+                raise
+            except BadInput as error:
+                _log.warning("no key", offset=event.offset, error=str(error))
         if keys.end >= end:
             return keys
         tries = 0 if events else tries + 1

@@ -47,6 +47,10 @@ class Unreadable(BadInput):
     """A sealed part does not open with the key that it names: it was changed, or moved from another place."""
 
 
+class NewerKey(BadInput):
+    """A person's key that only a newer release understands; to take it for none would give the person's history up."""
+
+
 @dataclass(slots=True)
 class PersonKey:
     """One key of one person (or of nobody known: poison without a message key)."""
@@ -105,16 +109,17 @@ def decode_key(value: bytes) -> bytes:
     """The key in a message of ``person-keys``.
 
     Raises:
-        BadInput: when something else wrote it.
+        NewerKey: when a newer release wrote it.
+        BadInput: when something else did.
     """
     try:
         data = orjson.loads(value)
         if data["alg"] != "A256GCM":
-            raise BadInput(
+            raise NewerKey(
                 f"a person's key is for {data['alg']!r}, this program knows A256GCM: use a newer release"
             )
         secret = b64decode(data["k"], validate=True)
-    except (orjson.JSONDecodeError, KeyError, TypeError, NotBase64) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"not a person's key: {error!r}; only workers write to this topic") from error
     if len(secret) != KEY_BYTES:
         raise BadInput(

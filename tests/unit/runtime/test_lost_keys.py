@@ -255,3 +255,25 @@ async def test_who_has_another_key_keeps_what_that_one_sealed() -> None:
     await world.settle()
     await world.check()
     await world.stop()
+
+
+async def test_what_is_no_key_is_nobodys() -> None:
+    """A message on the topic of keys that is none, which somebody's tool wrote, stops neither takeovers nor a recovery;
+    the audit says where it is."""
+    world = Losing()
+    await world.begin()
+    assert await world.decide("r1") is None
+    await world.settle()
+    world.broker.produce(topics.PERSON_KEYS, 0, b"\xff", b"a mistake")
+    assert await world.decide("b1", "bob") is None
+    await world.settle()
+    await world.kill()
+    world.faulty.wipe()
+    await world.go_on()
+    assert [await world.decide(f"b{n}", "bob") for n in (2, 3)] == [None, "no_candidate"]
+    await world.settle()
+    report = await world.prove()
+    assert [finding.place for finding in report.findings] == ["person-keys[0] offset 1"]
+    await world.kill()
+    with pytest.raises(NothingLost):
+        await recover(world.world("u0"), why="a person wants to know")
