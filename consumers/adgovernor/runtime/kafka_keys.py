@@ -13,7 +13,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Unavailable, told_by
 from adgovernor.runtime.kafka_producers import SharedProducers
-from adgovernor.runtime.kafka_reader import KafkaReaders
+from adgovernor.runtime.kafka_reader import Expired, KafkaReaders
 from adgovernor.runtime.key_log import KeyMessage
 from adgovernor.runtime.ports import RawEvent
 
@@ -74,7 +74,11 @@ class KafkaKeyLog:
 
     async def read(self, offset: int, max_bytes: int) -> tuple[list[RawEvent], int]:
         """See `KeyLog.read`."""
-        records, end = await self._readers.read(self._topic, self._partition, offset, max_bytes)
+        try:
+            records, end = await self._readers.read(self._topic, self._partition, offset, max_bytes)
+        except Expired as gone:
+            # Somebody let the topic expire. As after compaction, whoever looks for a key that was there misses it.
+            records, end = await self._readers.read(self._topic, self._partition, gone.first, max_bytes)
         return [RawEvent(record.offset, record.key, record.value) for record in records], end
 
     async def close(self) -> None:

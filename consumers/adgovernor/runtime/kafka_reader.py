@@ -20,7 +20,7 @@ _READ_S: Final = 20.0
 _POLL_MS: Final = 1_000
 
 
-class Expired(Exception):
+class Expired(Unavailable):
     """What is to be read was deleted: the partition begins behind it.
 
     Attributes:
