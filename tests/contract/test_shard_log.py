@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 import servers
 from adgovernor.contracts import topics
@@ -266,6 +268,40 @@ async def test_input_that_is_gone_halts_the_shard(kafka_bootstrap: str) -> None:
         with pytest.raises(Halted, match="ad-requests"):
             await fetched(bench.log, USER | {"ad-requests": 17}, 1)
     finally:
+        await close()
+
+
+@pytest.mark.slow
+async def test_a_ledger_that_somebody_had_compacted_halts_the_shard(
+    kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    """Compaction takes blocks, which have no keys, and the partition still begins at 0: a fold from there must not take
+    the rest for a ledger in which nothing ever counted."""
+    bench, close = await kafka_bench(kafka_bootstrap, topic_prefix)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    try:
+        for number in range(3):
+            await bench.log.append(b"block %d" % number, 10)
+        ledger = topics.full_name(topic_prefix, topics.LEDGER)
+        mistake = {"cleanup.policy": "compact", "segment.ms": "10", "min.cleanable.dirty.ratio": "0.01"}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, ledger, mistake)])
+        await asyncio.sleep(0.1)
+        await bench.produce(topics.LEDGER, 1, [b"rolls the segment", b"stays"])
+
+        async def read() -> str:
+            try:
+                await bench.log.read_ledger(0, 100_000)
+            except Halted as halted:
+                return halted.reason
+            return ""
+
+        async with asyncio.timeout(90):
+            while (reason := await read()) != "ledger_cut":
+                assert not reason
+                await asyncio.sleep(0.5)
+    finally:
+        await admin.close()
         await close()
 
 

@@ -116,8 +116,10 @@ class KafkaShardLog:
         try:
             records, end = await self._readers.read(self._ledger_topic, self._partition, offset, max_bytes)
         except Expired as gone:
-            name = f"{self._ledger_topic}[{self._partition}]"
-            raise Halted(self._shard, "ledger_cut", cut(name, gone.first, offset)) from gone
+            raise self._cut(gone.first, offset) from gone
+        if offset == 0 and records and records[0].offset > 0:
+            # Compaction takes messages, and leaves the partition's beginning where it was.
+            raise self._cut(records[0].offset, offset)
         return [
             LedgerEntry(
                 record.offset,
@@ -126,6 +128,10 @@ class KafkaShardLog:
             )
             for record in records
         ], end
+
+    def _cut(self, first: int, wanted: int) -> Halted:
+        name = f"{self._ledger_topic}[{self._partition}]"
+        return Halted(self._shard, "ledger_cut", cut(name, first, wanted))
 
     async def publish(self, outputs: Sequence[Output], deadline_s: float) -> None:
         """See `ShardLog.publish`.
