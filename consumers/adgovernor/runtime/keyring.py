@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode, b64encode
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NoReturn
 
@@ -81,8 +81,8 @@ class Keyring:
         self._position = 0
         """Every key that the fold up to here names lies before this offset."""
         self._walked = 0
-        self._ahead: dict[str, PersonKey] = {}
-        """Read on the way and not yet named by a block."""
+        self._ahead: OrderedDict[str, PersonKey] = OrderedDict()
+        """Read on the way and not yet named by a block, in the topic's order."""
         self._changed: dict[str, set[str]] = {}
         self._fresh: dict[str, PersonKey] = {}
         self._unsure: set[str] = set()
@@ -146,7 +146,8 @@ class Keyring:
 
     def forget(self) -> None:
         """Lets go of all keys; not used again. What failed may keep it in cycles, which free nothing by themselves."""
-        self._people, self._named, self._ahead, self._ending = {}, {}, {}, {}
+        self._people, self._named, self._ending = {}, {}, {}
+        self._ahead.clear()
 
     def _mark(self, bucket: str, name: str) -> None:
         self._changed.setdefault(bucket, set()).add(name)
@@ -343,7 +344,8 @@ class Keyring:
             await self._read_people(cold, trail)
         for index, record, names in sealed:
             self._note(block, index, record, names)
-        self._ahead = {name: key for name, key in self._ahead.items() if key.offset >= self._position}
+        while self._ahead and next(iter(self._ahead.values())).offset < self._position:
+            self._ahead.popitem(last=False)
 
     def _note(self, block: ReadBlock, index: int, record: ReadRecord, names: list[str]) -> None:
         known = [key for name in names if (key := self._named.get(name)) is not None]

@@ -38,7 +38,8 @@ async def walk_ledger(
         tries = 0 if entries else tries + 1
         if tries >= READ_TRIES:
             raise Unavailable(
-                f"the ledger of {world.shard} shows nothing at offset {walk.offset}, its end is {end}"
+                f"the ledger of {world.shard} shows nothing at offset {walk.offset}, its end is {end}: is a replica "
+                "missing, or was the topic compacted (`adgovernor check`)?"
             )
         if tries:
             await asyncio.sleep(world.pause_s(tries))
