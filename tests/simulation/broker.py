@@ -86,14 +86,16 @@ class Broker:
         """Whether a ledger message is still there."""
         return any(kept is entry for kept in self.ledgers[shard][entry.offset : entry.offset + 1])
 
-    def lose_ledger_tail(self, shard: str, count: int) -> None:
+    def lose_ledger_tail(self, shard: str, count: int) -> list[LedgerEntry]:
         """The last messages of a ledger are gone, though they were acknowledged; their offsets are given anew."""
         entries = self.ledgers.get(shard, [])
         end = max(0, len(entries) - count)
         self.lost_entries.setdefault(shard, []).extend(entries[end:])
+        lost = entries[end:]
         del entries[end:]
         del self.moments.get((shard, 0), [])[end:]
         self.landings = [(name, offset) for name, offset in self.landings if name != shard or offset < end]
+        return lost
 
     def lose_tail(self, topic: str, partition: int, count: int) -> None:
         """The same of a topic's partition."""

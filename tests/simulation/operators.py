@@ -36,7 +36,7 @@ class Operators:
     """Attributes:
     halts: shard → how often a person has looked at it and accepted a loss.
     mending: shards that a person is looking at.
-    mended_s: shard → when a loss was last accepted.
+    mended_s: shard → when a loss was last accepted, as far as its ledger still says so.
     errands: what people were asked to do.
     """
 

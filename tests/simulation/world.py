@@ -401,7 +401,9 @@ class SimWorld:
         if self.faults.zombies:
             self._forget_owner(partition)
         if kind in ("ledger", "disk"):
-            self.broker.lose_ledger_tail(shard, rng.choice((1, 2, 5, 20)))
+            lost = self.broker.lose_ledger_tail(shard, rng.choice((1, 2, 5, 20)))
+            if any(b'"recovery":{' in entry.value for entry in lost):
+                self.people.mended_s.pop(shard, None)  # That a loss was accepted is lost as well.
         if kind == "disk":
             self.broker.lose_tail(
                 topics.side_topic(shard), rng.randrange(self.partitions), rng.choice((1, 2, 5, 20))

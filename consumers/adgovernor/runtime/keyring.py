@@ -338,8 +338,8 @@ class Keyring:
                 continue
             opened = block.records[index] = self._open(block.header, index, record, key)
             key.subject = subject_of(opened.personal.get("routing"), opened.key())
-        found = {key.subject for _, _, names in sealed if (key := self._named.get(names[0])) is not None}
-        cold = [subject for subject in found if subject is not None and subject not in self._people]
+        found = [key.subject for _, _, names in sealed if (key := self._named.get(names[0])) is not None]
+        cold = [s for s in dict.fromkeys(found) if s is not None and s not in self._people]
         if cold:
             await self._read_people(cold, trail)
         for index, record, names in sealed:
