@@ -195,11 +195,38 @@ async def test_pacing_holds_money_back(world: World) -> None:
     assert status.remaining == Decimal("100")
 
 
+async def test_money_that_was_given_back_is_no_reason_of_another_name(world: World) -> None:
+    """Why an amount is refused is told by all of the money that is not used, wherever it lies: pacing, where the day or
+    flight has as much; the day, where the campaign has; else its end."""
+    tracker = world.tracker
+    await tracker.set_budget("paced", Decimal("10"), pacing="even", start_ms=T0, end_ms=T0 + DAY)
+    await tracker.set_budget("daily", Decimal("10"), daily=Decimal("5"))
+    world.now_ms += DAY // 2
+    for campaign, had, asked, reason in (
+        ("paced", "0.01", "9.995", "paced"),
+        ("daily", "4", "8", "daily_budget"),
+    ):
+        assert (await tracker.reserve(campaign, Decimal(had), "r")).accepted
+        await tracker.release(campaign, "r")
+        assert (await tracker.reserve(campaign, Decimal(asked))).reason == reason
+        assert (await tracker.reserve(campaign, Decimal("11"))).reason == "exhausted"
+
+
+async def test_impressions_are_counted_beyond_what_is_remembered(world: World) -> None:
+    """How many were paid for stays known when their names are forgotten."""
+    tracker = world.tracker
+    await tracker.set_budget("c", Decimal("10"))
+    await tracker.spend("c", Decimal("1"))
+    world.now_ms += DAY
+    await tracker.spend("c", Decimal("1"))
+    assert (await tracker.status("c")).impressions == 2
+
+
 async def test_a_campaign_can_be_paused(world: World) -> None:
     """A paused campaign reserves nothing until it is resumed."""
     tracker = world.tracker
     await tracker.set_budget("c", Decimal("1"))
-    await tracker.pause("c")
+    assert (await tracker.pause("c")).available == 0
     assert (await tracker.reserve("c", Decimal("1"))).reason == "paused"
     await tracker.resume("c")
     assert (await tracker.reserve("c", Decimal("1"))).accepted
