@@ -171,16 +171,12 @@ class BudgetTracker:
         def decide(value: bytes | None) -> tuple[bytes | None, BudgetStatus]:
             state = CampaignState.load(self._rules, campaign_id, value, now_ms)
             refusal = state.define(campaign, account, name)
-            if refusal == "too_little_unleased":
+            if refusal == "too_little_unleased" and state.money and "manual" not in state.money.reasons:
                 # A lower budget takes what is not leased, and a paused campaign has nothing leased.
                 state = CampaignState.load(self._rules, campaign_id, value, now_ms)
-                assert state.money is not None
-                by_hand = "manual" in state.money.reasons
-                if not by_hand:
-                    state.set_status("pause", name)
+                state.set_status("pause", name)
                 refusal = state.define(campaign, account, name)
-                if not by_hand:
-                    state.set_status("resume", name)
+                state.set_status("resume", name)
             if refusal is not None:
                 raise BadInput(f"budget of {campaign_id}: {_REFUSALS.get(refusal, refusal)}")
             return state.encode(), _status(state)

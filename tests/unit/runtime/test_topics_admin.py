@@ -139,9 +139,13 @@ def test_topics_with_money_are_named_first_of_several() -> None:
 
 def test_errors_come_before_warnings() -> None:
     """Whoever reads the first line alone reads the worst."""
-    state = TopicState("p.ledger", 2, 1, topic_config(topics.LEDGER, 3) | {"retention.ms": "1"})
-    levels = [finding.level for finding in check_topics(deployment(topics.LEDGER, state))]
-    assert levels == ["error", "warning"]
+    there = deployment(
+        topics.LEDGER, TopicState("p.ledger", 2, 3, {**topic_config(topics.LEDGER, 3), "retention.ms": "1"})
+    )
+    unclean = topic_config(topics.AD_REQUESTS, 3) | {"unclean.leader.election.enable": "true"}
+    there[topics.AD_REQUESTS] = TopicState("p.ad-requests", 2, 3, unclean)
+    found = [(finding.level, finding.subject) for finding in check_topics(there)]
+    assert found == [("error", "p.ledger"), ("warning", "p.ad-requests")]
 
 
 def test_a_partition_that_has_all_its_replicas_waits_for_none() -> None:
