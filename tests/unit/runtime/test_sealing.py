@@ -436,7 +436,6 @@ async def test_while_the_store_is_away_people_get_further_keys_that_an_erasure_e
         assert await world.decide(f"r{n}", f"user{n}") is None
     await world.settle()
     world.faulty.away = True
-    await asyncio.sleep(0.1)
     assert await world.decide("away", "user3") is None
     assert world.decisions()[-1]["degraded"]
     assert b'"history"' not in world.ledger_bytes(), "what was assumed of somebody is theirs, too"
