@@ -114,7 +114,7 @@ class AddressPolicy:
         return [Endpoint(address, port) for address in allowed]
 
     def _is_allowed(self, text: str) -> bool:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text)
         if is_public(address):
             return True
         return self.allow_private and not address.is_multicast and str(address) != "255.255.255.255"
