@@ -70,6 +70,13 @@ def publish_ad_requests(
             "digits (id:hex8).",
         ),
     ] = None,
+    consent: Annotated[
+        str,
+        typer.Option(
+            help="For openrtb: ignored, or openrtb: what regs, user.consent, device.lmt and dnt refuse is refused (see "
+            "above)."
+        ),
+    ] = "ignored",
     as_json: AsJson = False,
 ) -> None:
     """Publish ad requests.
@@ -83,6 +90,11 @@ def publish_ad_requests(
     With --format openrtb each line is a bid request, which says neither what may be shown nor (mostly) when it was
     made. --candidates names the ads to offer: a campaigns file, or a list of its own. Each is offered where its media,
     sizes, duration, price, categories and domain suit the impression (floors, bcat, acat, badv, durations).
+
+    With --consent openrtb a request says what was refused. Nothing is remembered under regs.coppa, and under regs.gdpr
+    without purpose 1 in user.consent. Personalised campaigns are not served under regs.coppa, under regs.gdpr without
+    purposes 3 and 4, with device.lmt or dnt, with an opt-out in regs.us_privacy, and where regs.gpp_sid names a law
+    whose answer is in the GPP string only, which is not read. Ask your lawyers what is right where you serve.
 
     \b
     Example of such a list:
@@ -107,11 +119,15 @@ def publish_ad_requests(
                 "bid requests carry neither candidates nor an event time: give --candidates FILE and --time FIELD "
                 "(such as ext.timestamp, or id:hex8)"
             )
-        reader = OpenRtbAdapter(read_candidates(candidates.read_bytes()), time).to_ad_requests
+        if consent not in ("ignored", "openrtb"):
+            raise BadInput(f"--consent is {consent!r}; it must be ignored or openrtb")
+        obeyed = consent == "openrtb"
+        adapter = OpenRtbAdapter(read_candidates(candidates.read_bytes()), time, consent=obeyed)
+        reader = adapter.to_ad_requests
     elif format_ != "json":
         raise BadInput(f"--format is {format_!r}; it must be json or openrtb")
-    elif candidates is not None or time is not None:
-        raise BadInput("--candidates and --time belong to --format openrtb")
+    elif candidates is not None or time is not None or consent != "ignored":
+        raise BadInput("--candidates, --time and --consent belong to --format openrtb")
     _run(context, topics.AD_REQUESTS, source, as_json, reader)
 
 

@@ -24,7 +24,8 @@ A campaign of the candidates file is offered where all of this holds; of several
 For a pod it is enough that one slot takes it, and the pod's own terms go along: podid, podseq, slotinpod, poddedupe,
 floors and their currency, `bcat` and `badv`, so that the decision holds them for the campaign's categories too and
 names them as reasons.
-Deals are between buyer and seller and are not looked at.
+Deals are between buyer and seller and are not looked at. What the person agreed to is read where that is asked for, as
+`openrtb_consent` says.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from adgovernor.contracts.categories import is_among
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.money import micros_of, price_of_cpm
 from adgovernor.contracts.openrtb import parse_request
+from adgovernor.contracts.openrtb_consent import consent_of
 from adgovernor.contracts.openrtb_documents import BadOpenRtb, read_json
 from adgovernor.contracts.openrtb_objects import (
     DEDUPLICATIONS,
@@ -63,7 +65,7 @@ from adgovernor.contracts.pod_requests import (
     PositionInPod,
     SlotSpec,
 )
-from adgovernor.contracts.requests import AdRequest, Candidate
+from adgovernor.contracts.requests import AdRequest, Candidate, Consent
 
 Media = Literal["banner", "video", "native", "audio"]
 
@@ -184,9 +186,14 @@ class OpenRtbAdapter:
     `time_field` says where the event time is: a dotted path to milliseconds, such as `ext.timestamp`, or to a date and
     time with its zone (ISO 8601), a path with `:s`, such as `ext.ts:s`, for seconds with or without a fraction, or one
     with `:hex8`, such as `id:hex8`, for seconds in the first eight hexadecimal digits of a text.
+
+    `consent` says whether signals of law and consent are obeyed (see `openrtb_consent`); else nothing is refused.
     """
 
-    def __init__(self, candidates: Iterable[OfferedCampaign], time_field: str) -> None:
+    def __init__(
+        self, candidates: Iterable[OfferedCampaign], time_field: str, *, consent: bool = False
+    ) -> None:
+        self._consent = consent
         self._offers = [(campaign, campaign.candidate()) for campaign in candidates]
         path, _, form = time_field.rpartition(":")
         self._read, self._wanted = _FORMS.get(form if path else "", _FORMS[""])
@@ -207,15 +214,22 @@ class OpenRtbAdapter:
         if not request.id:
             raise BadOpenRtb("id", "missing; a bid request has one")
         time_ms = self._time_ms(document)
+        consent = consent_of(document) if self._consent else None
         offer = offer_of(request)
         alone = len(offer.pods) + len(offer.singles) == 1
         return tuple(
-            self._build(request, imps, pod, request.id if alone else f"{request.id}:{name}", time_ms)
+            self._build(request, imps, pod, request.id if alone else f"{request.id}:{name}", time_ms, consent)
             for name, imps, pod in _units(offer)
         )
 
     def _build(
-        self, request: BidRequest, imps: Sequence[Imp], pod: OfferedPod | None, request_id: str, time_ms: int
+        self,
+        request: BidRequest,
+        imps: Sequence[Imp],
+        pod: OfferedPod | None,
+        request_id: str,
+        time_ms: int,
+        consent: Consent | None,
     ) -> AdRequest:
         channel_kind, channel = _channel(request)
         place = channel.id or channel.bundle or channel.domain or channel.name if channel is not None else ""
@@ -229,6 +243,7 @@ class OpenRtbAdapter:
                 time_ms=time_ms,
                 user_id=_user_id(request),
                 device_id=_device_id(request),
+                consent=consent,
                 currency=_currency(imps),
                 placement=imps[0].tagid or place or None,
                 labels=tuple(labels),
