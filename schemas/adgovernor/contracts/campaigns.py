@@ -45,7 +45,8 @@ class Cap(Contract):
     """Whose servings are counted, where a request names several identities: those of its household, user or device;
     left out: all of the widest. A request that does not name it is one of nobody known (``policies.no_identity``)."""
     label: str | None = None
-    """For scope ``label``: which, such as ``placement:preroll``. For scope ``category``: only this one."""
+    """For scope ``label``: which, such as ``placement:preroll``. For scope ``category``: only this one, by its own
+    name: a serving of ``IAB7-3`` is none of ``IAB7``. An ad that is to count for both names both."""
 
     @model_validator(mode="before")
     @classmethod
@@ -171,6 +172,8 @@ class Campaign(Contract):
     """The flight: from ``start_ms``, up to but not including ``end_ms``."""
     caps: Many[Cap] = ()
     categories: Many[str] = ()
+    """What its ads are about. A refusal (a preference, ``bcat``) of ``IAB7`` holds for its part ``IAB7-3``; caps and
+    separation in pods go by the name: name both where an ad is to count for both."""
     pacing: Pacing = Pacing()
     policies: Policies = Policies()
     thresholds_percent: Many[Annotated[int, Field(ge=1, le=100)]] = (50, 80, 100)

@@ -79,7 +79,8 @@ class PodSpec(_Place):
     """No two ads of one advertiser domain in the pod, nor side by side with the ads around it in the stream. Holds for
     the whole pod where one of its parts says so, as does the next."""
     separate_categories: bool = False
-    """No two ads that share a category in the pod, nor side by side with the ads around it in the stream."""
+    """No two ads that share a category in the pod, nor side by side with the ads around it in the stream. Categories go
+    by their names: ``IAB7-3`` and ``IAB7-5`` share none, unless both ads name ``IAB7`` as well."""
 
 
 PodParts = PodSpec | Annotated[tuple[PodSpec, ...], Strict(False), Field(min_length=1, max_length=MOST_SLOTS)]
@@ -101,9 +102,9 @@ class PodRules(Contract):
     sequence: PodSequence = "any"
     """The pod's place in the stream: nothing plays before the first, nothing after the last."""
     dedupe: Many[Deduplication] = ()
-    """What may not repeat in a pod (OpenRTB ``poddedupe``): 1 the advertiser domain, 2 the category, 3 the creative,
-    4 the media file, 5 nothing is kept apart. Given, exactly these hold; left out, creatives do not repeat and the
-    pod's own words on advertisers and categories hold."""
+    """What may not repeat in a pod (OpenRTB ``poddedupe``): 1 the advertiser domain, 2 the category (by name), 3 the
+    creative, 4 the media file, 5 nothing is kept apart. Given, exactly these hold; left out, creatives do not repeat
+    and the pod's own words on advertisers and categories hold."""
     blocked_categories: Many[str] = ()
     """OpenRTB ``bcat``; a blocked ``IAB7`` blocks ``IAB7-3``."""
     blocked_advertisers: Many[str] = ()

@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from core_kit import DAY, HOUR, MINUTE, SECOND, T0, World, codes_of, reasons_of, winner_of
 
+from adgovernor.contracts import topics
+
 
 def _world(*caps: dict[str, Any], zone: str | None = None, **campaign: Any) -> World:
     world = World(now_ms=T0 - 365 * DAY, lateness_ms=10 * MINUTE)
@@ -208,6 +210,22 @@ def test_scopes_of_the_candidate(
     assert winner_of(world.request("r1", T0, first)) == "c1"
     assert reasons_of(world.request("r2", T0, {"campaign_id": "c1", **same}))[0]["scope"] == scope
     assert winner_of(world.request("r3", T0, {"campaign_id": "c1", **other})) == "c1"
+
+
+def test_a_category_is_capped_by_its_own_name() -> None:
+    """A part of a category is another category to a cap, unless the ad names both, while a refusal of the whole holds
+    for its parts."""
+    world = _world({**ROLLING, "scope": "category", "label": "IAB7"})
+    part = {"campaign_id": "c1", "creative_id": "x", "categories": ["IAB7-3"]}
+    both = {**part, "categories": ["IAB7-3", "IAB7"]}
+    for number in range(2):
+        assert winner_of(world.request(f"part{number}", T0, part)) == "c1"
+    assert winner_of(world.request("both0", T0, both)) == "c1"
+    assert codes_of(world.request("both1", T0, both), 0) == ["capped"]
+    assert winner_of(world.request("part2", T0, part)) == "c1"
+    refusal = {"type": "opt-out", "routing_id": "ann", "time_ms": T0, "scope": "category", "value": "IAB7"}
+    world.put(topics.USER_EVENTS, "ann", refusal)
+    assert codes_of(world.request("part3", T0, part), 0) == ["opted_out"]
 
 
 def test_advertiser_cap_counts_every_campaign_of_the_account() -> None:

@@ -389,3 +389,15 @@ def test_a_single_ad_is_a_neighbour_too() -> None:
         "k0": ["advertiser_separation", "category_separation"],
         "k1": ["category_separation"],
     }
+
+
+@pytest.mark.parametrize(("also", "ads"), [((), 2), (("IAB7",), 1)])
+def test_parts_of_a_category_are_kept_apart_where_ads_name_the_whole(also: tuple[str, ...], ads: int) -> None:
+    """Two parts of one category play in one pod, unless both ads are said to be of the whole as well."""
+    direct = _deployment(c0=[])
+    offered: list[dict[str, Any]] = [
+        {"advertiser_domain": "a.example", "categories": ["IAB7-3", *also]},
+        {"advertiser_domain": "b.example", "categories": ["IAB7-5", *also]},
+    ]
+    pod = {"total_duration_ms": 30_000, "separate_categories": True}
+    assert len(_won(_ask(direct, offered, pod=pod))) == ads
