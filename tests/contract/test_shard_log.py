@@ -18,7 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 import servers
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import BadSettings, Halted, Unavailable
+from adgovernor.contracts.errors import BadSettings, Halted, NoTopics, Unavailable
 from adgovernor.publish.kafka import start_producer
 from adgovernor.runtime.kafka_inputs import KafkaInputs
 from adgovernor.runtime.kafka_log import KafkaLogOptions, KafkaShardLog
@@ -308,7 +308,7 @@ async def test_a_ledger_that_somebody_had_compacted_halts_the_shard(
 async def test_topics_are_created_once_and_rightly(kafka_bootstrap: str) -> None:
     """Creation is repeatable, gives the settings that `check` asks for, and refuses another partition count."""
     connection, prefix = KafkaConnection(kafka_bootstrap), f"t{uuid.uuid4().hex[:10]}"
-    with pytest.raises(Exception, match="topics create"):
+    with pytest.raises(NoTopics, match="topics create"):
         await partition_count(connection, prefix)
     assert len(await create_topics(connection, prefix, 3)) == len(topics.ALL_TOPICS)
     assert await create_topics(connection, prefix, 3) == []

@@ -1,8 +1,10 @@
-"""A worker that starts before its servers do: it says that it waits, what for, and begins once they are there."""
+"""A worker that starts before its servers or topics do: it says that it waits, what for, and begins once they are
+there."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -60,6 +62,14 @@ class Starting:
         await until(so, f"/readyz names {word}")
         assert (await self.asked("/healthz"))[0] == 200
 
+    async def works(self) -> None:
+        """Until it says that it is ready."""
+
+        async def so() -> bool:
+            return (await self.asked("/readyz"))[0] == 200
+
+        await until(so, "the worker is ready")
+
 
 @pytest.fixture
 def start(own_kafka: servers.LocalKafka, own_redis: servers.LocalRedis, tmp_path: Path) -> Iterator[Start]:
@@ -103,9 +113,24 @@ async def test_a_worker_waits_for_servers_that_come_up_slowly(
     await patient.unready_because("Redis at ")
     redis.start()
 
-    async def ready() -> bool:
-        return (await patient.asked("/readyz"))[0] == 200
-
-    await until(ready, "the worker is ready")
+    await patient.works()
     patient.process.terminate()
     assert await asyncio.to_thread(patient.process.wait, 60) == 0
+
+
+async def test_a_worker_waits_for_topics_that_are_still_to_be_created(
+    start: Start, own_kafka: servers.LocalKafka
+) -> None:
+    """Where workers are started beside what creates their topics, they wait for these, say so once, and end with code 2
+    when their time is up."""
+    impatient, patient = start(START_WAIT_S="0"), start(LOG_FORMAT="json")
+    assert await asyncio.to_thread(impatient.process.wait, 60) == 2
+    assert "topics do not exist" in impatient.log.read_text()
+    await patient.unready_because("topics do not exist")
+    await create_topics(KafkaConnection(own_kafka.bootstrap), "early", 1)
+    await patient.works()
+    patient.process.terminate()
+    assert await asyncio.to_thread(patient.process.wait, 60) == 0
+    said = [json.loads(line) for line in patient.log.read_text().splitlines()]
+    (waited,) = [line for line in said if line["event"] == "waiting for the topics"]
+    assert "adgovernor topics create" in waited["why"]

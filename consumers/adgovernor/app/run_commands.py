@@ -35,7 +35,7 @@ def run(
 
     Start as many as you like, up to the number of partitions: they share the shards. A worker that ends in any other
     way exits with an error, so let something supervise it. Where Kafka or Redis does not answer at the start, it waits
-    for them as long as start_wait_s says (60 s), and then exits with 3.
+    for them as long as start_wait_s says (60 s), and then exits with 3; for missing topics as well, and with 2.
 
     Example: adgovernor --prefix prod run --metrics-port 9464
     """
@@ -110,7 +110,7 @@ async def work(settings: Settings) -> bool:
     """Runs a worker until it is asked to stop; whether a shard had halted by then.
 
     Raises:
-        BadSettings: as `Worker.run`.
+        BadSettings: as `Worker.run`; where topics are missing, after `start_wait_s`.
         Unavailable: when Kafka or Redis cannot be reached for `start_wait_s`, or the worker loses what it needs.
     """
     import structlog
@@ -188,26 +188,28 @@ async def _found(
 async def _servers(settings: Settings, connection: KafkaConnection, store: Store, started: _Started) -> int:
     import structlog
 
-    from adgovernor.contracts.errors import Unavailable
+    from adgovernor.contracts.errors import NoTopics, Unavailable
     from adgovernor.runtime.topics_admin import partition_count
 
     log = structlog.get_logger("adgovernor.worker")
     loop = asyncio.get_running_loop()
-    began, told = loop.time(), ""
+    began, told = loop.time(), ("", "")
     while True:
         try:
             partitions = await partition_count(connection, settings.prefix)
             await store.ping()
-        except Unavailable as error:
+        except (Unavailable, NoTopics) as error:
             left = settings.start_wait_s - (loop.time() - began)
             if left <= 0:
                 raise
             started.waiting = str(error)
-            if str(error) != told:
-                told = str(error)
-                log.warning("waiting for the servers", why=told, at_most_s=round(left))
+            # Of topics that are being made fewer are missing each time, which is no news.
+            what, news = ("topics", "") if isinstance(error, NoTopics) else ("servers", str(error))
+            if (what, news) != told:
+                told = (what, news)
+                log.warning(f"waiting for the {what}", why=str(error), at_most_s=round(left))
             await asyncio.sleep(min(left, _ASK_AGAIN_S))
         else:
-            if told:
-                log.info("the servers answer", after_s=round(loop.time() - began, 1))
+            if any(told):
+                log.info("what it waited for is there", after_s=round(loop.time() - began, 1))
             return partitions

@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     session_timeout_ms: int = Field(default=6_000, ge=1_000, le=300_000)
     """How long a worker may be silent before its shards go to others."""
     start_wait_s: float = Field(default=60.0, ge=0, le=3_600)
-    """How long `run` waits for a Kafka or a Redis that does not answer when it starts."""
+    """How long `run` waits for a Kafka or a Redis that does not answer when it starts, and for topics to be created."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: for people on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_co
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import BadSettings
+from adgovernor.contracts.errors import BadSettings, NoTopics
 from adgovernor.stores.base import Finding
 
 _ADMIN_S: Final = 30.0
@@ -208,13 +208,15 @@ async def partition_count(connection: KafkaConnection, prefix: str) -> int:
     """The partition count that all topics agree on.
 
     Raises:
-        BadSettings: when topics are missing or disagree; says what to do.
+        NoTopics: when topics are missing; says what to do.
+        BadSettings: when topics disagree, or have wrong settings; says what to do.
         Unavailable: when Kafka cannot be reached.
     """
     found = await describe_topics(connection, prefix)
     for finding in check_topics(found):
         if finding.level == "error":
-            raise BadSettings(f"{finding.message}; {finding.mend}")
+            wrong = BadSettings if len(found) == len(topics.ALL_TOPICS) else NoTopics
+            raise wrong(f"{finding.message}; {finding.mend}")
     return next(iter(found.values())).partitions
 
 

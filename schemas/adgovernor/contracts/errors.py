@@ -4,6 +4,7 @@
     ├── BadInput             what somebody gave us is wrong; says what, where and how to mend it
     │   ├── Undecodable      an event that is not what its topic promises (goes to the DLQ)
     │   └── BadSettings      a setting, or the set-up of a server, is wrong (nothing starts)
+    │       └── NoTopics     topics are missing; somebody may be about to create them
     ├── Halted               a shard must not go on until a person has looked
     ├── Gap                  a reader misses messages of an output topic that no longer come
     ├── Unavailable          a server did not do what was asked; trying again later may help
@@ -42,6 +43,10 @@ class Undecodable(BadInput):
 
 class BadSettings(BadInput):
     """A setting or a server's set-up is wrong, so the program refuses to start."""
+
+
+class NoTopics(BadSettings):
+    """Topics of a deployment do not exist, or not yet."""
 
 
 class Halted(AdGovernorError):
