@@ -21,7 +21,7 @@ from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
 from adgovernor.subscribe.kafka import stop_consumer
 from adgovernor.subscribe.position import START, Position
-from adgovernor.subscribe.subscriber import GAP_PATIENCE_S, Subscriber
+from adgovernor.subscribe.subscriber import GAP_PATIENCE_S, Subscriber, named
 
 log = structlog.get_logger("adgovernor.subscribe")
 
@@ -101,6 +101,7 @@ class SharedSubscriber(Subscriber[EventT]):
             otherwise: the start of a partition for which the group has no position; left out, its first event.
             session_timeout_ms: after how long without a sign of life a member's partitions go to others.
         """
+        named(group)
         super().__init__(
             connection,
             topic,

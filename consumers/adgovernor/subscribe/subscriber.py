@@ -43,6 +43,12 @@ class _Numbered(Generic[EventT]):
     event: EventT
 
 
+def named(group: str | None) -> None:
+    """Raises `BadInput` for a group without a name, as an unset variable gives: its positions would be nobody's."""
+    if group == "":
+        raise BadInput("group is empty; name it, or leave it out and keep `positions()` yourself")
+
+
 class Subscriber(Generic[EventT]):
     """Delivers each event of an output topic once, in order for each partition.
 
@@ -63,7 +69,7 @@ class Subscriber(Generic[EventT]):
         Undecodable: where a worker's message is not what its topic promises: a newer release wrote it.
         Unavailable: where Kafka cannot be used.
         BadSettings: where the topic does not exist or may not be read.
-        BadInput: where ``topic`` or ``start`` is wrong.
+        BadInput: where ``topic``, ``group`` or ``start`` is wrong.
     """
 
     def __init__(
@@ -93,6 +99,11 @@ class Subscriber(Generic[EventT]):
             until_end: stop at the end that the topic has when reading begins.
             gap_patience_s: how long a missing event may take.
         """
+        named(group)
+        if start is not None and not isinstance(start, Mapping):
+            raise BadInput(
+                f"start is {start!r}; give positions by partition, as `positions()` and `now()` do"
+            )
         self.topic = topic
         self._decode = _decoder(topic)
         self._group = group

@@ -11,7 +11,7 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.ads import Ad
 from adgovernor.contracts.decisions import Decision, DecisionSlot, ReasonCode
 from adgovernor.contracts.errors import BadInput, Undecodable
-from adgovernor.subscribe import AdReader, Gap, Position, Subscriber
+from adgovernor.subscribe import AdReader, Gap, Position, SharedSubscriber, Subscriber
 from adgovernor.subscribe.kafka import RawMessage
 
 
@@ -159,3 +159,13 @@ async def test_a_subscriber_is_read_inside_its_own_context() -> None:
     with pytest.raises(BadInput, match="inside its own `async with`"):
         await anext(aiter(decisions))
     await decisions._reader.close()
+
+
+def test_a_start_or_group_that_says_nothing_is_refused() -> None:
+    """A word in place of positions, and a group without a name, are told before anything connects."""
+    with pytest.raises(BadInput, match="start is 'now'; give positions by partition"):
+        Subscriber[Decision]("127.0.0.1:1", topics.DECISIONS, start="now")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="group is empty; name it"):
+        Subscriber[Decision]("127.0.0.1:1", topics.DECISIONS, group="")
+    with pytest.raises(BadInput, match="group is empty; name it"):
+        SharedSubscriber[Decision]("127.0.0.1:1", topics.DECISIONS, group="")
