@@ -106,9 +106,10 @@ def test_what_the_context_knows_becomes_macros() -> None:
     assert values["LIMITADTRACKING"] == 0
 
 
-def test_limited_tracking_withholds_the_identifier() -> None:
-    """Who asked not to be followed is sent as -2."""
-    context = SessionContext.create(device_id="ifa-1", metadata={"limitadtracking": True})
+@pytest.mark.parametrize("word", [True, 1, "1"])
+def test_limited_tracking_withholds_the_identifier(word: str | int) -> None:
+    """Who asked not to be followed is sent as -2, however players write that."""
+    context = SessionContext.create(device_id="ifa-1", metadata={"limitadtracking": word})
     assert context.macro_values()["IFA"] is WITHHELD
 
 
@@ -116,7 +117,8 @@ def test_device_headers_are_sent_as_far_as_they_are_known() -> None:
     """X-Device-IP and X-Device-User-Agent; a value that could break out of a header is not sent."""
     context = SessionContext.create(ip_address="192.0.2.7", user_agent="A/1")
     assert context.device_headers() == (("X-Device-IP", "192.0.2.7"), ("X-Device-User-Agent", "A/1"))
-    assert SessionContext.create(user_agent="A\r\nX-Evil: 1").device_headers() == ()
+    for unlawful in ("A\r\nX-Evil: 1", "Änderung/1"):
+        assert SessionContext.create(user_agent=unlawful).device_headers() == ()
 
 
 def test_transaction_is_constant_and_random_numbers_are_not() -> None:
