@@ -162,6 +162,11 @@ def _source_json(found: AdBreak) -> Json | None:
     return answer
 
 
+def _digits(number: float, places: int) -> str:
+    """The number with as many places as it needs, at most so many."""
+    return f"{number:.{places}f}".rstrip("0").rstrip(".")
+
+
 def offset_json(offset: Offset | None) -> float | str | None:
     """Seconds, or ``start``, ``end``, ``n%``, ``#m``; None when unreadable."""
     match offset:
@@ -174,7 +179,7 @@ def offset_json(offset: Offset | None) -> float | str | None:
         case TimeOffset(time_ms):
             return time_ms / 1000
         case PercentOffset(percent):
-            return f"{percent:g}%"
+            return f"{_digits(percent, 6)}%"
         case PositionOffset(position):
             return f"#{position}"
 
@@ -249,11 +254,15 @@ def vmap_lines(answer: Json) -> Iterator[str]:
         yield "no breaks"
     for found in answer["breaks"]:
         offset = found["offset"]
-        when = f"{offset:g} s" if isinstance(offset, float) else str(offset)
-        kind = found["source"]["kind"] if found["source"] is not None else "no source"
+        when = (
+            f"{_digits(offset, 3)} s" if isinstance(offset, float) else offset or "no time that can be read"
+        )
+        source = found["source"]
+        kind = "no source" if source is None else source["kind"] or "no source that can be read"
         # A tag that nobody asked says its kind itself.
         what = found["ad"] or f"{kind}, no ad"
-        yield f"break {found['breakId']} at {when}: {what if what.startswith(kind) else f'{kind}, {what}'}"
+        what = what if what.startswith(kind) else f"{kind}, {what}"
+        yield f"break {found['breakId'] or 'without id'} at {when}: {what}"
         if found["ads"]:
             yield f"  ads {', '.join(str(ad_id) for ad_id in found['ads'])}"
         for event, urls in found["trackers"].items():
