@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from shown_ads import Deaf, shown_ad, until
+from taking_log import TakingLog
 from vast_documents import TableTransport
 
 from adgovernor.contracts.ads import Ad, AdTracking, AdUniversalId, PlayableAd
+from adgovernor.publish import Publisher
 from adgovernor.sessions.context import SessionContext
 from adgovernor.sessions.playback import Playback
 from adgovernor.sessions.retry import NO_RETRY
@@ -43,6 +46,19 @@ async def test_playback_fills_in_what_the_ad_says_of_itself() -> None:
     async with Playback(None, transport, retry=NO_RETRY) as playback:  # type: ignore[arg-type]
         playback.fire_event(resolved().model_copy(update={"ads": (shown,)}), "start")
     assert transport.urls == ["http://t/?u=ad-id.org%20A%2F1,x%202&s=3"]
+
+
+async def test_an_impression_says_what_was_really_paid() -> None:
+    """The price that the player gives goes to the shard; without one the reserved price is paid."""
+    log = TakingLog()
+    async with (
+        Publisher(log) as publisher,
+        Playback(publisher, TableTransport(), retry=NO_RETRY) as playback,
+    ):
+        await playback.fire_impression(resolved(), price_micros=500)
+        await playback.fire_impression(shown_ad("e", PlayableAd()))
+    told = [orjson.loads(value or b"") for value in log.taken]
+    assert [(one["decision_id"], one.get("price_micros")) for one in told] == [("d", 500), ("e", None)]
 
 
 async def test_what_was_shown_is_told_also_where_the_player_fails() -> None:
