@@ -3,94 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from deployments import Deployment, until
+from deployments import until
+from sites import Site
 
 from adgovernor.stores.redis import RedisStore
 from adgovernor.stores.redis_client import RedisConfig
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
-
-
-class Site:
-    """A deployment that commands are given to as a person gives them, and its worker."""
-
-    def __init__(self, prefix: str, bootstrap: str, redis_url: str, folder: Path) -> None:
-        self.deployment = Deployment(
-            prefix, folder, {"KAFKA__BOOTSTRAP_SERVERS": bootstrap, "REDIS__URL": redis_url}
-        )
-        self.prefix = prefix
-        self.bootstrap = bootstrap
-        self.command = self.deployment.json
-        self.worker: subprocess.Popen[bytes] | None = None
-
-    def said(self, *arguments: str) -> tuple[int, str]:
-        """A command's exit code, and all that it says."""
-        code, out, error = self.deployment.said(*arguments)
-        return code, out + error
-
-    def log(self) -> str:
-        """What the worker has said."""
-        return self.deployment.log("worker")
-
-    def start(self) -> None:
-        self.worker = self.deployment.start("worker", "run")
-
-    def stop(self) -> None:
-        if self.worker is not None:
-            self.worker.send_signal(signal.SIGTERM)
-            self.worker.wait(30)
-            self.worker = None
-
-    def begin(self) -> None:
-        """Starts with one campaign that has money."""
-        self.start()
-        campaign = {"campaign_id": "c1", "account_id": "a1", "budget_micros": 100_000, "price_micros": 1_000}
-        (self.deployment.folder / "campaigns.json").write_text(json.dumps([campaign]))
-        self.command("campaigns", "apply", "campaigns.json")
-
-    def serve(self, user: str) -> None:
-        """Publishes requests until an ad is reserved: the first ones may come before the money."""
-
-        def served() -> Any:
-            body = {
-                "request_id": f"{user}-{time.monotonic_ns()}",
-                "time_ms": time.time_ns() // 1_000_000,
-                "user_id": user,
-                "candidates": [{"campaign_id": "c1", "creative_id": "x"}],
-            }
-            self.command("publish", "ad-requests", "-", stdin=json.dumps(body).encode())
-            return self.command("state", "user", user)["servings"]
-
-        until(served, f"an ad for {user}")
-
-    async def delete(self, topic: str, before: int) -> None:
-        """The first messages of a topic are gone, as with retention."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
-        await admin.start()
-        try:
-            place = TopicPartition(f"{self.prefix}.{topic}", 0)
-            await admin.delete_records({place: RecordsToDelete(before_offset=before)})
-        finally:
-            await admin.close()
-
-    async def lose(self, topic: str) -> None:
-        """The topic is gone, and made anew without anything in it."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
-        await admin.start()
-        try:
-            await admin.delete_topics([f"{self.prefix}.{topic}"])
-        finally:
-            await admin.close()
-        until(lambda: self.command("topics", "create", "--partitions", "1")["created"], f"a new {topic}")
 
 
 async def test_a_treasury_goes_on_without_its_ledger(
