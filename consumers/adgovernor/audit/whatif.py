@@ -160,7 +160,7 @@ class WhatIf:
             if isinstance(line, str):
                 self.rejected.append(line)
             else:
-                yield from self._command(line)
+                yield from self._command(line, timed=False)
 
     def events(self, lines: Iterable[Line | str]) -> Iterator[Event]:
         """Runs an events file, in its order."""
@@ -177,22 +177,22 @@ class WhatIf:
                 )
                 continue
             if topic == topics.CAMPAIGNS:
-                yield from self._command(line)
+                yield from self._command(line, timed=True)
                 continue
             if topic == topics.IMPRESSIONS and "routing_id" not in data:
                 # A file written beforehand cannot know it; the decision that it names does.
                 data = {**data, "routing_id": self._routing.get(str(data.get("decision_id")), "unknown")}
             yield from self._feed(line.place, topic, data)
 
-    def _command(self, line: Line) -> Iterator[Event]:
+    def _command(self, line: Line, *, timed: bool) -> Iterator[Event]:
         try:
             data = command_of(line)
         except BadInput as error:
             self.rejected.append(f"{line.place}: {error}")
             return
-        yield from self._feed(line.place, topics.CAMPAIGNS, data)
+        yield from self._feed(line.place, topics.CAMPAIGNS, data, timed=timed)
 
-    def _feed(self, place: str, topic: str, data: dict[str, Any]) -> Iterator[Event]:
+    def _feed(self, place: str, topic: str, data: dict[str, Any], *, timed: bool = True) -> Iterator[Event]:
         try:
             value = orjson.dumps(data)
         except TypeError:  # What was read is JSON, and all that can be wrong with it is its depth.
@@ -208,7 +208,8 @@ class WhatIf:
             self.rejected.append(f"{place}: {'; '.join(wrong)}")
             return
         key = data["account_id"] if topic == topics.CAMPAIGNS else event.routing
-        yield from self.direct.pass_time(event)
+        # Among events a command comes at its time, as they do; those of a campaigns file come before all of them.
+        yield from self.direct.pass_time(getattr(event.event, "time_ms", -1) if timed else -1)
         yield from self.direct.lease_ahead(event)
         outputs = self.direct.handle(event, key)
         yield from outputs

@@ -110,9 +110,9 @@ class Direct:
         outputs += self.tick()
         return outputs
 
-    def pass_time(self, event: Input) -> list[Event]:
+    def pass_time(self, until_ms: int) -> list[Event]:
         """Lets the time until an input do what is due before the input comes, as idle workers do each second."""
-        self.now_ms = max(self.now_ms, event.time_ms)
+        self.now_ms = max(self.now_ms, until_ms)
         return self.tick()
 
     def lease_ahead(self, event: Input) -> list[Event]:

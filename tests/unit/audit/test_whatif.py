@@ -172,6 +172,28 @@ def test_of_two_accounts_campaigns_of_one_id_the_first_is_served_and_counted() -
     assert told.startswith("line 2: never served: account acme has campaign spring;")
 
 
+def test_a_command_among_events_comes_at_its_time() -> None:
+    """A daily budget that is lowered on the third of quiet days leaves the two before what they had: 3 + 3 + 1 + 1 ads
+    until the fourth, of which one was shown. A campaigns file is applied before all events, whatever its times."""
+    campaign = {**SPRING, "budget_micros": 10**6, "daily_budget_micros": 3_000, "daily_policy": "rollover"}
+    lower = {
+        "command": "upsert",
+        "command_id": "lower",
+        "account_id": "acme",
+        "time_ms": START_MS + 2 * DAY_MS + HOUR_MS,
+        "campaign": {**campaign, "daily_budget_micros": 1_000},
+    }
+    last = [_ask(f"r{number}", START_MS + 3 * DAY_MS + number) for number in range(1, 10)]
+    run = WhatIf.begin(1, auto_impressions=True, late=False)
+    list(run.campaigns([Line("c", campaign)]))
+    list(run.events([Line("e", event) for event in (_ask("r0", START_MS + HOUR_MS), lower, *last)]))
+    assert run.finish()["campaigns"]["spring"]["impressions"] == 8
+    early = WhatIf.begin(1, auto_impressions=True, late=False)
+    list(early.campaigns([Line("c", campaign), Line("later", lower)]))
+    list(early.events([Line("e", _ask("r0", START_MS))]))
+    assert early.finish()["campaigns"]["spring"]["impressions"] == 1
+
+
 def test_what_comes_through_a_pipe_can_be_read_twice(tmp_path: Path) -> None:
     """Events may come from another program, though they are looked through before the run."""
     pipe = tmp_path / "events"
