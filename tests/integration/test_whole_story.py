@@ -284,7 +284,7 @@ def pauses_follow_resumes(folder: Path) -> None:
     assert len(exhausted) == len(set(exhausted))
     assert set(exhausted) <= set(pauses)
     assert all((name, int(str(episode)) - 1) in set(pauses) for name, episode in resumes)
-    assert len(exhausted) > 5, "the story needs campaigns that run dry"
+    assert exhausted, "the story needs campaigns that run dry"
 
 
 def caps_hold(folder: Path) -> None:

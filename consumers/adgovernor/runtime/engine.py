@@ -92,6 +92,8 @@ class ShardEngine:
             keys,
         )
         self._tenure: _Tenure | None = None
+        self._left_at: dict[str, int] = {}
+        """The positions of the last stay in memory, at its end."""
         self._clock: WatchedClock
         """Since the last claim, whose append compares it with the broker's."""
         self._stopping = False
@@ -149,8 +151,8 @@ class ShardEngine:
 
     @property
     def positions(self) -> dict[str, int]:
-        """The next input offsets to handle, by topic, for lag tools; empty while unknown."""
-        return {} if self._tenure is None else dict(self._tenure.memory.spine.positions)
+        """The next input offsets to handle, by topic, for lag tools; those last known, also after the end."""
+        return dict(self._left_at if self._tenure is None else self._tenure.memory.spine.positions)
 
     @property
     def settled(self) -> bool:
@@ -230,6 +232,7 @@ class ShardEngine:
         """Drops memory, the block in flight, and outputs that are not acknowledged."""
         tenure, self._tenure = self._tenure, None
         if tenure is not None:
+            self._left_at = tenure.memory.spine.positions
             tenure.publisher.discard()
             tenure.memory.discard()
 

@@ -292,6 +292,8 @@ class KafkaInputs:
 
     async def commit(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Writes group offsets, for lag tools and autoscalers. A failure is only logged: nothing depends on them."""
+        if self._committing is not None:
+            await asyncio.wait({self._committing}, timeout=_COMMIT_S)
         offsets = {self._places[place]: at for place, at in positions.items() if place in self._places}
         if not offsets or self._committing is not None:
             return

@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -326,19 +326,12 @@ class Worker:
         assert self._inputs is not None
         while True:
             await asyncio.sleep(_COMMIT_EVERY_S)
-            await self._inputs.commit(self._positions())
+            await self._inputs.commit(_positions(self._running))
             if self._collector is not None:
                 self._collector.look()
 
-    def _positions(self) -> dict[tuple[str, int], int]:
-        return {
-            (topic, topics.partition_of_shard(shard)): at
-            for shard, running in self._running.items()
-            for topic, at in running.engine.positions.items()
-        }
-
     async def _shut_down(self, background: list[asyncio.Task[None]]) -> None:
-        positions = self._positions()
+        leaving = dict(self._running)
         for task in background:
             if task.get_name() != "inputs":
                 task.cancel()
@@ -350,9 +343,18 @@ class Worker:
             if background:
                 await asyncio.wait(background, timeout=_CANCEL_S)
             if self._inputs is not None:
-                await self._inputs.commit(positions)
+                await self._inputs.commit(_positions(leaving))
                 await self._inputs.stop()
             if self._readers is not None:
                 await self._readers.close()
             if self._collector is not None:
                 self._collector.close()
+
+
+def _positions(engines: Mapping[str, _Running]) -> dict[tuple[str, int], int]:
+    """The next offset to handle of each input of these shards, so far as it is known."""
+    return {
+        (topic, topics.partition_of_shard(shard)): at
+        for shard, running in engines.items()
+        for topic, at in running.engine.positions.items()
+    }

@@ -129,9 +129,9 @@ async def test_bad_lines_are_named_and_the_others_go_on(kafka_bootstrap: str, de
 
 async def test_missing_topic_is_named(kafka_bootstrap: str, topic_prefix: str) -> None:
     """Publishing into a deployment that does not exist soon says which topic is missing and how to make it."""
-    async with Publisher(kafka_bootstrap, prefix=topic_prefix, deadline_s=20) as publisher:
+    async with Publisher(kafka_bootstrap, prefix=topic_prefix, deadline_s=60) as publisher:
         with pytest.raises(BadSettings, match=f"{topic_prefix}.ad-requests does not exist.*topics create"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await publisher.ad_request(_request(1))
 
 

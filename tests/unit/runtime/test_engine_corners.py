@@ -220,6 +220,29 @@ def next_request(engine: ShardEngine) -> int:
     return engine.positions.get(topics.AD_REQUESTS, 0)
 
 
+async def test_an_owner_that_stops_in_the_middle_of_a_block_still_knows_how_far_it_came() -> None:
+    """The block in flight when a stop is asked for counts, and its inputs do not look unhandled after the end."""
+    deployment = Deployment()
+    deployment.campaign()
+    deployment.start(["t0"])
+    asked = asyncio.Event()
+
+    class StopsMeanwhile(FaultyLog):
+        async def append(self, block: bytes, deadline_s: float) -> int:
+            if asked.is_set():
+                engine.stop()
+            return await super().append(block, deadline_s)
+
+    engine = deployment.engine("u0", StopsMeanwhile(deployment.broker, "u0"))
+    running = deployment.run(engine)
+    await deployment.settle()
+    asked.set()
+    deployment.request("r1")
+    async with asyncio.timeout(10):
+        await running
+    assert engine.positions[topics.AD_REQUESTS] == 1
+
+
 @pytest.mark.parametrize("partitions", [1, 2])
 async def test_a_ledger_of_another_number_of_partitions_halts_the_shard(partitions: int) -> None:
     """Where somebody gave the topics more partitions, people and money would belong to other shards: nothing is
