@@ -99,7 +99,9 @@ class Site:
 
         def served() -> Any:
             self.ask(user)
-            return self.command("state", "user", user)["servings"]
+            # Before the worker has its shard, nothing is known of anybody.
+            code, out, _ = self.deployment.said("state", "user", user, "--json")
+            return code == 0 and json.loads(out)["servings"]
 
         until(served, f"an ad for {user}")
 

@@ -229,12 +229,24 @@ class StoredState:
         return found
 
     async def find(self, routing_id: str) -> FoundPerson:
-        """A person, and the shard that they belong to."""
+        """A person, and the shard that they belong to.
+
+        Raises:
+            BadInput: for an empty name, or where the store has nothing of the shard.
+        """
+        if not routing_id:
+            raise BadInput("whose state is asked for is empty; name a household, user, device or session")
         shard = topics.user_shard(partition_of(routing_id.encode(), await self.partitions()))
         meta, machine = await self._users(shard)
+        if meta is None or not meta.tip.height:
+            raise BadInput(
+                f"the store has nothing of shard {shard}, to which {routing_id} belongs: is this the right prefix and "
+                "Redis, and has a worker run?"
+            )
         _, values = await self._store.read_fields(shard, USERS, [routing_id])
-        height = 0 if meta is None else meta.tip.height
-        return FoundPerson(routing_id, machine, height, Person.decode(values[0]), values[0] is not None)
+        return FoundPerson(
+            routing_id, machine, meta.tip.height, Person.decode(values[0]), values[0] is not None
+        )
 
     async def person(self, routing_id: str, session: str | None = None) -> dict[str, Any]:
         """A person's caps, open reservations and opt-outs at the shard's watermark."""

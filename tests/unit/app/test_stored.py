@@ -14,6 +14,7 @@ from adgovernor.contracts.campaigns import Campaign, Cap, UpsertCampaign
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.requests import AdRequest, Candidate
 from adgovernor.runtime.clock import WallClock
+from adgovernor.stores.memory import MemoryStore
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
@@ -125,3 +126,12 @@ async def test_a_campaigns_money_adds_up() -> None:
     parts = ("unleased", "in_flight", "lease", "reserved", "spent")
     assert row["topped_up_micros"] == 100_000 == sum(row[f"{part}_micros"] for part in parts)
     assert (row["in_flight_micros"], row["spent_micros"], row["left_micros"]) == (0, 1_000, 99_000)
+
+
+async def test_a_person_is_not_looked_for_where_there_is_nothing() -> None:
+    """Of an empty name, or in a store in which nobody wrote, nothing is said of a person, but what is wrong."""
+    state = StoredState(MemoryStore(), 2)
+    with pytest.raises(BadInput, match="asked for is empty"):
+        await state.find("")
+    with pytest.raises(BadInput, match=r"nothing of shard u[01], to which ann belongs.*prefix"):
+        await state.find("ann")
