@@ -19,7 +19,6 @@ from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.ledger import ReadBlock, parse_block
 from adgovernor.contracts.sealing import (
-    PersonKey,
     decode_key,
     id_of,
     is_sealed,
@@ -128,7 +127,7 @@ def opened(broker: Broker, shard: str, value: bytes, without: Container[str] = (
     block = parse_block(value)
     place = (topics.PERSON_KEYS, topics.partition_of_shard(shard))
     made = {
-        event.key: PersonKey(event.offset, (event.key or b"").decode(), decode_key(event.value))
+        event.key: decode_key(event.offset, event.key, event.value)
         for event in (*broker.lost_events.get(place, ()), *broker.topics.get(place, ()))
         if event.value is not None
     }

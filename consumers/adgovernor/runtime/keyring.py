@@ -29,7 +29,7 @@ import orjson
 import structlog
 
 from adgovernor.contracts import topics
-from adgovernor.contracts.errors import BadInput, Halted, Unavailable
+from adgovernor.contracts.errors import Halted, Unavailable
 from adgovernor.contracts.events import Erasure
 from adgovernor.contracts.ledger import ERASURE, BlockHeader, Draft, ReadBlock, ReadRecord, encode_personal
 from adgovernor.contracts.sealing import (
@@ -37,6 +37,7 @@ from adgovernor.contracts.sealing import (
     KEY_BYTES,
     NO_KEY,
     NewerKey,
+    NoKey,
     PersonKey,
     Unreadable,
     decode_key,
@@ -393,13 +394,12 @@ class Keyring:
     def _meet(self, event: RawEvent, value: bytes) -> None:
         """Takes a key that no block has named yet. What is no key was written by something else and is nobody's."""
         try:
-            secret = decode_key(value)
+            key = decode_key(event.offset, event.key, value)
         except NewerKey as error:
             raise self._world.halt("ledger_format", f"person-keys offset {event.offset}: {error}") from error
-        except BadInput as error:
+        except NoKey as error:
             _log.warning("no key", shard=self._world.shard, offset=event.offset, error=str(error))
             return
-        key = PersonKey(event.offset, (event.key or b"").decode("ascii", "replace"), secret)
         self._ahead[key.name] = key
 
     async def _read_on(self, start: int, named: int, max_bytes: int) -> list[RawEvent]:
@@ -486,7 +486,7 @@ class Keyring:
         event = (await self._read_on(offset_of(name), offset_of(name), 1))[0]
         if (event.offset, event.key) != (offset_of(name), id_of(name).encode()) or event.value is None:
             return None
-        return PersonKey(event.offset, id_of(name), decode_key(event.value))
+        return decode_key(event.offset, event.key, event.value)
 
     # --- Ending keys ------------------------------------------------------------------------------------------
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from adgovernor.contracts.errors import BadInput, Unavailable
+from adgovernor.contracts.errors import Unavailable
 from adgovernor.contracts.ledger import ERASURE, ReadBlock
 from adgovernor.contracts.sealing import (
-    NewerKey,
+    NoKey,
     PersonKey,
     decode_key,
+    id_in,
     id_of,
     is_sealed,
     key_names,
@@ -50,16 +51,17 @@ class Keys:
         """Takes a message of ``person-keys``, in their order.
 
         Raises:
-            BadInput: when it is no key.
+            NewerKey: when a newer release wrote it.
+            NoKey: when something else did.
         """
-        name = (key or b"").decode("ascii", "replace")
+        name = id_in(key)
         self.end = offset + 1
         if value is None and self.sealed:
             self.gone.add(name)
         elif value is None:
             self.there.pop(name, None)
         else:
-            self.there[name] = PersonKey(offset, name, decode_key(value))
+            self.there[name] = decode_key(offset, key, value)
 
     def behind(self, block: ReadBlock) -> bool:
         """Whether a block names keys that were made after the topic was read."""
@@ -112,9 +114,7 @@ async def read_keys(log: KeyLog, max_bytes: int) -> Keys:
         for event in events:
             try:
                 keys.take(event.offset, event.key, event.value)
-            except NewerKey:
-                raise
-            except BadInput as error:
+            except NoKey as error:
                 _log.warning("no key", offset=event.offset, error=str(error))
         if keys.end >= end:
             return keys

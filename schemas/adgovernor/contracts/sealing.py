@@ -47,6 +47,10 @@ class Unreadable(BadInput):
     """A sealed part does not open with the key that it names: it was changed, or moved from another place."""
 
 
+class NoKey(BadInput):
+    """A message of ``person-keys`` that something else wrote; it is nobody's key."""
+
+
 class NewerKey(BadInput):
     """A person's key that only a newer release understands; to take it for none would give the person's history up."""
 
@@ -105,12 +109,12 @@ def encode_key(secret: bytes) -> bytes:
     return orjson.dumps({"alg": "A256GCM", "k": b64encode(secret).decode()})
 
 
-def decode_key(value: bytes) -> bytes:
-    """The key in a message of ``person-keys``.
+def decode_key(offset: int, name: bytes | None, value: bytes) -> PersonKey:
+    """The key in a message of ``person-keys``; ``name`` is the message's own key.
 
     Raises:
         NewerKey: when a newer release wrote it.
-        BadInput: when something else did.
+        NoKey: when something else did.
     """
     try:
         data = orjson.loads(value)
@@ -120,12 +124,17 @@ def decode_key(value: bytes) -> bytes:
             )
         secret = b64decode(data["k"], validate=True)
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"not a person's key: {error!r}; only workers write to this topic") from error
+        raise NoKey(f"not a person's key: {error!r}; only workers write to this topic") from error
     if len(secret) != KEY_BYTES:
-        raise BadInput(
+        raise NoKey(
             f"a person's key has {len(secret)} bytes, not {KEY_BYTES}; only workers write to this topic"
         )
-    return secret
+    return PersonKey(offset, id_in(name), secret)
+
+
+def id_in(name: bytes | None) -> str:
+    """What the key of a message on ``person-keys`` calls its key."""
+    return (name or b"").decode("ascii", "replace")
 
 
 def offset_of(name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 import pytest
 from engine_kit import until
 from faulty import Truncated
@@ -11,7 +12,7 @@ from test_sealing import ALL_BUCKETS, FaultyKeys, Sealed
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import Halted
-from adgovernor.contracts.sealing import encode_key, key_names
+from adgovernor.contracts.sealing import NewerKey, encode_key, key_names
 from adgovernor.runtime import recover as recovery
 from adgovernor.runtime.ports import RawEvent
 from adgovernor.runtime.recover import NothingLost, recover
@@ -275,4 +276,25 @@ async def test_what_is_no_key_is_nobodys() -> None:
     assert [finding.place for finding in report.findings] == ["person-keys[0] offset 1"]
     await world.kill()
     with pytest.raises(NothingLost):
+        await recover(world.world("u0"), why="a person wants to know")
+
+
+async def test_a_key_of_a_newer_release_halts_and_is_not_taken_for_none() -> None:
+    """A key that only a newer release understands stops a takeover and a recovery: without it the person's history
+    would count as lost."""
+    world = Losing()
+    await world.begin()
+    assert await world.decide("r1") is None
+    await world.settle()
+    newer = orjson.dumps({"alg": "X25519", "k": "abc"})
+    world.broker.produce(topics.PERSON_KEYS, 0, b"ab" * 12, newer)
+    assert await world.decide("b1", "bob") is None
+    await world.settle()
+    await world.kill()
+    world.faulty.wipe()
+    halted = await _halted(world)
+    assert halted.reason == "ledger_format"
+    assert "person-keys offset 1: " in str(halted)
+    assert "use a newer release" in str(halted)
+    with pytest.raises(NewerKey, match="use a newer release"):
         await recover(world.world("u0"), why="a person wants to know")
