@@ -3,6 +3,7 @@ there is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -12,7 +13,40 @@ _FEW: Final = 64
 
 
 class Agenda:
-    """Names, each with the time at which it is due. Follows from the state, so it is not stored."""
+    """Names, each with the times at which it is due for one thing or another. Follows from the state, so it is not
+    stored. Whoever changes what a name's times follow from puts it into ``moved``; they are asked for when they matter.
+    """
+
+    __slots__ = ("_things", "moved")
+
+    def __init__(self, *due_ms: Callable[[str], int]) -> None:
+        """``due_ms``: when a name is due for each thing; ``NEVER``: not at all. The first is waited for; the others are
+        done when something is done."""
+        self.moved: set[str] = set()
+        """Names whose times may have changed."""
+        self._things = [(of_name, _Times()) for of_name in due_ms]
+
+    def next_ms(self) -> int:
+        """When the first name is due for what is waited for."""
+        self._look_at_moved()
+        return self._things[0][1].next_ms()
+
+    def take(self, until_ms: int) -> list[str]:
+        """The names that are due by then, for whatever it is, in order. They have moved."""
+        self._look_at_moved()
+        for _, times in self._things:
+            self.moved.update(times.take(until_ms))
+        return sorted(self.moved)
+
+    def _look_at_moved(self) -> None:
+        for due_ms, times in self._things:
+            for name in self.moved:
+                times.put(name, due_ms(name))
+        self.moved.clear()
+
+
+class _Times:
+    """Names, each with one time."""
 
     __slots__ = ("_heap", "_times")
 

@@ -13,7 +13,6 @@ from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.money import sayable
 from adgovernor.core.accounts import TreasuryCampaign
 from adgovernor.core.funds import WORDS, AccountFund
-from adgovernor.core.history import NEVER
 from adgovernor.core.lateness import doubt_ppm
 from adgovernor.core.leases import CLICK_LIFE_MS, DAY_WORDS, PAYS_ON
 from adgovernor.core.pacing import NOTHING_DOUBTFUL, Settling
@@ -62,33 +61,6 @@ class Releases(TreasuryMail):
             if kept_ms > self.watermark_ms or not known.is_settled(day):
                 return
             self.emit(["closed", known.campaign.campaign_id, day])
-
-    def _look_at_moved(self) -> None:
-        """Brings what is due when up to date with the campaigns."""
-        for campaign_id in self._moved:
-            self._due.put(campaign_id, self._due_ms(self.campaigns[campaign_id]))
-        self._moved.clear()
-
-    def _due_ms(self, known: TreasuryCampaign) -> int:
-        """From when on (by the watermark) time alone changes something about a campaign."""
-        if "archived" in known.reasons:
-            return NEVER
-        if known.round is None and any(not known.paused_on(day) for _, day in known.asks):
-            return 0  # It waits for the next release, which may come at any time.
-        due_ms = NEVER
-        end_ms = known.campaign.end_ms
-        if end_ms is not None and end_ms > 0 and "flight" not in known.reasons:
-            due_ms = end_ms
-        if not known.by_day:
-            return due_ms
-        if not DAY_WORDS.isdisjoint(known.reasons):
-            due_ms = min(due_ms, zones.day_bounds(known.exhausted_day, known.time_zone)[1])
-        if not known.reasons or known.paused_day:
-            # The day after those that were opened, and that the pause concerns.
-            day = max(known.opened_day, known.paused_day)
-            opens_ms = zones.day_bounds(day, known.time_zone)[1] - self.rules.opens_early_ms() if day else 0
-            due_ms = min(due_ms, opens_ms)
-        return due_ms
 
     def _calendar(self, known: TreasuryCampaign) -> None:
         """What time alone changes: the flight's end, a new day."""

@@ -48,13 +48,11 @@ class Treasury(Releases):
             self.emit(["rules", self.configured.as_dict()])
         if drained and now_ms >= self.last_tick_ms + self.rules.report_interval_ms:
             target = max(self.watermark_ms, now_ms - self.rules.lateness_ms)
-            self._look_at_moved()
-            if self._due.next_ms() <= target:
+            if self._agenda.next_ms() <= target:
                 # At 0 no event has told the time: days wait for it, and it has changed nothing for anybody.
-                due = self._due.take(target) if target else []
-                self._moved.update(due)
+                due = self._agenda.take(target) if target else []
                 self._advance(target)
-                self._touched.update(dict.fromkeys(sorted(due)))
+                self._touched.update(dict.fromkeys(due))
                 self._settle()
                 self.emit(["ticked", now_ms])
         self._flush()
@@ -69,8 +67,7 @@ class Treasury(Releases):
             return True
         if now_ms < self.last_tick_ms + self.rules.report_interval_ms:
             return False
-        self._look_at_moved()
-        return self._due.next_ms() <= max(self.watermark_ms, now_ms - self.rules.lateness_ms)
+        return self._agenda.next_ms() <= max(self.watermark_ms, now_ms - self.rules.lateness_ms)
 
     def decide(self, event: Input, *, unknown: bool = False, assumed: dict[str, Any] | None = None) -> Draft:
         """See `machine.Machine.decide`."""

@@ -46,12 +46,14 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from adgovernor.contracts import zones
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.accounts import Round, TreasuryCampaign
 from adgovernor.core.agenda import Agenda
 from adgovernor.core.folded import FoldedState
 from adgovernor.core.funds import AccountFund, account_of
-from adgovernor.core.leases import campaign_of
+from adgovernor.core.history import NEVER
+from adgovernor.core.leases import DAY_WORDS, campaign_of
 from adgovernor.core.machine import Fields, Input
 
 
@@ -63,10 +65,8 @@ class TreasuryState(FoldedState):
         self.last_tick_ms = 0
         self.accounts: dict[str, AccountFund] = {}
         self.campaigns: dict[str, TreasuryCampaign] = {}
-        self._moved: set[str] = set()
-        """Campaigns that changed since their places in this were last looked at:"""
-        self._due = Agenda()
-        """campaigns by when time alone changes something about them."""
+        self._agenda = Agenda(self._due_ms)
+        """Campaigns by when time alone changes something about them."""
         self._members: dict[str, list[str]] = {}
         """Account → its campaigns, by id."""
         self.commands: set[str] = set()
@@ -117,12 +117,12 @@ class TreasuryState(FoldedState):
 
     def _campaign(self, campaign: str) -> TreasuryCampaign:
         self._mark("campaigns", campaign)
-        self._moved.add(campaign)
+        self._agenda.moved.add(campaign)
         return self.campaigns[campaign]
 
     def _on_rules(self, parameters: dict[str, Any]) -> None:
         super()._on_rules(parameters)
-        self._moved.update(self.campaigns)  # How early a day opens may have changed with the rules.
+        self._agenda.moved.update(self.campaigns)  # How early a day opens may have changed with the rules.
 
     def _on_command(self, command_id: str) -> None:
         self.commands.add(command_id)
@@ -197,7 +197,7 @@ class TreasuryState(FoldedState):
         else:
             known.define(definition, time_zone, by_day)
         self._mark("campaigns", definition.campaign_id)
-        self._moved.add(definition.campaign_id)
+        self._agenda.moved.add(definition.campaign_id)
 
     def _on_budget(self, campaign: str, budget: int) -> None:
         self._campaign(campaign).budget = budget
@@ -298,6 +298,30 @@ class TreasuryState(FoldedState):
         self.last_tick_ms = now_ms
         self.touch_core()
 
+    # ------------------------------------------------------------------ what time alone changes
+
+    def _due_ms(self, campaign: str) -> int:
+        """From when on (by the watermark) time alone changes something about a campaign."""
+        known = self.campaigns[campaign]
+        if "archived" in known.reasons:
+            return NEVER
+        if known.round is None and any(not known.paused_on(day) for _, day in known.asks):
+            return 0  # It waits for the next release, which may come at any time.
+        due_ms = NEVER
+        end_ms = known.campaign.end_ms
+        if end_ms is not None and end_ms > 0 and "flight" not in known.reasons:
+            due_ms = end_ms
+        if not known.by_day:
+            return due_ms
+        if not DAY_WORDS.isdisjoint(known.reasons):
+            due_ms = min(due_ms, zones.day_bounds(known.exhausted_day, known.time_zone)[1])
+        if not known.reasons or known.paused_day:
+            # The day after those that were opened, and that the pause concerns.
+            day = max(known.opened_day, known.paused_day)
+            opens_ms = zones.day_bounds(day, known.time_zone)[1] - self.rules.opens_early_ms() if day else 0
+            due_ms = min(due_ms, opens_ms)
+        return due_ms
+
     # ------------------------------------------------------------------ the store
 
     def resident_buckets(self) -> tuple[str, ...]:
@@ -343,7 +367,7 @@ class TreasuryState(FoldedState):
         self.campaigns, self._members = {}, {}
         for _, value in sorted(fields.get("campaigns", {}).items()):
             self._add(TreasuryCampaign.decode(value, self.accounts))
-        self._moved = set(self.campaigns)
+        self._agenda.moved = set(self.campaigns)
         self.commands = set(fields.get("commands", {}))
 
     # A treasury's whole state is always in memory.
@@ -371,7 +395,7 @@ class TreasuryState(FoldedState):
     def forget(self) -> None:
         """See `machine.Machine.forget`."""
         self.campaigns, self._members = {}, {}
-        self._moved = set()
+        self._agenda.moved = set()
         self.accounts = {}
 
     def resident(self) -> int:

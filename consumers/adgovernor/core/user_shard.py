@@ -95,8 +95,7 @@ class UserShard(PersonEvents):
             return True
         if now_ms < self.last_report_ms + self.rules.report_interval_ms:
             return False
-        self.look_at_moved()
-        return self._due.next_ms() <= target
+        return self._agenda.next_ms() <= target
 
     def decide(self, event: Input, *, unknown: bool = False, assumed: dict[str, Any] | None = None) -> Draft:
         """See `machine.Machine.decide`."""
@@ -505,11 +504,8 @@ class UserShard(PersonEvents):
             item.setdefault("returned", []).append([order["day"], order["amount_micros"]])
 
     def _tick_reports(self) -> None:
-        self.look_at_moved()
         watermark_ms = self.watermark_ms
-        due = {*self._due.take(watermark_ms), *self._settling.take(watermark_ms)}
-        self._moved |= due
-        for campaign in sorted(due):
+        for campaign in self._agenda.take(watermark_ms):
             share = self.shares[campaign]
             for entry in _unpaid(share, watermark_ms):
                 self.emit(["unfund", entry[0], entry[1], campaign, entry[2], entry[3]])

@@ -68,12 +68,8 @@ class UserState(PodStates):
         super().__init__(shard)
         self.last_report_ms = 0
         self.shares: dict[str, CampaignShare] = {}
-        self._moved: set[str] = set()
-        """Campaigns whose shares changed since their places in these were last looked at:"""
-        self._due = Agenda()
-        """Campaigns by when their shares have something to report,"""
-        self._settling = Agenda()
-        """and by when a day of theirs can be closed."""
+        self._agenda = Agenda(lambda name: self.shares[name].due_ms(), self._settled_ms)
+        """Campaigns by when their shares have something to report, and by when a day of theirs can be closed."""
         self.persons: dict[str, Person] = {}
         """Least recently used first."""
         self.open: dict[str, tuple[Any, ...]] = {}
@@ -150,7 +146,7 @@ class UserState(PodStates):
 
     def _share(self, campaign: str) -> CampaignShare:
         self._mark("campaigns", campaign)
-        self._moved.add(campaign)
+        self._agenda.moved.add(campaign)
         return self.shares[campaign]
 
     def _of_person(self, op: Callable[..., None], *args: Any) -> None:
@@ -173,7 +169,7 @@ class UserState(PodStates):
 
     def _on_rules(self, parameters: dict[str, Any]) -> None:
         super()._on_rules(parameters)
-        self._moved.update(self.shares)  # How long a day is kept may have changed with the rules.
+        self._agenda.moved.update(self.shares)  # How long a day is kept may have changed with the rules.
         self._set_horizon()
         for person in self.persons.values():
             person.next_prune_ms = 0  # What is forgotten when may have changed with the rules.
@@ -324,7 +320,7 @@ class UserState(PodStates):
             share.define(definition, time_zone, by_day)
         self._looking_back[share.looks_back] += 1
         self._mark("campaigns", definition.campaign_id)
-        self._moved.add(definition.campaign_id)
+        self._agenda.moved.add(definition.campaign_id)
         self._set_horizon()
 
     def _on_status(self, campaign: str, episode: int, reasons: list[str], day: int = 0) -> None:
@@ -444,13 +440,8 @@ class UserState(PodStates):
 
     # ------------------------------------------------------------------ deadlines
 
-    def look_at_moved(self) -> None:
-        """Brings what is due when up to date with the shares."""
-        for campaign in self._moved:
-            share = self.shares[campaign]
-            self._due.put(campaign, share.due_ms())
-            self._settling.put(campaign, min(share.settling_days(self.rules).values(), default=NEVER))
-        self._moved.clear()
+    def _settled_ms(self, campaign: str) -> int:
+        return min(self.shares[campaign].settling_days(self.rules).values(), default=NEVER)
 
     def next_deadline_ms(self) -> int:
         """The earliest deadline of an open reservation."""

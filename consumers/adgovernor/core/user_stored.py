@@ -70,7 +70,7 @@ class StoredUserState(UserState):
         self.shares = {
             name: CampaignShare.decode(value) for name, value in fields.get("campaigns", {}).items()
         }
-        self._moved = set(self.shares)
+        self._agenda.moved = set(self.shares)
         for name, value in fields.get("open", {}).items():
             entry = orjson.loads(value)
             slot, _, decision_id = name.partition("|")
@@ -126,7 +126,7 @@ class StoredUserState(UserState):
         """See `machine.Machine.forget`."""
         self.persons = {}
         self.shares = {}
-        self._moved = set()
+        self._agenda.moved = set()
         self._looking_back = Counter()
         self.open = {}
         self.open_pods = {}
