@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import orjson
 import typer
 
+from adgovernor.app.console import AsJson
 from adgovernor.app.pods_plan import plan, summary
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.openrtb import parse_request, parse_response
+from adgovernor.contracts.openrtb_documents import BadOpenRtb
 from adgovernor.core.podfill import Separation
+
+_Parsed = TypeVar("_Parsed")
 
 pods_app = typer.Typer(help="Plan ad pods offline.", no_args_is_help=True)
 
@@ -43,7 +48,7 @@ def plan_command(
             "A request's own poddedupe comes first."
         ),
     ] = "pod",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the pods that a request offers and, with --bids, their most valuable lawful fill.
 
@@ -51,16 +56,9 @@ def plan_command(
     """
     if separation not in _SEPARATIONS:
         raise typer.BadParameter("give pod, adjacent or none", param_hint="--separation")
-    at = ""
-    try:
-        asked = parse_request(_read(request))
-        at = "--bids, "
-        answered = None if bids is None else parse_response(_read(bids))
-        at = ""
-        result = plan(asked, answered, _SEPARATIONS[separation])
-    except BadInput as error:
-        typer.echo(f"refused: {at}{error}", err=True)
-        raise typer.Exit(2) from error
+    asked = _read(request, parse_request)
+    answered = None if bids is None else _read(bids, parse_response)
+    result = plan(asked, answered, _SEPARATIONS[separation])
     if as_json:
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
         return
@@ -68,10 +66,16 @@ def plan_command(
         typer.echo(line)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, parse: Callable[[bytes], _Parsed]) -> _Parsed:
+    """What a file says. An error names the file before the field that is wrong."""
     if str(path) == "-" and sys.stdin is not None:
-        return sys.stdin.buffer.read()
+        name, content = "standard input", sys.stdin.buffer.read()
+    else:
+        try:
+            name, content = str(path), path.read_bytes()
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror or error}; give a file that can be read") from error
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}; give a file that can be read") from error
+        return parse(content)
+    except BadOpenRtb as error:
+        raise BadInput(f"{name}: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from adgovernor.app.cli import app
 from adgovernor.app.pods_commands import pods_app
 from adgovernor.app.pods_plan import plan, summary
 from adgovernor.contracts.openrtb import parse_request, parse_response
@@ -444,23 +445,22 @@ def test_the_command_refuses_with_the_field(tmp_path: Path) -> None:
     """A contradictory request and an unreadable file end with status 2 and say what is wrong."""
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"imp": [video("1", poddur=30, maxseq=-2)]}))
-    refused = CliRunner().invoke(pods_app, ["plan", str(request)])
+    refused = CliRunner().invoke(app, ["pods", "plan", str(request)])
     assert refused.exit_code == 2
     assert "imp[0].video.maxseq: -2 is no number of ads" in refused.output
-    missing = CliRunner().invoke(pods_app, ["plan", str(tmp_path / "none.json")])
+    missing = CliRunner().invoke(app, ["pods", "plan", str(tmp_path / "none.json")])
     assert missing.exit_code == 2
-    assert "none.json" in missing.output
+    assert "none.json: No such file" in missing.output
 
 
 def test_a_refusal_says_which_of_two_files_it_is_of(tmp_path: Path) -> None:
-    """What is wrong with the bids is told as theirs; what is wrong with the request stands alone."""
+    """What is wrong with the request or the bids is told with the name of the file that says it."""
     good, empty = tmp_path / "good.json", tmp_path / "empty.json"
     good.write_text(json.dumps({"imp": [video("1", poddur=30)]}))
     empty.touch()
-    of_bids = CliRunner().invoke(pods_app, ["plan", str(good), "--bids", str(empty)])
-    assert (of_bids.exit_code, of_bids.output) == (
-        2,
-        "refused: --bids, document: is empty; give one JSON document\n",
-    )
-    of_request = CliRunner().invoke(pods_app, ["plan", str(empty), "--bids", str(good)])
-    assert of_request.output == "refused: document: is empty; give one JSON document\n"
+    of_bids = CliRunner().invoke(app, ["pods", "plan", str(good), "--bids", str(empty)])
+    assert of_bids.exit_code == 2
+    assert of_bids.output == f"adgovernor: {empty}: document: is empty; give one JSON document\n"
+    of_input = CliRunner().invoke(app, ["pods", "plan", "-", "--bids", str(good)], input=b"")
+    assert of_input.exit_code == 2
+    assert of_input.output == "adgovernor: standard input: document: is empty; give one JSON document\n"
