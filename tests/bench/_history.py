@@ -101,7 +101,14 @@ class Writer:
             if output.topic in topics.SIDE_TOPICS:
                 self.put(output.topic, output.partition, output.key, output.value or b"", now_ms)
             else:
-                self._write(*output[:4], tuple(output.headers), now_ms)
+                self._write(
+                    output.topic,
+                    output.partition,
+                    output.key,
+                    output.value,
+                    tuple(output.headers),
+                    now_ms,
+                )
         spine.published_up_to(spine.height)
         machine.take_changes()
         self.records += len(block.lines)

@@ -8,8 +8,9 @@ serving exactly L older than t no longer counts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.campaigns import DAY_MS, Cap
@@ -19,9 +20,8 @@ from adgovernor.core.identities import Identities, servings_of, totals_suffix
 ROLLING: Final = "rolling"
 
 
-@dataclass(slots=True)
-class Context:
-    """The request that a serving would belong to."""
+class Context(Struct):
+    """The request that a serving would belong to. A struct, because one is made for every request."""
 
     request_id: str
     time_ms: int

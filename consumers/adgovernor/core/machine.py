@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft, ReadRecord
@@ -48,9 +50,8 @@ def dead_letter(topic: str, reason: str, message: str) -> list[Any]:
     return [topics.dlq(topic), None, {"reason": reason, "message": message}]
 
 
-@dataclass(slots=True)
-class Input:
-    """One input, decoded.
+class Input(Struct):
+    """One input, decoded. A struct, because one is made for every event.
 
     Attributes:
         event: the contract's model, or `Poison`.

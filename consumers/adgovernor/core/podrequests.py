@@ -6,8 +6,9 @@ last before it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.pod_requests import PodRules

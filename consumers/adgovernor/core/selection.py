@@ -272,10 +272,12 @@ def judge(
     mend."""
     reasons: list[dict[str, Any]] | None = None
     paused = share.paused
-    if paused and not share.paused_on(day):
-        paused = ()  # The day before is sold out. This one has begun for requests before it has for the watermark.
     if paused:
-        reasons = [{"code": STATUS_CODES[word]} for word in paused]
+        if share.paused_on(day):
+            reasons = [{"code": STATUS_CODES[word]} for word in paused]
+        else:
+            # The day before is sold out. This one has begun for requests before it has for the watermark.
+            paused = ()
     if not share.start_ms <= context.time_ms < share.end_ms and "flight" not in paused:
         reasons = _and(reasons, {"code": "flight"})
     if price < share.least_price:

@@ -74,7 +74,9 @@ class OpenBlock:
         """The record that time alone caused; it comes first."""
         out = self._outputs(draft, None)
         self.lines.append(encode_record(TICK, -1, digest_of(None, None), 0, draft, b"{}", out))
-        self._note(draft)
+        self.counts.add(draft)
+        if self._keep:
+            self.drafts.append(draft)
 
     def add(self, event: Input, draft: Draft) -> None:
         """An input's record."""
@@ -92,8 +94,9 @@ class OpenBlock:
         self.positions[event.topic] = event.offset + 1
         self.events += 1
         self.size += len(line)
-        self._note(draft)
+        self.counts.add(draft)
         if self._keep:
+            self.drafts.append(draft)
             self.inputs.append(event)
 
     def header(self, owner: str, nonce: str) -> BlockHeader:
@@ -114,11 +117,6 @@ class OpenBlock:
             dn=self.outbox.dn,
             epoch=spine.epoch,
         )
-
-    def _note(self, draft: Draft) -> None:
-        self.counts.add(draft)
-        if self._keep:
-            self.drafts.append(draft)
 
     def _outputs(self, draft: Draft, event: Input | None) -> list[Any]:
         """Writes what a record sends; gives its ``out`` as the record has it. A body is turned into JSON once, for the

@@ -6,7 +6,7 @@ Counting a whole block's records afterwards would touch them all once more, when
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from adgovernor.contracts import topics
@@ -97,26 +97,19 @@ class Counts:
 
     def _decision(self, body: Mapping[str, Any]) -> None:
         slots = body["slots"]
-        self.outcomes[_outcome(slots)] += 1
-        if "degraded" in body:
-            self.degraded += 1
+        filled = 0
         for slot in slots:
-            winner = slot.get("winner")
-            if winner is None:
-                self.no_fills[slot["no_fill"]] += 1
-            else:
+            if "winner" in slot:
+                winner = slot["winner"]
+                filled += 1
                 self.reserved[winner["currency"]] += winner["price_micros"]
                 self.currencies[winner["campaign_id"]] = winner["currency"]
+            else:
+                self.no_fills[slot["no_fill"]] += 1
+        self.outcomes["no_fill" if not filled else "filled" if filled == len(slots) else "partial"] += 1
+        if "degraded" in body:
+            self.degraded += 1
         reasons = self.reasons
         for loser in body.get("losers", ()):
             for reason in loser["reasons"]:
                 reasons[reason["code"]] += 1
-
-
-def _outcome(slots: Sequence[Mapping[str, Any]]) -> str:
-    if len(slots) == 1:
-        return "filled" if "winner" in slots[0] else "no_fill"
-    filled = sum(1 for slot in slots if "winner" in slot)
-    if not filled:
-        return "no_fill"
-    return "filled" if filled == len(slots) else "partial"

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.ledger import BlockHeader, ReadBlock, ReadRecord
@@ -62,6 +63,18 @@ def said_lost(block: ReadBlock, lost: Iterable[list[Any]]) -> list[Output]:
     return outbox.messages(block.chain)
 
 
+class _Lane(Struct):
+    """What the messages of one topic have in common."""
+
+    first: int
+    """Number of the block's first message."""
+    dn: int
+    """Number of the next one."""
+    headers: list[tuple[str, bytes]] | None
+    """None: dead letters, each of which has its own."""
+    id_form: bytes
+
+
 class Outbox:
     """The messages of a block in the making: each is written when its record is, while that is at hand."""
 
@@ -69,13 +82,12 @@ class Outbox:
         "_ahead",
         "_first",
         "_height",
+        "_lanes",
         "_now_ms",
         "_partition",
         "_place",
         "_prefix",
         "_shard",
-        "_shells",
-        "counts",
     )
 
     def __init__(self, prefix: str, shard: str, height: int, now_ms: int, dn: Mapping[str, int]) -> None:
@@ -85,19 +97,21 @@ class Outbox:
         self._height = height
         self._now_ms = now_ms
         self._first = dn
-        self.counts: dict[str, int] = {}
-        """How many numbers each topic has used."""
         self._partition = topics.partition_of_shard(shard)
         self._place = b',"shard":"%b","height":%d,"index":' % (shard.encode(), height)
-        self._shells: dict[str, tuple[list[tuple[str, bytes]], bytes]] = {}
-        """The headers of a topic's messages, and the form of their ids."""
+        self._lanes: dict[str, _Lane] = {}
         self._ahead: list[Output | list[Any]] = []
         """Messages, and what goes to other shards, which needs the block's chain."""
 
     @property
     def dn(self) -> dict[str, int]:
         """The number of the first message of each topic that has any."""
-        return {topic: self._first.get(topic, 1) for topic in self.counts}
+        return {topic: lane.first for topic, lane in self._lanes.items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many numbers each topic has used."""
+        return {topic: lane.dn - lane.first for topic, lane in self._lanes.items()}
 
     def put(
         self,
@@ -109,20 +123,18 @@ class Outbox:
         source: Input | ReadRecord | None,
     ) -> None:
         """A public event of the record at ``index``; for the arguments see `Row`."""
-        used = self.counts.get(topic, 0)
-        self.counts[topic] = used + 1
+        lane = self._lanes.get(topic)
+        if lane is None:
+            lane = self._lanes[topic] = self._lane(topic)
+        dn = lane.dn
+        lane.dn = dn + 1
         if body is None:
             return
-        dn = self._first.get(topic, 1) + used
-        if topic in topics.DLQS:
+        if lane.headers is None:
             self._ahead.append(self._dead_letter(topic, index, dn, body, source))
             return
-        shell = self._shells.get(topic)
-        if shell is None:
-            headers = topics.cloud_headers(topic, event_source(self._prefix, self._shard), "")
-            shell = self._shells[topic] = (headers, b"%b-%%d" % topic.encode())
-        headers = shell[0].copy()
-        headers[_CE_ID] = ("ce_id", shell[1] % dn)
+        headers = lane.headers.copy()
+        headers[_CE_ID] = ("ce_id", lane.id_form % dn)
         text = body if isinstance(body, bytes) else orjson.dumps(body)
         if key is None:
             value = b'%b%b%d,"dn":%d,"routing_id":%b}' % (
@@ -138,6 +150,13 @@ class Outbox:
         self._ahead.append(
             Output(topic, self._partition, None if key is None else key.encode(), value, headers)
         )
+
+    def _lane(self, topic: str) -> _Lane:
+        headers = None
+        if topic not in topics.DLQS:
+            headers = topics.cloud_headers(topic, event_source(self._prefix, self._shard), "")
+        first = self._first.get(topic, 1)
+        return _Lane(first, first, headers, b"%b-%%d" % topic.encode())
 
     def send(self, send: list[Any]) -> None:
         """Side messages of a record."""

@@ -1,10 +1,15 @@
-"""What the engine needs of the world: a log and a clock. Kafka, memory and the simulator give them."""
+"""What the engine needs of the world: a log and a clock. Kafka, memory and the simulator give them.
+
+Messages are structs of `msgspec`, because several are made for every event, and these are made in a third of the time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
+
+from msgspec import Struct
 
 from adgovernor.contracts.errors import Unavailable
 
@@ -16,8 +21,7 @@ class AppendUnknown(Unavailable):
     """An append was not acknowledged. It may have landed, or may land yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawEvent:
+class RawEvent(Struct, frozen=True):
     """A message as it is on a topic."""
 
     offset: int
@@ -28,8 +32,7 @@ class RawEvent:
     """The topic's time of the message; -1 where it does not matter."""
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(Struct, frozen=True):
     """A message of a ledger partition."""
 
     offset: int
@@ -47,8 +50,8 @@ class Fetch:
     """The next offset that each topic will get, as far as known; a topic is missing while unknown."""
 
 
-class Output(NamedTuple):
-    """A message for an output or side topic. A tuple, because one is made for every decision."""
+class Output(Struct, frozen=True):
+    """A message for an output or side topic."""
 
     topic: str
     """Logical name, without the prefix."""
