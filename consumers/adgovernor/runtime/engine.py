@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import structlog
 
@@ -25,6 +26,7 @@ from adgovernor.runtime.inbox import Inbox
 from adgovernor.runtime.key_log import KeyLog
 from adgovernor.runtime.keyring import Keyring
 from adgovernor.runtime.observer import Observer
+from adgovernor.runtime.pace import pause_s
 from adgovernor.runtime.ports import Clock, ShardLog
 from adgovernor.runtime.publisher import Publisher
 from adgovernor.runtime.settings import EngineSettings
@@ -49,8 +51,8 @@ class _Tenure:
     accepted: int = 0
     events: int = 0
     """How many the last block had."""
-    gather_until_s: float = 0.0
-    """Until when a small block waits for more."""
+    began_s: float = -inf
+    """When it began."""
     ticked_ms: int = 0
     """When the shard last looked whether time alone changes something."""
     idle_height: int = -1
@@ -256,7 +258,7 @@ class ShardEngine:
     async def _serve(self, tenure: _Tenure) -> None:
         """Turns the loop until a stop is asked for."""
         world, memory, inbox = self._world, tenure.memory, tenure.inbox
-        settings = world.settings
+        settings, loop = world.settings, asyncio.get_running_loop()
         while not self._stopping:
             world.progress += 1
             tenure.publisher.check()
@@ -270,11 +272,12 @@ class ShardEngine:
                 continue
             if await self._held_back(tenure):
                 continue
-            await self._gather(tenure)
+            if (wait_s := pause_s(settings, loop.time(), tenure.began_s, tenure.events)) > 0:
+                await asyncio.sleep(wait_s)
             chunk = await self._bite(tenure, settings.max_events, wait=True)
             world.observer.lag(self.shard, inbox.lags(memory.spine.positions))
             if chunk:
-                tenure.gather_until_s = asyncio.get_running_loop().time() + settings.gather_s
+                tenure.began_s = loop.time()
                 await self._block(tenure, chunk)
             else:
                 # Nothing waits any more: what was in doubt had landed.
@@ -377,14 +380,6 @@ class ShardEngine:
         drained = covered_ms is not None and now_ms - covered_ms <= settings.fresh_ms
         return max(spine.now_ms, now_ms), drained
 
-    async def _gather(self, tenure: _Tenure) -> None:
-        """Waits until a while after the last block began. A block costs the same whatever is in it: without this,
-        shards with a few events each would keep a machine busy with blocks of two, and all of them would wait for that.
-        The first event after a rest is not held up, nor is anything behind a block that was not small."""
-        pause_s = tenure.gather_until_s - asyncio.get_running_loop().time()
-        if pause_s > 0 and tenure.events < self._world.settings.max_events // 4:
-            await asyncio.sleep(pause_s)
-
     async def _tick(self, tenure: _Tenure) -> None:
         """Where nothing came in: appends a block if time alone changes something."""
         memory = tenure.memory
@@ -486,12 +481,16 @@ class ShardEngine:
         ready: tuple[list[Input], frozenset[str]],
     ) -> float:
         """Decides a chunk, and bites of what else is there for as long as the block has room; the seconds that reading
-        states took. ``ready``: what `_prepare` made of the chunk."""
+        states took. ``ready``: what `_prepare` made of the chunk.
+
+        A bite that was not full took all there was. What came since waits for the next block: reading its states takes
+        time again, in which still more would come, and the first of the block would wait for all of them."""
         settings, loop = self._world.settings, asyncio.get_running_loop()
         read_s = 0.0
         while True:
             await self._decide(tenure, block, *ready)
-            if not self._in_bites or not chunk or block.size >= settings.max_bytes or self._stopping:
+            full = self._in_bites and len(chunk) >= settings.bite_events
+            if not full or block.size >= settings.max_bytes or self._stopping:
                 return read_s
             chunk = await self._bite(tenure, settings.max_events - block.events)
             paused = loop.time()

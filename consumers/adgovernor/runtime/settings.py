@@ -56,6 +56,9 @@ class EngineSettings:
     gather_s: float = 0.0
     """How soon after the last block of a shard the next may begin, while few events wait: longer blocks for a little
     latency."""
+    beat_s: float = 0.0
+    """The beat on which the blocks of a worker's busy shards begin together, so that they share calls to Kafka and the
+    store. 0: each begins when it can."""
     idle_wait_s: float = 0.2
     """Longest wait for new input; also how soon a request to stop is seen."""
     tick_ms: int = 1_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
 from adgovernor.runtime.engine import ShardEngine
 from adgovernor.runtime.takeover import take_over
+from adgovernor.stores.base import Meta
 from adgovernor.stores.memory import MemoryStore
 
 
@@ -212,6 +213,36 @@ async def test_what_waits_goes_into_one_block_a_few_at_a_time() -> None:
     await until(lambda: next_request(engine) == 9)
     blocks = [[record.offset for record in block.records] for block in deployment.ledger("u0")]
     assert [block for block in blocks if block] == [[0, 1, 2, 3, 4, 5, 6], [7, 8]]
+    await deployment.stop()
+
+
+async def test_what_comes_while_states_are_read_waits_for_the_next_block() -> None:
+    """The first event of a block does not wait for those that come while its own state is read, nor for theirs."""
+    reading, answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def read_fields(
+            self, shard: str, bucket: str, fields: Sequence[str]
+        ) -> tuple[Meta | None, list[bytes | None]]:
+            reading.set()
+            await answer.wait()
+            return await super().read_fields(shard, bucket, fields)
+
+    deployment = Deployment()
+    deployment.store = Slow()
+    (engine,) = deployment.start(["u0"])
+    deployment.request("r0", "ann")
+    answer.set()
+    await until(lambda: next_request(engine) == 1 and engine.settled)
+    reading.clear()
+    answer.clear()
+    deployment.request("r1", "bob")
+    await until(reading.is_set)
+    deployment.request("r2", "cid")
+    answer.set()
+    await until(lambda: next_request(engine) == 3)
+    blocks = [[record.offset for record in block.records] for block in deployment.ledger("u0")]
+    assert [block for block in blocks if block] == [[0], [1], [2]]
     await deployment.stop()
 
 
