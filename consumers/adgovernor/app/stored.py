@@ -5,7 +5,6 @@ Everything is decoded by the core's own classes; nothing here knows an encoding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -137,6 +136,12 @@ class StoredState:
                     break
         return self._partitions
 
+    async def _treasuries(self, account: str | None = None) -> list[str]:
+        """All treasuries, or the one of an account."""
+        count = await self.partitions()
+        numbers = range(count) if account is None else [partition_of(account.encode(), count)]
+        return [topics.treasury_shard(number) for number in numbers]
+
     async def treasury(self, shard: str) -> Treasury:
         """A treasury's whole state."""
         machine = Treasury(shard, Rules())
@@ -153,14 +158,11 @@ class StoredState:
 
     async def campaigns(self, account: str | None = None) -> list[CampaignMoney]:
         """All campaigns, or an account's, with their money."""
-        count = await self.partitions()
-        numbers: Sequence[int] = range(count) if account is None else (partition_of(account.encode(), count),)
         found: list[tuple[str, TreasuryCampaign]] = []
-        for number in numbers:
-            treasury = await self.treasury(topics.treasury_shard(number))
+        for shard in await self._treasuries(account):
             found += [
-                (treasury.shard, known)
-                for known in treasury.campaigns.values()
+                (shard, known)
+                for known in (await self.treasury(shard)).campaigns.values()
                 if account is None or known.campaign.account_id == account
             ]
         return await self._with_shares(found)
@@ -168,9 +170,8 @@ class StoredState:
     async def accounts(self) -> list[AccountFund]:
         """All accounts with the money above their campaigns."""
         found: list[AccountFund] = []
-        for number in range(await self.partitions()):
-            treasury = await self.treasury(topics.treasury_shard(number))
-            found += treasury.accounts.values()
+        for shard in await self._treasuries():
+            found += (await self.treasury(shard)).accounts.values()
         return found
 
     async def campaign(self, campaign_id: str, account: str | None = None) -> CampaignMoney:
@@ -179,16 +180,13 @@ class StoredState:
         Raises:
             BadInput: where there is none, or several accounts have one of that name and none of them is asked for.
         """
-        found = [
-            (treasury.shard, known)
-            for number in range(await self.partitions())
-            if (
-                known := (treasury := await self.treasury(topics.treasury_shard(number))).campaigns.get(
-                    campaign_id
-                )
-            )
-            and account in (None, known.campaign.account_id)
-        ]
+        found: list[tuple[str, TreasuryCampaign]] = []
+        for shard in await self._treasuries(account):
+            _, (value,) = await self._store.read_fields(shard, "campaigns", [campaign_id])
+            if value is not None:
+                known = TreasuryCampaign.decode(value)
+                if account in (None, known.campaign.account_id):
+                    found.append((shard, known))
         if not found:
             whose = "" if account is None else f" of account {account}"
             raise BadInput(
