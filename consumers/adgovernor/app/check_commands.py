@@ -17,7 +17,8 @@ from adgovernor.app.console import (
     run_async,
     settings_of,
 )
-from adgovernor.contracts.errors import BadSettings, Unavailable
+from adgovernor.app.kafka_advice import why_no_kafka
+from adgovernor.contracts.errors import BadSettings, NoKafka, Unavailable
 
 if TYPE_CHECKING:
     from adgovernor.app.settings import Settings
@@ -50,7 +51,7 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     settings = settings_of(context)
     found = [
         Checked("settings", "ok", f"prefix {settings.prefix}, Kafka at {settings.kafka.bootstrap_servers}"),
-        *run_async(_all(settings)),
+        *run_async(_all(settings, context.find_root().obj.kafka_said)),
     ]
     if as_json:
         print_json([asdict(one) for one in found])
@@ -69,25 +70,21 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(EXIT_FOUND)
 
 
-async def _all(settings: Settings) -> list[Checked]:
-    return [*await _kafka(settings), *await _redis(settings)]
+async def _all(settings: Settings, kafka_said: list[str]) -> list[Checked]:
+    return [*await _kafka(settings, kafka_said), *await _redis(settings)]
 
 
-async def _kafka(settings: Settings) -> list[Checked]:
-    from adgovernor.app.logs import captured
+async def _kafka(settings: Settings, said: list[str]) -> list[Checked]:
     from adgovernor.runtime.topics_admin import check_replicas, check_topics, describe_topics
 
     connection = settings.kafka.connection()
-    with captured("aiokafka") as said:
-        try:
-            topics = await describe_topics(connection, settings.prefix)
-        except BadSettings as error:
-            return [Checked("settings", "error", str(error), "correct the table kafka of the settings")]
-        except Unavailable as error:
-            # The client raises one error for everything; only its log says why.
-            why = "; ".join(said[-3:])
-            said_why = f"{error}{'; the client says: ' + why if why else ''}"
-            return [Checked("kafka", "error", said_why, mend_kafka(why, connection.uses_tls))]
+    try:
+        topics = await describe_topics(connection, settings.prefix)
+    except BadSettings as error:
+        return [Checked("settings", "error", str(error), "correct the table kafka of the settings")]
+    except NoKafka as error:
+        why, mend = why_no_kafka(said, tls=error.tls)
+        return [Checked("kafka", "error", f"{error}{'; the client says: ' + why if why else ''}", mend)]
     reached = Checked("kafka", "ok", f"{connection.bootstrap_servers} answers")
     return [
         reached,
@@ -127,27 +124,6 @@ async def _whole(settings: Settings, found: Mapping[str, object]) -> list[Checke
             if first > 0
         ]
     return lost
-
-
-def mend_kafka(why: str, tls: bool) -> str:
-    """What to do about a connection that failed, by what the client logged; ``tls``: whether it tried with TLS."""
-    hints = {
-        "IllegalSaslState": "the broker's port wants no SASL: leave kafka.username out, or use its SASL port",
-        "SaslAuthenticationFailed": "correct the username or the password of Kafka, or the SASL mechanism",
-        "Authentication failed": "correct the username or the password of Kafka, or the SASL mechanism",
-        "UnsupportedSaslMechanism": "set kafka.sasl_mechanism to one that the broker offers",
-        "CERTIFICATE_VERIFY_FAILED": "set kafka.ca_file to the authority of the broker's certificate; its name must be "
-        "that of the bootstrap server",
-        "WRONG_VERSION_NUMBER": "the broker's port does not speak TLS: use its TLS port, or leave TLS out",
-        "Connection at": "the broker hangs up: it may want TLS (kafka.tls, kafka.ca_file) or SASL (kafka.username)",
-        "Connect call failed": "start the broker, or correct host and port; look whether a firewall is between",
-        "Name or service not known": "correct the host name of the bootstrap servers",
-    }
-    general = "start the broker, or correct host and port, TLS and credentials"
-    if tls and why.rstrip().endswith(":"):
-        # A broker that speaks no TLS waits for more, and the client gives up without a word.
-        general = hints["WRONG_VERSION_NUMBER"]
-    return next((hint for sign, hint in hints.items() if sign.lower() in why.lower()), general)
 
 
 async def _redis(settings: Settings) -> list[Checked]:

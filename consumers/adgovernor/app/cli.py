@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from adgovernor.app.console import EXIT_BAD_INPUT, EXIT_FOUND, Invocation, complain, exit_code
-from adgovernor.contracts.errors import AdGovernorError, Unavailable
+from adgovernor.app.console import (
+    EXIT_BAD_INPUT,
+    EXIT_FOUND,
+    EXIT_UNREAD,
+    Invocation,
+    complain,
+    exit_code,
+    leave_unsaid,
+    nobody_reads,
+)
+from adgovernor.app.kafka_advice import why_no_kafka
+from adgovernor.contracts.errors import AdGovernorError, NoKafka, Unavailable
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
@@ -135,13 +145,27 @@ class CommandTree(TyperGroup):
             complain(f"adgovernor: {error.object!r} is no text in this terminal's encoding; set it to UTF-8")
             raise typer.Exit(EXIT_BAD_INPUT) from error
         except AdGovernorError as error:
-            told = str(error)
-            if isinstance(error, Unavailable) and "`adgovernor " not in told:
-                # Some clients' reasons end as sentences do.
-                told = told.removesuffix(".")
-                told += f"{'' if told.endswith('?') else ';'} `adgovernor check` says more"
-            complain(f"adgovernor: {told}")
+            said = ctx.obj.kafka_said if isinstance(ctx.obj, Invocation) else []
+            complain(f"adgovernor: {_told(error, said)}")
             raise typer.Exit(exit_code(error)) from error
+        except BrokenPipeError as error:
+            if not nobody_reads():
+                raise
+            leave_unsaid()
+            raise typer.Exit(EXIT_UNREAD) from error
+
+
+def _told(error: AdGovernorError, kafka_said: list[str]) -> str:
+    """An error's message, with why Kafka could not be talked to, as far as its client has said it."""
+    told = str(error)
+    if isinstance(error, NoKafka) and kafka_said:
+        why, mend = why_no_kafka(kafka_said, tls=error.tls)
+        return f"{told}\n  the Kafka client says: {why}\n  → {mend}"
+    if isinstance(error, Unavailable) and "`adgovernor " not in told:
+        # Some clients' reasons end as sentences do.
+        told = told.removesuffix(".")
+        told += f"{'' if told.endswith('?') else ';'} `adgovernor check` says more"
+    return told
 
 
 def load_command(name: str) -> Command:

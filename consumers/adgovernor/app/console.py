@@ -1,15 +1,17 @@
 """What all commands share: settings, exit codes, and how results and errors are shown.
 
 Exit codes: 0 well done; 1 something was found or failed (a bad line, a refused command, a halted shard); 2 what was
-asked is wrong (arguments, files, settings); 3 a server cannot be used, trying again later may help. 130: interrupted.
+asked is wrong (arguments, files, settings); 3 a server cannot be used, trying again later may help. 130: interrupted;
+141: nobody reads any more what is printed, as after ``| head -1``, so it was not done to its end.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +33,7 @@ _T = TypeVar("_T")
 EXIT_FOUND: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_UNAVAILABLE: Final = 3
+EXIT_UNREAD: Final = 141
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -41,6 +44,10 @@ class Invocation:
 
     config: Path | None = None
     given: dict[str, Any] = field(default_factory=dict)
+    kafka_said: list[str] = field(default_factory=list)
+    """What the Kafka client has logged since it was told to be quiet."""
+    hushed: ExitStack = field(default_factory=ExitStack)
+    """Ends the client's silence."""
 
     def settings(self) -> Settings:
         """The settings of this invocation. Raises `BadSettings`."""
@@ -50,15 +57,27 @@ class Invocation:
 
 
 def settings_of(context: typer.Context, *, quiet: bool = True) -> Settings:
-    """The settings, with logging set up by them; ``quiet``: warnings and errors only."""
-    from adgovernor.app.logs import configure
+    """The settings, with logging set up by them; ``quiet``: warnings and errors only, and what the Kafka client logs is
+    kept for the message of an error, unless ``log_level`` is ``debug``."""
+    from adgovernor.app.logs import captured, configure
 
-    invocation = context.find_root().obj
-    settings: Settings = (invocation if isinstance(invocation, Invocation) else Invocation()).settings()
+    root = context.find_root()
+    invocation = root.obj if isinstance(root.obj, Invocation) else Invocation()
+    settings = invocation.settings()
     configure(
         settings.log_format, "warning" if quiet and settings.log_level == "info" else settings.log_level
     )
+    if quiet and settings.log_level != "debug":
+        root.call_on_close(invocation.hushed.close)
+        invocation.kafka_said = invocation.hushed.enter_context(captured("aiokafka"))
     return settings
+
+
+def hear_kafka(context: typer.Context) -> None:
+    """From here on the Kafka client's log is shown: a command that goes on for long has reached its servers."""
+    invocation = context.find_root().obj
+    if isinstance(invocation, Invocation):
+        invocation.hushed.close()
 
 
 @asynccontextmanager
@@ -122,8 +141,29 @@ def screen() -> Console:
     """Where tables are shown: as wide as the terminal, and wide enough for any of them in a file or a pipe."""
     from rich.console import Console
 
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # It is the same as with all else that is printed, see `cli.CommandTree.invoke`.
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Console(width=width, highlight=False, soft_wrap=True)
+    return Screen(width=width, highlight=False, soft_wrap=True)
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose other end is gone, as after ``| head -1``."""
+    try:
+        told = select.poll()
+        told.register(sys.stdout.fileno(), 0)  # That the other end is gone is told unasked.
+    except (OSError, ValueError):
+        return False  # No file of the system's, so it has no other end.
+    return bool(told.poll(0))
+
+
+def leave_unsaid() -> None:
+    """Lets what was printed and has not gone out go nowhere: writing it once more would only fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _cell(value: object) -> str:

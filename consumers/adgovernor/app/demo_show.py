@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from adgovernor.app.console import money
+from adgovernor.app.console import money, screen
 from adgovernor.app.simulate_view import line_of, totals_table
 from adgovernor.audit.report import CHECKS, Report
 
@@ -109,8 +109,7 @@ class PlainShow:
             print(f"audit {name}: {outcome} ({proves})")
         for finding in report.findings:
             print(f"audit finding, {finding.check}, {finding.place}: {finding.message}")
-        width = None if sys.stdout.isatty() else 140
-        Console(highlight=False, width=width).print(totals_table(dict(totals)))
+        screen().print(totals_table(dict(totals)))
         print(verdict(totals), flush=True)
 
 

@@ -88,7 +88,7 @@ def configure(log_format: Literal["auto", "console", "json"], level: str) -> Non
 
 class _Collector(logging.Handler):
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.ERROR)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -99,11 +99,7 @@ class _Collector(logging.Handler):
 
 @contextlib.contextmanager
 def captured(name: str) -> Iterator[list[str]]:
-    """What a library's logger says meanwhile, each message once, and nothing of it on the screen.
-
-    The Kafka client raises one error for a wrong password, a bad CA and a broker that is down; only its log says
-    which it is.
-    """
+    """The errors that a library's logger tells of meanwhile, each once, and nothing of it on the screen."""
     logger, collector = logging.getLogger(name), _Collector()
     kept = logger.handlers[:], logger.propagate, logger.level
     logger.handlers[:], logger.propagate = [collector], False

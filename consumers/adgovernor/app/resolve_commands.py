@@ -62,10 +62,7 @@ def resolve(
 
     Example: adgovernor --prefix prod resolve --metrics-port 9465
     """
-    from adgovernor.app.logs import configure
-
-    settings = settings_of(context)
-    configure(settings.log_format, settings.log_level)
+    settings = settings_of(context, quiet=False)
     options = _Options(
         metrics_port,
         concurrent,

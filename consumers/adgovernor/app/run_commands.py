@@ -39,12 +39,10 @@ def run(
 
     Example: adgovernor --prefix prod run --metrics-port 9464
     """
-    from adgovernor.app.logs import configure
     from adgovernor.contracts.errors import BadSettings
     from adgovernor.runtime.allocator import keep_freed_memory
 
-    settings = settings_of(context)
-    configure(settings.log_format, settings.log_level)
+    settings = settings_of(context, quiet=False)
     changed: dict[str, Any] = {}
     if metrics_port is not None:
         changed["metrics_port"] = metrics_port

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adgovernor.app.console import AsJson, print_json, print_table, run_async, settings_of
+from adgovernor.app.console import AsJson, complain, print_json, print_table, run_async, settings_of
 
 topics_app = typer.Typer(no_args_is_help=True)
 
@@ -66,6 +66,12 @@ def list_topics(context: typer.Context, as_json: AsJson = False) -> None:
                 {"topic": state.name, "partitions": state.partitions, "replication": state.replication}
                 for state in states
             ]
+        )
+        return
+    if not states:
+        complain(
+            f"there are no topics with the prefix {settings.prefix}, or this user may not see them; make them with "
+            "`adgovernor topics create`, mend the prefix, or give this user DESCRIBE on them"
         )
         return
     rows = [(state.name, state.partitions, state.replication) for state in states]

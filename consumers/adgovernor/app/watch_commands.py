@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import select
-import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 import typer
 
-from adgovernor.app.console import opened_store, run_async, settings_of
+from adgovernor.app.console import (
+    hear_kafka,
+    leave_unsaid,
+    nobody_reads,
+    opened_store,
+    run_async,
+    settings_of,
+)
 from adgovernor.contracts import topics
 from adgovernor.contracts.errors import BadInput
 
@@ -53,12 +57,20 @@ def watch(
     if wrong:
         raise BadInput(f"there is no topic {', '.join(wrong)} to watch; there are {', '.join(_TOPICS)}")
     settings = settings_of(context)
-    with contextlib.suppress(BrokenPipeError):
-        run_async(_watch(settings, list(dict.fromkeys(names)), from_start, until_end, limit))
+    try:
+        run_async(_watch(context, settings, list(dict.fromkeys(names)), from_start, until_end, limit))
+    except BrokenPipeError:
+        # However many events were asked for: it is for whoever reads them, and ends with them.
+        leave_unsaid()
 
 
 async def _watch(
-    settings: Settings, names: list[str], from_start: bool, until_end: bool, limit: int | None
+    context: typer.Context,
+    settings: Settings,
+    names: list[str],
+    from_start: bool,
+    until_end: bool,
+    limit: int | None,
 ) -> None:
     starts = await (_first_kept if from_start else _from_now)(settings, names)
     left = limit
@@ -68,6 +80,7 @@ async def _watch(
         nonlocal left
         kind = _KINDS.get(topic, topic)
         async with _subscriber(settings, topic, starts, from_start, until_end) as events:
+            hear_kafka(context)
             async for event in events:
                 if left == 0:
                     return
@@ -100,14 +113,8 @@ async def _watch(
 
 
 async def _nobody_reads() -> None:
-    """Comes back once standard output is a pipe that nobody reads any more, as after ``| head -1``. The next event
-    would say so too, but may be long in coming."""
-    try:
-        told = select.poll()
-        told.register(sys.stdout.fileno(), 0)  # That the other end is gone is told unasked.
-    except (OSError, ValueError):
-        await asyncio.Event().wait()  # No file of the system's, so it has no other end.
-    while not told.poll(0):  # noqa: ASYNC110 - the system wakes nobody who writes nothing
+    """Comes back once nobody reads any more. The next event would say so too, but may be long in coming."""
+    while not nobody_reads():  # noqa: ASYNC110 - the system wakes nobody who writes nothing
         await asyncio.sleep(_LOOK_S)
 
 

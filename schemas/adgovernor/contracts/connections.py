@@ -12,7 +12,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from adgovernor.contracts.errors import BadSettings, Unavailable, told_by
+from adgovernor.contracts.errors import BadSettings, NoKafka, told_by
 
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -66,11 +66,12 @@ class KafkaConnection:
         """Whether connections are encrypted."""
         return self.tls or self.ca_file is not None or self.cert_file is not None
 
-    def unusable(self, error: Exception) -> Unavailable:
+    def unusable(self, error: Exception) -> NoKafka:
         """What to tell of a client that could not connect; ``error``: the client's own."""
-        return Unavailable(
+        return NoKafka(
             f"Kafka at {self.bootstrap_servers} cannot be used ({told_by(error)}); is it running, and "
-            "are address, TLS and credentials right?"
+            "are address, TLS and credentials right?",
+            tls=self.uses_tls,
         )
 
     def client_options(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@
     ├── Halted               a shard must not go on until a person has looked
     ├── Gap                  a reader misses messages of an output topic that no longer come
     ├── Unavailable          a server did not do what was asked; trying again later may help
+    │   └── NoKafka          no broker could be talked to
     └── SessionError         of sessions with upstream ad servers: `adgovernor.sessions.errors` has the tree
 
 Expected refusals (a cap, an exhausted budget) are values, never exceptions. Anything that is not in this tree is a bug
@@ -83,6 +84,19 @@ class Gap(AdGovernorError):
 
 class Unavailable(AdGovernorError):
     """A server could not be reached, or did not answer before the deadline."""
+
+
+class NoKafka(Unavailable):
+    """No broker could be talked to. Whether it was the password, a certificate or the address, the Kafka client
+    says only in its log (logger ``aiokafka``).
+
+    Attributes:
+        tls: whether it was tried with TLS.
+    """
+
+    def __init__(self, message: str, *, tls: bool) -> None:
+        super().__init__(message)
+        self.tls = tls
 
 
 _NO_BROKER: Final = re.compile(r"Unable to bootstrap from \[.*\]")

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from adgovernor.app import campaigns_commands, logs, publish_commands
 from adgovernor.app.audit_commands import show
-from adgovernor.app.check_commands import mend_kafka
 from adgovernor.app.cli import COMMANDS, app, load_command
 from adgovernor.app.console import moment, money
 from adgovernor.app.giving import micros
+from adgovernor.app.kafka_advice import why_no_kafka
 from adgovernor.app.publish_commands import lines_of
 from adgovernor.app.watch_commands import _nobody_reads
 from adgovernor.audit.history import copy
@@ -156,14 +156,21 @@ def test_wrong_input_is_code_2_and_says_how_to_mend_it(arguments: list[str], sai
     ],
 )
 def test_missing_servers_are_code_3(arguments: list[str]) -> None:
-    """Where a server cannot be reached the exit code is 3, the address is named, and there is no traceback."""
+    """Where a server cannot be reached the exit code is 3, the address and what to do are named once, and there is
+    neither a traceback nor a library's own log line."""
     result = CliRunner().invoke(app, [*NOWHERE, *arguments])
     assert result.exit_code == 3, result.output
     assert "127.0.0.1:1" in result.output
-    assert "`adgovernor check` says more" in result.output
     assert ".;" not in result.output
     assert "AddressFamily" not in result.output.splitlines()[-1]
     assert "Traceback" not in result.output
+    if arguments[0] in ("run", "resolve") or "Redis at" in result.output:
+        assert "`adgovernor check` says more" in result.output
+        return
+    first, why, mend = result.output.splitlines()
+    assert first.startswith("adgovernor: Kafka at 127.0.0.1:1 cannot be used")
+    assert why.startswith("  the Kafka client says: Unable connect to")
+    assert mend.startswith("  → start the broker")
 
 
 async def test_a_watch_ends_when_nobody_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +271,30 @@ def test_a_standard_output_that_takes_nothing(to: str, code: int, said: str) -> 
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False), (
         done.stderr
     )
+
+
+@pytest.mark.parametrize("form", ["--json", ""])
+def test_a_reader_that_goes_away_ends_a_command(form: str, tmp_path: Path) -> None:
+    """Where nobody reads on, as after `| head -1`, a command ends without a word, and with the code that says so."""
+    (tmp_path / "c.jsonl").write_text("[]")
+    with (tmp_path / "e.jsonl").open("w") as events:
+        for number in range(5_000):
+            events.write(f'{{"request_id":"r{number}","time_ms":{number},"user_id":"u"}}\n')
+    simulate = f"simulate --campaigns c.jsonl --events e.jsonl {form}"
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'"$0" -m adgovernor.app.cli {simulate} | head -1; exit ${{PIPESTATUS[0]}}',
+            sys.executable,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (141, "", 1)
 
 
 def test_a_simulation_says_nothing_before_both_files_are_read(tmp_path: Path) -> None:
@@ -479,7 +510,7 @@ def test_a_librarys_words_can_be_captured(capsys: pytest.CaptureFixture[str]) ->
     logger = logging.getLogger("aiokafka")
     with logs.captured("aiokafka") as said:
         for _ in range(3):
-            logging.getLogger("aiokafka.conn").warning("authentication failed")
+            logging.getLogger("aiokafka.conn").error("authentication failed")
     assert said == ["authentication failed"]
     assert capsys.readouterr().err == ""
     logger.warning("shown again")
@@ -510,7 +541,7 @@ def test_a_librarys_words_can_be_captured(capsys: pytest.CaptureFixture[str]) ->
 )
 def test_what_the_kafka_client_says_becomes_advice(said: str, tls: bool, mend: str) -> None:
     """The client's log lines, as they come from brokers set up so, each lead to what has to be mended."""
-    assert mend in mend_kafka(said, tls)
+    assert mend in why_no_kafka([said], tls=tls)[1]
 
 
 def test_an_audit_shows_a_few_notes_and_counts_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
