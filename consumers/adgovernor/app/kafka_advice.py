@@ -22,6 +22,8 @@ _HINTS: Final = {
     "Name or service not known": "correct the host name of the bootstrap servers",
 }
 """What the client logs → what to do."""
+_IN_THE_CLEAR: Final = "Sending username and password in the clear"
+"""What the client warns of whenever it uses PLAIN without TLS: no reason why it could not."""
 _SAID: Final = 3
 """The last of its words count: before, it may have tried others."""
 
@@ -29,7 +31,7 @@ _SAID: Final = 3
 def why_no_kafka(said: Sequence[str], *, tls: bool) -> tuple[str, str]:
     """Why no broker could be talked to, by what the client ``said`` in its log (may be empty), and what to do about it.
     ``tls``: whether it tried with TLS."""
-    why = "; ".join(said[-_SAID:])
+    why = "; ".join([word for word in said if word != _IN_THE_CLEAR][-_SAID:])
     general = "start the broker, or correct host and port, TLS and credentials"
     if tls and why.rstrip().endswith(":"):
         # A broker that speaks no TLS waits for more, and the client gives up without a word.

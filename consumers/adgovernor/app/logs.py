@@ -88,7 +88,7 @@ def configure(log_format: Literal["auto", "console", "json"], level: str) -> Non
 
 class _Collector(logging.Handler):
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -99,7 +99,7 @@ class _Collector(logging.Handler):
 
 @contextlib.contextmanager
 def captured(name: str) -> Iterator[list[str]]:
-    """The errors that a library's logger tells of meanwhile, each once, and nothing of it on the screen."""
+    """What a library's logger warns of meanwhile, each once, and nothing of it on the screen."""
     logger, collector = logging.getLogger(name), _Collector()
     kept = logger.handlers[:], logger.propagate, logger.level
     logger.handlers[:], logger.propagate = [collector], False
