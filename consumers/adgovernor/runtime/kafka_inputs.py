@@ -16,14 +16,14 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, OffsetOutOfRangeError
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, BadSettings, told_by
 from adgovernor.runtime.inbox import shares
 from adgovernor.runtime.ports import Fetch, RawEvent
-from adgovernor.subscribe.kafka import stop_consumer
+from adgovernor.subscribe.kafka import no_right_to, stop_consumer
 
 _log = structlog.get_logger(__name__)
 
@@ -92,6 +92,7 @@ class KafkaInputs:
         client_id: str = "adgovernor",
     ) -> None:
         self._prefix = prefix
+        self._group = group
         self._connection = connection
         self._on_revoked = on_revoked
         self._on_assigned = on_assigned
@@ -140,12 +141,16 @@ class KafkaInputs:
         """Connects and joins the group.
 
         Raises:
+            BadSettings: when this user may not join it.
             Unavailable: when Kafka cannot be reached.
         """
         self._consumer.subscribe(topics=list(self._logical), listener=_Listener(self))
         try:
             async with asyncio.timeout(_START_S):
                 await self._consumer.start()
+        except GroupAuthorizationFailedError as error:
+            await self.stop()
+            raise no_right_to(self._group) from error
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop()
             raise self._connection.unusable(error) from error

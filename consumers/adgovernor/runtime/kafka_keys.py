@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Unavailable, told_by
+from adgovernor.publish.kafka import REFUSED, may_not_write
 from adgovernor.runtime.kafka_producers import SharedProducers
 from adgovernor.runtime.kafka_reader import Expired, KafkaReaders
 from adgovernor.runtime.key_log import KeyMessage
@@ -47,6 +48,8 @@ class KafkaKeyLog:
                 while left:
                     left, written = await self._send(producer, left)
                     offsets += written
+        except REFUSED as error:
+            raise may_not_write(f"topic {self._topic}") from error
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
             await self._producers.leave(self._shard, in_doubt=True)
             raise Unavailable(

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import Halted, Unavailable, told_by
+from adgovernor.publish.kafka import REFUSED, may_not_write
 from adgovernor.runtime.chain import cut
 from adgovernor.runtime.kafka_inputs import InputLost, KafkaInputs
 from adgovernor.runtime.kafka_producers import KafkaProducers
@@ -89,7 +90,11 @@ class KafkaShardLog:
             ) from lost
 
     async def append(self, block: bytes, deadline_s: float) -> int:
-        """See `ShardLog.append`."""
+        """See `ShardLog.append`.
+
+        Raises:
+            BadSettings: when this user may not write to the ledger.
+        """
         try:
             async with asyncio.timeout(deadline_s):
                 producer = await self._producers.ledgers.get(self._shard, deadline_s)
@@ -99,6 +104,8 @@ class KafkaShardLog:
                 future = await producer.send_batch(batch, self._ledger_topic, partition=self._partition)
                 future.add_done_callback(_seen)
                 offset = int((await future).offset)
+        except REFUSED as error:
+            raise may_not_write(f"topic {self._ledger_topic}") from error
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
             await self._producers.ledgers.leave(self._shard, in_doubt=True)
             raise AppendUnknown(f"{self._ledger_topic}[{self._partition}]: {told_by(error)}") from error
@@ -138,6 +145,7 @@ class KafkaShardLog:
 
         Raises:
             Halted: when an output is too large for any topic.
+            BadSettings: when this user may not write to one.
         """
         places: dict[tuple[str, int], list[Output]] = {}
         for output in outputs:
@@ -156,6 +164,8 @@ class KafkaShardLog:
                         futures.append(future)
                 for future in futures:
                     await future
+        except REFUSED as error:
+            raise may_not_write(f"an output topic of {self._options.prefix} ({told_by(error)})") from error
         except (KafkaError, OSError, TimeoutError, Unavailable) as error:
             await self._producers.outputs.leave(self._shard, in_doubt=True)
             raise Unavailable(f"outputs of {self._shard} were not acknowledged: {told_by(error)}") from error

@@ -13,7 +13,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from adgovernor.contracts.connections import KafkaConnection
-from adgovernor.contracts.errors import Unavailable, told_by
+from adgovernor.contracts.errors import BadSettings, Unavailable, told_by
+from adgovernor.publish.kafka import REFUSED
 from adgovernor.subscribe.kafka import stop_consumer
 
 _READ_S: Final = 20.0
@@ -53,6 +54,7 @@ class KafkaReaders:
 
         Raises:
             Unavailable: when the partition cannot be read.
+            BadSettings: when this user may not read it.
             Expired: when it begins behind the offset.
         """
         tp = TopicPartition(topic, partition)
@@ -86,6 +88,7 @@ class KafkaReaders:
 
         Raises:
             Unavailable: when the partition cannot be read.
+            BadSettings: when this user may not read it.
         """
         tp = TopicPartition(topic, partition)
         async with self._client(f"{topic}[{partition}]") as client:
@@ -112,6 +115,7 @@ class KafkaReaders:
 
         Raises:
             Unavailable: when the partition cannot be read.
+            BadSettings: when this user may not read it.
         """
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._asks.append((TopicPartition(topic, partition), count, future))
@@ -125,6 +129,7 @@ class KafkaReaders:
 
         Raises:
             Unavailable: when the partition cannot be read.
+            BadSettings: when this user may not read it.
         """
         tp = TopicPartition(topic, partition)
         async with self._client(f"{topic}[{partition}]") as client:
@@ -201,6 +206,10 @@ class KafkaReaders:
                 client = await self._take()
                 yield client
                 sound = True
+        except REFUSED as error:
+            raise BadSettings(
+                f"{what} may not be read ({told_by(error)}); give this user READ on it"
+            ) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise Unavailable(f"{what} cannot be read: {told_by(error)}") from error
         finally:
@@ -229,6 +238,10 @@ class KafkaReaders:
         )
         try:
             await client.start()
+        except (KafkaError, OSError) as error:
+            await self._give_back(None)
+            await _stop(client)
+            raise self._connection.unusable(error) from error
         except BaseException:
             await self._give_back(None)
             await _stop(client)

@@ -10,7 +10,13 @@ from typing import Any, Final, Literal, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    NoError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from adgovernor.contracts import topics
 from adgovernor.contracts.connections import KafkaConnection
@@ -146,7 +152,10 @@ async def create_topics(
             error = for_code(entry[1])
             if error is not NoError and error is not TopicAlreadyExistsError:
                 detail = entry[2] if len(entry) > 2 and entry[2] else error.description
-                raise BadSettings(f"the broker refused to create {entry[0]}: {detail}")
+                mend = "; give this user CREATE on it" if error is TopicAuthorizationFailedError else ""
+                raise BadSettings(
+                    f"the broker refused to create {entry[0]}: {detail.removesuffix('.')}{mend}"
+                )
         await _visible(admin, {topic.name for topic in new})
     return [topic.name for topic in new]
 
@@ -233,7 +242,7 @@ def check_topics(found: dict[str, TopicState]) -> list[Finding]:
                 f"{'…' if len(missing) > 5 else ''})",
                 f"{', '.join(lost)} held money: find out where it went before anything is made anew"
                 if found and (lost := [name for name in missing if name in topics.LEDGERS])
-                else "create them with `adgovernor topics create`, or mend the prefix",
+                else "create them with `adgovernor topics create`, mend the prefix, or give this user DESCRIBE on them",
             )
         )
     counts: dict[int, list[str]] = {}

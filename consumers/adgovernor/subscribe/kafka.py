@@ -26,6 +26,11 @@ _NEVER: Final = "none"
 """What to do without an offset: nothing. Every position here is set by us."""
 
 
+def no_right_to(group: str) -> BadSettings:
+    """What to tell of a broker that refuses a consumer group to this user."""
+    return BadSettings(f"group {group} may not be used by this user; give it READ on the group")
+
+
 async def stop_consumer(consumer: AIOKafkaConsumer, deadline_s: float = _STOP_S) -> bool:
     """Stops a consumer, within a bound; whether it ended by itself.
 

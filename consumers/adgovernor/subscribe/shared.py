@@ -15,11 +15,11 @@ from typing import Any, Final, Protocol, Self, TypeVar
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, BadSettings, Unavailable
-from adgovernor.subscribe.kafka import stop_consumer
+from adgovernor.subscribe.kafka import no_right_to, stop_consumer
 from adgovernor.subscribe.position import START, Position
 from adgovernor.subscribe.subscriber import GAP_PATIENCE_S, Subscriber, named
 
@@ -143,6 +143,8 @@ class SharedSubscriber(Subscriber[EventT]):
                 await self._consumer.start()
         except BaseException as error:
             await self._close()
+            if isinstance(error, GroupAuthorizationFailedError):
+                raise no_right_to(self._members) from error
             if isinstance(error, KafkaError | OSError | TimeoutError):
                 raise Unavailable(f"group {self._members} cannot be joined: {error!r}") from error
             raise

@@ -12,7 +12,7 @@ import orjson
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from adgovernor.contracts import topics
@@ -20,7 +20,7 @@ from adgovernor.contracts.catalogue import contract_of
 from adgovernor.contracts.connections import KafkaConnection
 from adgovernor.contracts.errors import BadInput, Gap, Unavailable, Undecodable
 from adgovernor.subscribe.deadletters import DeadLetter, dead_letter_of
-from adgovernor.subscribe.kafka import PartitionReader, RawMessage, ReadableLog, Reader
+from adgovernor.subscribe.kafka import PartitionReader, RawMessage, ReadableLog, Reader, no_right_to
 from adgovernor.subscribe.position import START, PartitionNumbers, Position, Verdict, missing_partitions
 
 log = structlog.get_logger("adgovernor.subscribe")
@@ -239,6 +239,8 @@ class Subscriber(Generic[EventT]):
                         if not error.retriable or attempt == _GROUP_TRIES - 1:
                             raise
                         await asyncio.sleep(0.25)
+        except GroupAuthorizationFailedError as error:
+            raise no_right_to(group) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise Unavailable(f"the positions of group {group} cannot be read: {error!r}") from error
         finally:

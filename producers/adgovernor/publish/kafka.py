@@ -11,10 +11,18 @@ import asyncio
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    ProducerClosed,
+    TopicAuthorizationFailedError,
+)
 
 from adgovernor.contracts.connections import KafkaConnection
+from adgovernor.contracts.errors import BadSettings
 
+REFUSED: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
+"""What a broker answers to whom it gives no right."""
 _CLOSE_S: Final = 5.0
 _CANCELS: Final = 50
 """The sender's task swallows a cancellation that meets it inside a request; each try waits a tenth of a
@@ -26,7 +34,7 @@ async def start_producer(connection: KafkaConnection, deadline_s: float, **optio
 
     Raises:
         Unavailable: where Kafka cannot be reached or does not answer within ``deadline_s``.
-        BadSettings: where the connection's own settings are wrong.
+        BadSettings: where the connection's own settings are wrong, or this user may write nothing.
     """
     producer = AIOKafkaProducer(
         **connection.client_options(), acks="all", enable_idempotence=True, linger_ms=0, **options
@@ -34,6 +42,9 @@ async def start_producer(connection: KafkaConnection, deadline_s: float, **optio
     try:
         async with asyncio.timeout(deadline_s):
             await producer.start()
+    except REFUSED as error:
+        await discard_producer(producer)
+        raise may_not_write(f"Kafka at {connection.bootstrap_servers}") from error
     except (KafkaError, OSError, TimeoutError) as error:
         await discard_producer(producer)
         raise connection.unusable(error) from error
@@ -41,6 +52,13 @@ async def start_producer(connection: KafkaConnection, deadline_s: float, **optio
         await discard_producer(producer)
         raise
     return producer
+
+
+def may_not_write(what: str) -> BadSettings:
+    """What to tell of a broker that refuses to let this user write; ``what``: to which topic, or to which Kafka."""
+    return BadSettings(
+        f"{what} may not be written by this user; give it WRITE on the topics that it writes to"
+    )
 
 
 async def discard_producer(producer: AIOKafkaProducer) -> None:

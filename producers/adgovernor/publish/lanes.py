@@ -16,17 +16,15 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
-    TopicAuthorizationFailedError,
 )
 
 from adgovernor.contracts.connections import FIND_TRIES, FIND_TRY_S, KafkaConnection
 from adgovernor.contracts.errors import AdGovernorError, BadInput, BadSettings, Unavailable
-from adgovernor.publish.kafka import discard_producer, start_producer
+from adgovernor.publish.kafka import REFUSED, discard_producer, may_not_write, start_producer
 
 log = structlog.get_logger("adgovernor.publish")
 
@@ -38,7 +36,6 @@ _OVERHEAD_BYTES: Final = 256
 """What a waiting message takes beside its key and value: headers and our own bookkeeping, roughly."""
 _BACKOFF_S: Final = (0.05, 2.0)
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
-_REFUSED: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +191,8 @@ class Lanes:
                         return len(await producer.partitions_for(full_name))
                     # A broker may not know yet of a topic that was made a moment ago through another.
                     await asyncio.sleep(FIND_TRY_S)
-        except _REFUSED as error:
-            raise BadSettings(f"topic {full_name} may not be written; give this user WRITE on it") from error
+        except REFUSED as error:
+            raise may_not_write(f"topic {full_name}") from error
         except (KafkaError, TimeoutError) as error:
             raise Unavailable(f"Kafka did not describe topic {full_name}: {error!r}") from error
         raise BadSettings(
@@ -389,8 +386,8 @@ class _Lane:
                 f"topic {self.full_name} refuses a message of {self._flying[0].size} bytes; make it smaller or "
                 "raise the topic's max.message.bytes"
             )
-        elif isinstance(error, _REFUSED):
-            answer = BadSettings(f"topic {self.full_name} may not be written; give this user WRITE on it")
+        elif isinstance(error, REFUSED):
+            answer = may_not_write(f"topic {self.full_name}")
         elif isinstance(error, InvalidTimestampError):
             answer = BadSettings(
                 f"topic {self.full_name} refuses our clock's time; set this machine's clock right"
