@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import orjson
 import typer
 
 from adgovernor.app.console import AsJson, counted, print_json, run_async, settings_of
@@ -59,14 +60,19 @@ def erase(
 
 
 async def _erase(settings: Settings, routing_ids: list[str], *, everywhere: bool) -> int:
-    from adgovernor.contracts.events import Erasure
+    from adgovernor.contracts.catalogue import contract_of
     from adgovernor.publish import Publisher
 
     now_ms = wall_clock_ms()
+    contract = contract_of(topics.USER_EVENTS)
+    # All are looked at before the first is published.
+    events = [
+        contract.parse(orjson.dumps({"type": "erasure", "routing_id": routing_id, "time_ms": now_ms}))
+        for routing_id in routing_ids
+    ]
     count = 0
     async with Publisher(settings.kafka.connection(), prefix=settings.prefix) as publisher:
-        for routing_id in routing_ids:
-            event = Erasure(type="erasure", routing_id=routing_id, time_ms=now_ms)
+        for event in events:
             if not everywhere:
                 await publisher.user_event(event)
                 count += 1

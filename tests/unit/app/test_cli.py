@@ -121,6 +121,7 @@ def test_every_command_explains_itself(name: str) -> None:
         (["replay", "a b"], "'a b' is no prefix"),
         (["campaigns", "top-up", "c", "99999999999999999"], "is more than an amount can say"),
         (["state", "user", "\udcfc"], "no text in this terminal's encoding"),
+        (["people", "erase", "ann", ""], "routing_id: String should have at least 1 character"),
         (["replay", "adgovernor"], "cannot be replayed into its own deployment"),
         (["run", "--clock", "sundial"], "must be wall or events"),
         (["resolve", "--resolve", "nonsense"], "HOST=ADDRESS"),
