@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
 from deployments import Deployment
 from required import required
 from rights import DESCRIBE, GROUP, READ, TOPIC, WRITE, allow
 
 import servers
-from adgovernor.contracts import topics
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
@@ -49,13 +47,6 @@ def guarded_kafka() -> Iterator[servers.LocalKafka]:
     kafka.stop()
 
 
-async def _say_something(bootstrap: str) -> None:
-    """A message on each topic that is read below: of one without any, seeing its end is all that is needed."""
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
-        for name in (topics.DECISIONS, "ad-requests.dlq", topics.LEDGER):
-            await producer.send_and_wait(f"{PREFIX}.{name}", b"something", partition=0)
-
-
 Command = Callable[..., str]
 
 
@@ -64,7 +55,6 @@ def told(guarded_kafka: servers.LocalKafka, redis_url: str, tmp_path: Path) -> C
     """Runs a command as one of the users; what it says on standard error."""
     own = {"KAFKA__BOOTSTRAP_SERVERS": guarded_kafka.bootstrap, "REDIS__URL": redis_url}
     Deployment(PREFIX, tmp_path, own).run("topics", "create", "--partitions", "1")
-    asyncio.run(_say_something(guarded_kafka.bootstrap))
     (tmp_path / "r.jsonl").write_text('{"request_id":"r1","time_ms":1,"user_id":"u","candidates":[]}\n')
 
     def run(user: str, *arguments: str, code: int) -> str:
@@ -103,20 +93,6 @@ def test_a_worker_without_rights_ends_and_says_which_it_needs(told: Command) -> 
 def test_who_may_not_write_is_told_so(told: Command, user: str, command: list[str]) -> None:
     """A command that writes says which right its user lacks, with code 2."""
     assert "may not be written by this user; give it WRITE" in told(user, *command, code=2)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["watch", "decisions", "--from-start", "--until-end"],
-        ["dlq", "list"],
-        ["audit"],
-        ["recover", "u0", "--accept-loss", "--why", "a test"],
-    ],
-)
-def test_who_may_not_read_is_told_so(told: Command, command: list[str]) -> None:
-    """A command that reads what its user may only see says which right is lacking, with code 2."""
-    assert "give this user READ on it" in told(LOOKER, *command, code=2)
 
 
 def test_who_may_not_create_topics_is_told_so(told: Command) -> None:
