@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -168,18 +169,32 @@ def _from_environment(variables: Sequence[str]) -> Server | None:
 
 
 def _container_or_local(what: str, in_container: Callable[[], Server], local: Callable[[], Server]) -> Server:
-    if docker_servers.no_docker_because() is None:
+    if _docker_serves() and not _given_up:
         try:
             return in_container()
         except ServerFailed as error:
             say(f"{what}: {error}\ntrying a local process instead")
+            _given_up.append(what)
     return local()
 
 
+_given_up: list[str] = []
+"""What could not be had in a container. The others are not tried any more: each may wait for a registry in vain."""
+
+
+@functools.cache
+def _docker_serves() -> bool:
+    """Whether an engine answers; where one should and does not, the person at the terminal is told why, once."""
+    reason = docker_servers.no_docker_because()
+    if reason is not None and docker_servers.engine_wanted():
+        say(f"no containers: {reason}")
+    return reason is None
+
+
 def _contained(address: str, container: DockerContainer) -> Server:
-    return Server(
-        address, "container", container.stop, f"docker rm -f {container.get_wrapped_container().short_id}"
-    )
+    # Its volumes have no names and stay behind unless they are named here.
+    command = f"docker rm --force --volumes {container.get_wrapped_container().short_id}"
+    return Server(address, "container", container.stop, command)
 
 
 def _local(address: str, processes: Sequence[Supervised], stop: Callable[[], None]) -> Server:
@@ -190,8 +205,16 @@ def _local(address: str, processes: Sequence[Supervised], stop: Callable[[], Non
 def prepare(export: str = "test") -> None:
     """Install and download what servers need, so that starting them is all that is left. Raises ServersUnavailable."""
     kafka, redis = (_from_environment(names) is None for names in ACCEPTED[export])
-    if (kafka or redis) and docker_servers.no_docker_because() is not None:
-        require_local(kafka=kafka, redis=redis)
+    if not (kafka or redis):
+        return
+    if _docker_serves():
+        images = [docker_servers.kafka_image()] * kafka + [docker_servers.REDIS_IMAGE] * redis
+        try:
+            docker_servers.pull(*images)
+            return
+        except ServerFailed as error:
+            say(f"{error}\npreparing local processes instead")
+    require_local(kafka=kafka, redis=redis)
 
 
 def require_local(*, kafka: bool = False, redis: bool = False, postgres: bool = False) -> None:
@@ -230,7 +253,7 @@ def _missing_packages(kafka: bool, redis: bool, postgres: bool) -> list[str]:
 def _install(packages: Sequence[str]) -> None:
     """Have apt-get install packages, without starting the services that they bring."""
     by_hand = f"apt-get install {' '.join(packages)}"
-    reason = docker_servers.no_docker_because() or "the container engine failed"
+    reason = docker_servers.no_docker_because() or "no container can take their place"
     if shutil.which("apt-get") is None:
         raise ServersUnavailable(
             f"{reason}, and local servers need what Debian calls {', '.join(packages)}: install them"

@@ -242,10 +242,12 @@ def test_a_killed_supervisor_takes_its_server_along() -> None:
 
 
 def run_script(*arguments: str) -> subprocess.Popen[str]:
-    """Start `servers.py run` with a Redis of its own; the address of Kafka is a given one, which is not started."""
+    """Start `servers.py run` with a Redis of its own; the address of Kafka is a given one, which is not started. Where
+    there is a container engine, it is not found."""
+    given = {servers.KAFKA_VARIABLE: "kafka.example:9092", "DOCKER_HOST": "unix:///nowhere/docker.sock"}
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), "run", *arguments],
-        env={**plain_environment(), servers.KAFKA_VARIABLE: "kafka.example:9092"},
+        env={**plain_environment(), **given},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -272,6 +274,7 @@ def test_run_hands_on_addresses_and_the_exit_code_and_stops_what_it_started() ->
         output, messages = run.communicate(timeout=60)
         _, port, kafka = output.split()
     assert run.returncode == 7, messages
+    assert messages.startswith("no containers: the container engine does not answer: "), messages
     assert kafka == "kafka.example:9092"
     assert servers.redis_command(int(port), "PING") == ""
 
