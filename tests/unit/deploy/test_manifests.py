@@ -10,6 +10,7 @@ import orjson
 import pytest
 import yaml
 
+import docker_servers
 from adgovernor.app.metrics import Metrics
 from adgovernor.app.settings import ENVIRONMENT, Settings
 
@@ -90,13 +91,21 @@ def test_probes_ask_what_a_worker_answers() -> None:
     }
     assert paths == {"/healthz", "/readyz"}
     assert container["ports"] == [{"name": "metrics", "containerPort": Settings().metrics_port}]
+    asked = _services()["worker"]["healthcheck"]["test"][-1]
+    assert f"http://127.0.0.1:{Settings().metrics_port}/readyz" in asked
+
+
+def test_compose_runs_the_servers_that_tests_run() -> None:
+    """The images of compose are those that the tests start."""
+    assert _services()["kafka"]["image"] == docker_servers.kafka_image()
+    assert _services()["redis"]["image"] == docker_servers.REDIS_IMAGE
 
 
 def test_a_worker_has_time_to_drain() -> None:
     """Neither Kubernetes nor compose kills a worker that still hands its shards over."""
     drain_s = Settings().engine_for(8).stop_deadline_s
     assert _worker()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 2 * drain_s
-    grace = yaml.safe_load(COMPOSE.read_text())["services"]["worker"]["stop_grace_period"]
+    grace = _services()["worker"]["stop_grace_period"]
     assert int(grace.removesuffix("s")) > 2 * drain_s
 
 
@@ -114,6 +123,10 @@ def test_one_worker_has_memory_for_all_shards() -> None:
 def _worker() -> dict[str, Any]:
     (found,) = [one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "Deployment"]
     return dict(found)
+
+
+def _services() -> dict[str, Any]:
+    return dict(yaml.safe_load(COMPOSE.read_text())["services"])
 
 
 def _environment(path: Path) -> dict[str, str]:
