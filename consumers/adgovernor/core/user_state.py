@@ -68,7 +68,7 @@ class UserState(PodStates):
         super().__init__(shard)
         self.last_report_ms = 0
         self.shares: dict[str, CampaignShare] = {}
-        self._agenda = Agenda(lambda name: self.shares[name].due_ms(), self._settled_ms)
+        self._agenda = Agenda(self._due_ms, self._settled_ms)
         """Campaigns by when their shares have something to report, and by when a day of theirs can be closed."""
         self.persons: dict[str, Person] = {}
         """Least recently used first."""
@@ -439,6 +439,9 @@ class UserState(PodStates):
         return expected_ppm - 1_000_000 * (share.held_back(day) // price) >= 500_000
 
     # ------------------------------------------------------------------ deadlines
+
+    def _due_ms(self, campaign: str) -> int:
+        return self.shares[campaign].due_ms()
 
     def _settled_ms(self, campaign: str) -> int:
         return min(self.shares[campaign].settling_days(self.rules).values(), default=NEVER)
