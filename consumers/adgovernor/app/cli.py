@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
@@ -264,6 +265,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a letter of somebody's name is told which it is.
             stream.reconfigure(errors="backslashreplace")
+    if os.getpid() == 1:
+        # The first process of a container gets only the signals that it handles: SIGTERM ends it as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from adgovernor.app import campaigns_commands, logs, publish_commands
 from adgovernor.app.audit_commands import show
-from adgovernor.app.cli import COMMANDS, app, load_command
+from adgovernor.app.cli import COMMANDS, app, load_command, main
 from adgovernor.app.console import moment, money
 from adgovernor.app.giving import micros
 from adgovernor.app.kafka_advice import why_no_kafka
@@ -551,3 +552,19 @@ def test_an_audit_shows_a_few_notes_and_counts_the_rest(capsys: pytest.CaptureFi
     show(Report(notes=[f"note {n} of many" for n in range(20)]))
     told = capsys.readouterr().out
     assert (told.count("of many"), "and 12 notes more" in told) == (8, True)
+
+
+def test_the_first_process_of_a_container_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As process 1, to which the kernel hands only signals that it handles, SIGTERM is Ctrl-C; else it is as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["adgovernor", "--version"])
+    try:
+        with pytest.raises(SystemExit):
+            main()
+        assert signal.getsignal(signal.SIGTERM) == before
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with pytest.raises(SystemExit):
+            main()
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
