@@ -72,7 +72,7 @@ CORE: Final = (
         "A decrease takes only unleased money",
         Treasury,
         "_money",
-        "taken = min(what.amount_micros, known.free)",
+        "taken = min(what.amount_micros, known.unleased)",
         "taken = min(what.amount_micros, known.topped_up)",
     ),
     one(

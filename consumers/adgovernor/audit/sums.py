@@ -9,7 +9,6 @@ from adgovernor.audit.followed import Followed
 from adgovernor.audit.report import Report
 from adgovernor.contracts.money import sayable
 from adgovernor.core.accounts import TreasuryCampaign
-from adgovernor.core.funds import fund_of
 from adgovernor.core.leases import CampaignShare, sums_of
 from adgovernor.core.treasury import Treasury
 from adgovernor.core.user_shard import UserShard
@@ -64,11 +63,7 @@ def check_money(followed: Mapping[str, Followed], report: Report) -> None:
 def _check_accounts(treasury: Treasury, report: Report) -> None:
     """An account's money is above its campaigns': none of it is leased twice."""
     for account_id, fund in treasury.accounts.items():
-        members = [
-            known
-            for known in treasury.campaigns_of(account_id)
-            if fund_of(treasury.accounts, known.campaign) is fund
-        ]
+        members = treasury.campaigns_of(account_id)
         leased = sum(known.topped_up - known.unleased for known in members)
         place = f"account {account_id}"
         if leased != fund.leased:

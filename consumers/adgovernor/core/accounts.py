@@ -18,7 +18,7 @@ from adgovernor.contracts.campaigns import Campaign
 from adgovernor.contracts.kept import kept_json
 from adgovernor.contracts.money import sayable
 from adgovernor.core import pacing
-from adgovernor.core.funds import AccountFund, fund_of
+from adgovernor.core.funds import AccountFund
 from adgovernor.core.leases import EARLIER_DAYS, campaign_data, campaign_of, concerns, last_paused_day
 
 NO_DAY = -1
@@ -77,7 +77,7 @@ class TreasuryCampaign:
         self, campaign: Campaign, time_zone: str, account: AccountFund | None = None, by_day: bool = False
     ) -> None:
         self.account = account
-        """Its account, where that was ever defined and is of its currency (see `funds.fund_of`)."""
+        """Its account, where that was ever defined."""
         self.topped_up = 0
         self.unleased = 0
         self.budget = 0
@@ -130,13 +130,9 @@ class TreasuryCampaign:
         self.campaign = campaign
         self.data = campaign_data(campaign)
         self.time_zone = time_zone
-        self.find_one_price()
+        self.one_price = campaign.one_price()
         if self.opened_day > 1:
             self.count_day(self.opened_day)
-
-    def find_one_price(self) -> None:
-        """What costs nothing as defined has a budget to spend once it was topped up (see `Campaign.one_price`)."""
-        self.one_price = self.campaign.one_price() or min(1, self.topped_up)
 
     def count_day(self, day: int) -> None:
         """Notes the daily budget from this day on."""
@@ -177,12 +173,6 @@ class TreasuryCampaign:
     def outstanding(self) -> int:
         """Leased and not reported as spent: idle, reserved or in flight."""
         return self.topped_up - self.unleased - self.spent
-
-    @property
-    def free(self) -> int:
-        """What of the unleased money is not to be taken back by decreases that wait: or demand would have it first."""
-        waiting: int = sum(left for _, _, left, _ in self.decreases)
-        return max(0, self.unleased - waiting)
 
     def reported_idle(self) -> int:
         """Idle money on all shards, as reported."""
@@ -232,25 +222,14 @@ class TreasuryCampaign:
             return 0
         daily = self.campaign.daily_budget_micros
         if not day or daily is None:
-            return self.free
-        room = min(self.free, self.day_budget(day) - self.leased_by_day.get(day, 0))
+            return self.unleased
+        room = min(self.unleased, self.day_budget(day) - self.leased_by_day.get(day, 0))
         if self._rolls_over(day):
             # A day that is paid for afterwards must leave what the days after it have taken over.
             for later in self.leased_by_day:
                 if later > day:
                     room = min(room, self.day_budget(later) - self.leased_by_day[later])
         return max(0, room)
-
-    def is_overleased(self, day: int) -> bool:
-        """Whether more is leased for the day than may be spent on it, because its budget was lowered."""
-        if not day or self.campaign.daily_budget_micros is None:
-            return False
-        return self.leased_by_day.get(day, 0) > self.day_budget(day)
-
-    def loose(self, day: int) -> int:
-        """What was leased for the day and is not reported as reserved or spent."""
-        rows = [days[day] for days in self.reports.values() if day in days]
-        return self.leased_by_day.get(day, 0) - sum(reserved + spent for _, reserved, spent in rows)
 
     def ahead(self, day: int, room: int, at_ms: int, settling: pacing.Settling) -> tuple[int, int | None]:
         """(What may be leased for the day at a moment, of what there is room for; where the plan begins anew if any of
@@ -393,10 +372,9 @@ class TreasuryCampaign:
         """From the stored form; what it was leased is added to its account."""
         data = orjson.loads(value)
         campaign = campaign_of(data["campaign"])
-        account = None if accounts is None else fund_of(accounts, campaign)
+        account = None if accounts is None else accounts.get(campaign.account_id)
         self = cls(campaign, data["time_zone"], account, data["by_day"])
         self.topped_up = self.unleased = data["topped_up"]
-        self.find_one_price()
         for shard, days in data["leased"].items():
             for day, amount in days:
                 self.lease(shard, day, amount)

@@ -8,12 +8,11 @@ A campaign's lease takes from both, its own money and its account's, so whicheve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from adgovernor.contracts.campaigns import Account, Campaign
+from adgovernor.contracts.campaigns import Account
 from adgovernor.contracts.kept import kept_json
 from adgovernor.contracts.money import MOST_MICROS
 
@@ -70,11 +69,7 @@ class AccountFund:
 
     def total_room(self) -> int:
         """What its campaigns together could still be leased."""
-        if self.account.budget_micros is None:
-            return MOST_MICROS
-        # What waits to be taken back is leased no more, or demand would have it first.
-        waiting: int = sum(left for _, _, left in self.decreases)
-        return max(0, self.topped_up - self.leased - waiting)
+        return MOST_MICROS if self.account.budget_micros is None else self.topped_up - self.leased
 
     def day_room(self, day: int) -> int:
         """What its campaigns together could still be leased for the day."""
@@ -84,11 +79,6 @@ class AccountFund:
     def room(self, day: int) -> int:
         """The less of both."""
         return min(self.total_room(), self.day_room(day))
-
-    def is_overleased(self, day: int) -> bool:
-        """Whether more is leased for the day than may be spent on it, because its budget was lowered."""
-        daily = self.account.daily_budget_micros
-        return daily is not None and day != 0 and self.leased_by_day.get(day, 0) > daily
 
     def unspent(self, day: int, spent: int) -> int:
         """What is not yet spent of the day's budget, or (0) of all."""
@@ -139,13 +129,6 @@ class AccountFund:
         self.used_micros = data["used_micros"]
         self.put_off = data["put_off"]
         return self
-
-
-def fund_of(accounts: Mapping[str, AccountFund], campaign: Campaign) -> AccountFund | None:
-    """The account whose money a campaign's is part of. Amounts of another currency, which an account without a budget
-    may have, and which archived campaigns keep, are none of it."""
-    fund = accounts.get(campaign.account_id)
-    return fund if fund is not None and fund.account.currency == campaign.currency else None
 
 
 def account_of(data: dict[str, Any]) -> Account:

@@ -18,7 +18,7 @@ from adgovernor.contracts.errors import BadInput
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.rules import Rules
 
-RULES: Final = 9
+RULES: Final = 8
 """Version of the rules. It rises when the same inputs would give another record."""
 
 USERS: Final = "users"

@@ -39,8 +39,6 @@ class Releases(TreasuryMail):
             self._calendar(known)
             if known.round is not None and not known.round.waiting:
                 self._end_round(known)
-            if known.by_day and known.round is None:
-                self._take_back_lowered(known)
             self._serve(known)
             self._leave_exhausted(known, topped_up=False)
             self._look_for_exhaustion(known)
@@ -55,21 +53,6 @@ class Releases(TreasuryMail):
         for campaign_id in self._touched:
             self._close_days(self.campaigns[campaign_id])
         self._touched = {}
-
-    def _take_back_lowered(self, known: TreasuryCampaign) -> None:
-        """Recalls what was leased above a day's budget, where that was lowered."""
-        for day in (known.day_of(self.watermark_ms), known.opened_day):
-            if known.is_overleased(day) and not known.paused_on(day) and known.loose(day) > 0:
-                self._recall(known)
-                return
-
-    def _take_back_lowered_account(self, fund: AccountFund, members: list[TreasuryCampaign]) -> None:
-        """As `_take_back_lowered`, of what all its campaigns were leased."""
-        for day in sorted({members[0].day_of(self.watermark_ms), *(known.opened_day for known in members)}):
-            leasable = [known for known in members if not known.paused_on(day)]
-            if fund.is_overleased(day) and any(known.loose(day) > 0 for known in leasable):
-                self._recall_account(fund, members)
-                return
 
     def _close_days(self, known: TreasuryCampaign) -> None:
         """Lets go of days that nothing can reach any more, oldest first."""
@@ -87,11 +70,11 @@ class Releases(TreasuryMail):
             reasons.add("flight")
         else:
             reasons.discard("flight")
-        if not reasons.isdisjoint(DAY_WORDS):
-            # It is before its day where the account has moved to another zone.
-            first_ms, after_ms = zones.day_bounds(known.exhausted_day, known.time_zone)
-            if not first_ms <= self.watermark_ms < after_ms:
-                reasons -= DAY_WORDS
+        if (
+            not reasons.isdisjoint(DAY_WORDS)
+            and zones.day_bounds(known.exhausted_day, known.time_zone)[1] <= self.watermark_ms
+        ):
+            reasons -= DAY_WORDS
         self._set_reasons(known, reasons)
         self._open_day(known)
 
@@ -311,7 +294,7 @@ class Releases(TreasuryMail):
         assert fund is not None, "only an account's money is less than a campaign's own"
         if fund.recall is not None:
             return True
-        members = self.members_of(fund)
+        members = self.campaigns_of(fund.account.account_id)
         waiter = f"{shard}|{known.campaign.campaign_id}"
         if fund.put_off.get(waiter, 0) < fund.patience:
             # As within a campaign: whoever a recall served has a while to spend it.
@@ -336,7 +319,7 @@ class Releases(TreasuryMail):
     def _settle_account(self, fund: AccountFund) -> None:
         """Ends a recall that all campaigns have answered, and looks at those that the account's money concerns."""
         account_id = fund.account.account_id
-        members = self.members_of(fund)
+        members = self.campaigns_of(account_id)
         if fund.recall is not None and all(self.campaigns[name].round is None for name in fund.recall):
             clean = not fund.dirty
             self.emit(["account_recalled", account_id])
@@ -353,8 +336,6 @@ class Releases(TreasuryMail):
                 used = sayable(sum(known.spent + known.reserved_micros for known in members))
                 patience = min(fund.patience + 1, MOST_PUT_OFF) if used == fund.used_micros else 1
                 self.emit(["account_favoured", account_id, patience, used])
-        if fund.recall is None and fund.account.daily_budget_micros is not None:
-            self._take_back_lowered_account(fund, members)
         spent = sum(known.spent for known in members)
         for known in members:
             if known.reasons:
@@ -414,7 +395,7 @@ class Releases(TreasuryMail):
     ) -> None:
         """Drops the reasons that are about the account's money where enough of it is back."""
         one = known.one_price
-        members = self.members_of(fund)
+        members = self.campaigns_of(fund.account.account_id)
         threshold = self._threshold(known, fund.topped_up, fund.topped_up, known.campaign.end_ms)
         spent = sum(member.spent for member in members)
         room = min(fund.total_room(), fund.unspent(0, spent))
@@ -465,7 +446,7 @@ class Releases(TreasuryMail):
             body["day"] = day
         fund = known.account
         if scope == "account" and fund is not None:
-            members = self.members_of(fund)
+            members = self.campaigns_of(fund.account.account_id)
             body["topped_up_micros"] = fund.topped_up
             body["spent_micros"] = sayable(sum(member.spent for member in members))
             body["reserved_micros"] = sayable(sum(member.reserved_micros for member in members))
@@ -480,7 +461,7 @@ class Releases(TreasuryMail):
         reasons = set(known.reasons)
         if "exhausted" in reasons:
             # More is reported as spent than was leased only after a loss that a person accepted.
-            room = min(known.free, known.unleased + known.outstanding)
+            room = min(known.unleased, known.unleased + known.outstanding)
             threshold = self._threshold(known, known.topped_up, known.topped_up, known.campaign.end_ms)
             if room >= one and (topped_up or room >= threshold or known.outstanding == 0):
                 reasons.discard("exhausted")
@@ -520,7 +501,7 @@ class Releases(TreasuryMail):
             self._publish(topics.CAMPAIGN_RESUMED, known, episode=episode)
         until = {"day": known.paused_day} if known.paused_day else {}
         self._tell_all("status", campaign_id, episode=episode, reasons=list(after), **until)
-        if was_paused and not paused and not (known.by_day and self.watermark_ms == 0):
+        if was_paused and not paused:
             self._first_leases(known, known.day_of(self.watermark_ms))
 
     def _pass_thresholds(self, known: TreasuryCampaign) -> None:

@@ -183,14 +183,11 @@ class Treasury(Releases):
             if any(known.campaign.currency != account.currency for known in others):
                 return "campaign_currency"
         by_day = account.daily_budget_micros is not None
-        # Whose money is at rest for good is in nobody's way.
-        moving = [known for known in campaigns if "archived" not in known.reasons or known.outstanding]
         if any(
-            known.by_day != (by_day or known.campaign.daily_budget_micros is not None) for known in moving
+            known.by_day != (by_day or known.campaign.daily_budget_micros is not None) for known in campaigns
         ):
             return "daily_budget_added_or_removed"
-        members = [known for known in campaigns if known.campaign.currency == account.currency]
-        leased = sum(known.topped_up - known.unleased for known in members)
+        leased = sum(known.topped_up - known.unleased for known in campaigns)
         if had is None and account.budget_micros is not None and account.budget_micros < leased:
             return "too_little_unleased"
         return None
@@ -239,7 +236,7 @@ class Treasury(Releases):
             self.emit(["account_money", account_id, -taken])
         self._touch_account(fund, topped_up=False)
         left = what.amount_micros - taken
-        if left and (fund.recall is not None or self._recall_account(fund, self.members_of(fund))):
+        if left and (fund.recall is not None or self._recall_account(fund, self.campaigns_of(account_id))):
             self.emit(["account_decrease", account_id, what.command_id, what.command, left])
             return
         self._change(what, "too_little_unleased" if left else None)
@@ -266,7 +263,7 @@ class Treasury(Releases):
         known = self.campaigns[campaign_id]
         moved = definition.budget_micros - known.budget
         # A lower budget takes back what is unleased now; the rest is refused, and said so.
-        accepted = max(moved, -known.free)
+        accepted = max(moved, -known.unleased)
         if accepted:
             self.emit(["money", campaign_id, accepted])
         self.emit(["budget", campaign_id, known.budget + accepted])
@@ -283,7 +280,7 @@ class Treasury(Releases):
             self._leave_exhausted(known, topped_up=True)
             self._change(what, None)
             return
-        taken = min(what.amount_micros, known.free)
+        taken = min(what.amount_micros, known.unleased)
         if taken:
             self.emit(["money", campaign_id, -taken])
         left = what.amount_micros - taken

@@ -44,20 +44,17 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from adgovernor.contracts import zones
 from adgovernor.contracts.ledger import Draft, ReadRecord
 from adgovernor.core.accounts import Round, TreasuryCampaign
 from adgovernor.core.agenda import Agenda
 from adgovernor.core.folded import FoldedState
-from adgovernor.core.funds import AccountFund, account_of, fund_of
+from adgovernor.core.funds import AccountFund, account_of
 from adgovernor.core.history import NEVER
 from adgovernor.core.leases import DAY_WORDS, campaign_of
 from adgovernor.core.machine import Fields, Input
-
-_BEGINS_ANEW: Final = 9
-"""From these rules on, days without a daily budget end what rolls over."""
 
 
 class TreasuryState(FoldedState):
@@ -135,14 +132,12 @@ class TreasuryState(FoldedState):
         definition = account_of(account)
         account_id = definition.account_id
         known = self.accounts.get(account_id)
-        if known is None:
-            known = self.accounts[account_id] = AccountFund(definition)
-        else:
+        if known is not None:
             known.define(definition)
-        known.leased, known.leased_by_day = 0, {}
-        for campaign in self.campaigns_of(account_id):
-            campaign.account = fund_of(self.accounts, campaign.campaign)
-            if campaign.account is not None:
+        else:
+            known = self.accounts[account_id] = AccountFund(definition)
+            for campaign in self.campaigns_of(account_id):
+                campaign.account = known
                 for day, amount in campaign.leased_by_day.items():
                     known.lease(day, amount)
         self._mark("accounts", account_id)
@@ -150,10 +145,6 @@ class TreasuryState(FoldedState):
     def campaigns_of(self, account_id: str) -> list[TreasuryCampaign]:
         """An account's campaigns, by id."""
         return [self.campaigns[name] for name in self._members.get(account_id, ())]
-
-    def members_of(self, fund: AccountFund) -> list[TreasuryCampaign]:
-        """The campaigns whose money is part of an account's, by id."""
-        return [known for known in self.campaigns_of(fund.account.account_id) if known.account is fund]
 
     def _add(self, known: TreasuryCampaign) -> None:
         campaign = known.campaign
@@ -200,13 +191,11 @@ class TreasuryState(FoldedState):
         definition = campaign_of(campaign)
         known = self.campaigns.get(definition.campaign_id)
         if known is None:
-            account = fund_of(self.accounts, definition)
+            account = self.accounts.get(definition.account_id)
             known = TreasuryCampaign(definition, time_zone, account, by_day)
             self._add(known)
         else:
             known.define(definition, time_zone, by_day)
-            if self.folded_rules >= _BEGINS_ANEW and definition.daily_budget_micros is None:
-                known.dailies = []
         self._mark("campaigns", definition.campaign_id)
         self._agenda.moved.add(definition.campaign_id)
 
@@ -217,7 +206,6 @@ class TreasuryState(FoldedState):
         known = self._campaign(campaign)
         known.topped_up += amount
         known.unleased += amount
-        known.find_one_price()
         assert min(known.topped_up, known.unleased) >= 0, "money became negative"
 
     def _on_grant(self, campaign: str, shard: str, day: int, amount: int, asked: bool) -> None:

@@ -452,7 +452,7 @@ class UserShard(PersonEvents):
             level = share.one_price + (lease if lease >= share.one_price else 0)
         campaign = share.campaign.campaign_id
         self.emit(["asked", campaign, day, price])
-        ask = {"day": day, "level": sayable(level + owed), "empty": lease < max(1, share.one_price)}
+        ask = {"day": day, "level": sayable(level + owed), "empty": lease < share.one_price}
         if owed:
             ask["owed"] = owed
         self._item(share).setdefault("asks", []).append(ask)

@@ -143,8 +143,7 @@ class Campaign(Contract):
     daily_budget_micros: Micros | None = None
     """At most so much on one day of the account's time zone. A campaign whose day was used up goes on once the
     watermark has passed midnight, so about the allowed lateness (10 s) after it: until then events of the old day may
-    come, and requests are refused (``daily_budget``). A lower one holds at once: what shards may still spend above it
-    is called back."""
+    come, and requests are refused (``daily_budget``)."""
     daily_policy: Literal["hard", "rollover"] = "hard"
     """What becomes of a day's unspent money. ``hard``: nothing, no day spends more than the daily budget.
     ``rollover``: it is added to the following days, counted from the flight's first day on (or the first day under
@@ -227,8 +226,7 @@ class Account(Contract):
     time_zone: str = "UTC"
     """IANA name, such as ``Europe/Berlin``: whose days its daily budgets and calendar caps follow."""
     currency: CurrencyCode = "USD"
-    """ISO 4217; of its budgets. Where it has one, all its campaigns must be of this currency, but for archived ones,
-    whose money it does not count."""
+    """ISO 4217; of its budgets. Where it has one, all its campaigns must be of this currency."""
     budget_micros: Micros | None = None
     """What all its campaigns together may spend, absolute; left out: as much as their own budgets. A campaign's
     money and its account's are both used, so whichever is less decides. Once given it can be changed, not taken
@@ -327,7 +325,7 @@ REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
         "no_account_budget": "the account has no budget of its own; define one with budget_micros",
         "account_budget_removed": "an account's budget cannot be taken away; lower it",
         "daily_budget_added_or_removed": "money is booked by day with a daily budget and as a whole without one; "
-        "define a new campaign; for an account, archive first those that differ",
+        "define a new campaign",
         "misrouted": "the command is on another partition than its account's; key it by the account id",
     }
 )

@@ -51,16 +51,6 @@ def test_a_true_world_adds_up() -> None:
     assert money_faults(served()) == []
 
 
-def test_money_of_another_currency_is_none_of_an_accounts() -> None:
-    """A campaign of another currency than its account, which has no budget of its own, adds up as well."""
-    world = World()
-    world.command("account", account={"account_id": "a1", "time_zone": "UTC"})
-    world.campaign(budget_micros=5_000, price_micros=1_000, currency="EUR")
-    world.settle()
-    world.request("r1", world.now_ms, "c1")
-    assert money_faults(world) == []
-
-
 def test_money_spent_twice_is_red() -> None:
     """What is spent and reserved must be within what was given, whatever else adds up."""
     world = served()
