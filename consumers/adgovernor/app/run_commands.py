@@ -58,6 +58,9 @@ def run(
         # There is none for Windows; asyncio's own loop does the same, slower.
         halted = asyncio.run(work(settings))
     else:
+        from adgovernor.runtime.kafka_transport import translate_closed_transports
+
+        translate_closed_transports()
         halted = uvloop.run(work(settings))
     if halted:
         raise typer.Exit(EXIT_FOUND)
